@@ -1,1 +1,54 @@
+//! The core as pure logic: page types, grants, event channels, domains, scheduling and hypercall dispatch.
+//!
+//! Nothing here touches hardware. What it needs of a machine is the [`platform::Platform`] trait: the ring-0 image
+//! implements it over the real one, and [`testing`] over heap memory, so that all of this runs under plain
+//! `cargo test`. The crate has no unsafe code.
 #![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(any(test, feature = "testing"))]
+extern crate std;
+
+pub mod cpu;
+pub mod dispatch;
+pub mod domain;
+pub mod event;
+pub mod frame;
+pub mod grant;
+pub mod guest;
+pub mod hypercall;
+pub mod irq;
+pub mod memory;
+pub mod mm;
+pub mod platform;
+pub mod sched;
+pub mod sync;
+pub mod time;
+pub mod trap;
+pub mod vcpu;
+
+pub use cpu::{Cpu, CpuId, CpuSet};
+pub use dispatch::{Args, Caller, HcResult, Stop};
+pub use domain::{Domain, Privilege};
+pub use platform::{Flush, Platform};
+pub use vcpu::{Run, Vcpu};
+
+use alloc::boxed::Box;
+
+/// The whole state of the core.
+///
+/// There is one for a machine; tests make as many as they like. `'static` data lives in it by reference, so that a
+/// `&Core` is all that any part needs.
+pub struct Core<P: Platform> {
+    /// The machine below.
+    pub platform: P,
+    /// What each machine frame is, and who owns it.
+    pub frames: frame::FrameTable,
+    /// The free frames.
+    pub free: frame::Allocator<P>,
+    /// Every domain that exists, zombies included.
+    pub domains: domain::Domains<P>,
+    /// The CPUs that are online, by [`CpuId`].
+    pub cpus: Box<[Cpu<P>]>,
+}

@@ -1,0 +1,78 @@
+//! A CPU as the core's logic sees it.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use crate::platform::Platform;
+
+/// The most CPUs that are brought online; a [`CpuSet`] is one word.
+pub const MAX_CPUS: usize = 64;
+
+/// A CPU that is online, counted from 0 (the one that started the machine).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CpuId(pub u32);
+
+/// A set of CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct CpuSet(pub u64);
+
+impl CpuSet {
+    /// No CPU.
+    pub const NONE: Self = Self(0);
+
+    /// Just one.
+    pub fn of(cpu: CpuId) -> Self {
+        Self(1u64.checked_shl(cpu.0).unwrap_or(0))
+    }
+
+    /// This set without `cpu`.
+    pub fn without(self, cpu: CpuId) -> Self {
+        Self(self.0 & !Self::of(cpu).0)
+    }
+
+    /// Is `cpu` in it?
+    pub fn has(self, cpu: CpuId) -> bool {
+        self.0 & Self::of(cpu).0 != 0
+    }
+
+    /// Is nobody in it?
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Its members, lowest first.
+    pub fn iter(self) -> impl Iterator<Item = CpuId> {
+        (0..MAX_CPUS as u32).map(CpuId).filter(move |&c| self.has(c))
+    }
+}
+
+/// What waits for a CPU before it may go back to a guest: bits of [`Cpu::pending`].
+pub mod pending {
+    /// Somebody else should run: look at the run queue.
+    pub const RESCHEDULE: u32 = 1;
+    /// The timer went off: look at the timer queue.
+    pub const TIMER: u32 = 2;
+}
+
+/// One CPU.
+pub struct Cpu<P: Platform> {
+    /// Which one.
+    pub id: CpuId,
+    /// What waits for it; see [`pending`]. Set by anyone, taken by the CPU itself.
+    pub pending: AtomicU32,
+    /// Who is to run here, and who does.
+    pub queue: crate::sched::Queue<P>,
+    /// What is to happen here, and when.
+    pub timers: crate::time::Timers<P>,
+}
+
+impl<P: Platform> Cpu<P> {
+    /// A CPU with nothing to do.
+    pub fn new(id: CpuId) -> Self {
+        Self { id, pending: AtomicU32::new(0), queue: crate::sched::Queue::new(), timers: crate::time::Timers::new() }
+    }
+
+    /// Leaves word for the CPU; the caller kicks it where it is another.
+    pub fn post(&self, bits: u32) {
+        self.pending.fetch_or(bits, Ordering::SeqCst);
+    }
+}

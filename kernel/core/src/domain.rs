@@ -1,0 +1,133 @@
+//! Domains: what there is of each, who exists, what each may do.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, AtomicU64};
+
+use abi::DomId;
+
+use crate::cpu::CpuSet;
+use crate::frame::Frame;
+use crate::platform::Platform;
+use crate::sync::{Lock, RwLock};
+use crate::vcpu::Vcpu;
+
+bitflags::bitflags! {
+    /// What a domain may do beyond looking after itself. A set, not "is it dom0".
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Privilege: u32 {
+        /// Create, change and destroy domains, and map their memory (domctl, DOMID arguments of others).
+        const BUILDER = 1;
+        /// Reach I/O ports, PCI configuration and interrupts of the machine, and give them away.
+        const HARDWARE = 2;
+        /// Read and write the machine's console.
+        const CONSOLE = 4;
+        /// Be the one that hears of dying domains (VIRQ_DOM_EXC).
+        const STORE = 8;
+        /// Its end is the machine's end.
+        const INITIAL = 16;
+    }
+}
+
+/// Where a domain is in its life. It only ever moves forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Stage {
+    /// It can run.
+    Alive = 0,
+    /// It asked for shutdown, or crashed; it is paused until somebody destroys or resumes it.
+    Shutdown = 1,
+    /// It is being taken apart, a slice at a time.
+    Dying = 2,
+    /// All is given back but the frames that others still map.
+    Zombie = 3,
+}
+
+/// A domain.
+pub struct Domain<P: Platform> {
+    /// Its number.
+    pub id: DomId,
+    /// The 128-bit handle its builder gave it.
+    pub handle: [u8; 16],
+    /// What it may do beyond looking after itself.
+    pub privilege: Privilege,
+    /// One bit a hypercall number: may it be called at all? All ones for an ordinary guest.
+    pub hypercalls: AtomicU64,
+    /// Its stage of life ([`Stage`]), low byte, and the reason of its shutdown, next byte.
+    pub life: AtomicU32,
+    /// How often it has been paused from outside.
+    pub paused: AtomicU32,
+    /// The page that `shared_info` is on. Belongs to the domain, as in Xen, and is never freed before it.
+    pub shared_info: Frame,
+    /// Its vCPUs, by number. As many as it can ever have.
+    pub vcpus: Box<[Arc<Vcpu<P>>]>,
+    /// The CPUs whose TLB may hold translations of it.
+    pub dirty_cpus: AtomicU64,
+    /// Kinds of vm_assist that it switched on.
+    pub assist: AtomicU64,
+    /// Held while its page tables change.
+    pub mm: Lock<P, crate::mm::State>,
+    /// The frames it has, and may have.
+    pub memory: Lock<P, crate::memory::Account>,
+    /// Its event channels.
+    pub events: crate::event::Events<P>,
+    /// What it grants, and what it maps of others.
+    pub grants: crate::grant::Grants<P>,
+    /// The machine's interrupts, ports and frames that it was given.
+    pub devices: Lock<P, crate::irq::Devices>,
+    /// Its clock: offset of wall time, and counters.
+    pub clock: crate::time::DomainClock,
+}
+
+impl<P: Platform> Domain<P> {
+    /// The CPUs whose TLB may hold translations of it.
+    pub fn dirty(&self) -> CpuSet {
+        CpuSet(self.dirty_cpus.load(core::sync::atomic::Ordering::SeqCst))
+    }
+
+    /// Its stage of life.
+    pub fn stage(&self) -> Stage {
+        match self.life.load(core::sync::atomic::Ordering::Acquire) & 0xff {
+            0 => Stage::Alive,
+            1 => Stage::Shutdown,
+            2 => Stage::Dying,
+            _ => Stage::Zombie,
+        }
+    }
+
+    /// Has its end begun? Then nothing new may refer to it.
+    pub fn is_dying(&self) -> bool {
+        self.stage() >= Stage::Dying
+    }
+
+    /// A vCPU by number, if there is one.
+    pub fn vcpu(&self, id: abi::VcpuId) -> Option<&Arc<Vcpu<P>>> {
+        self.vcpus.get(id.0 as usize)
+    }
+}
+
+/// Every domain that exists.
+pub struct Domains<P: Platform> {
+    /// By number, lowest first. Changed only by creation and the last step of destruction.
+    pub table: RwLock<P, Vec<Arc<Domain<P>>>>,
+}
+
+impl<P: Platform> Domains<P> {
+    /// None yet.
+    pub fn new() -> Self {
+        Self { table: RwLock::<P, _>::new(Vec::new()) }
+    }
+
+    /// The domain with this number. Zombies are found too.
+    pub fn get(&self, id: DomId) -> Option<Arc<Domain<P>>> {
+        let table = self.table.read();
+        table.binary_search_by_key(&id.0, |d| d.id.0).ok().and_then(|at| table.get(at)).cloned()
+    }
+}
+
+impl<P: Platform> Default for Domains<P> {
+    fn default() -> Self {
+        Self::new()
+    }
+}

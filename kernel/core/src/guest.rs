@@ -1,0 +1,93 @@
+//! Guest memory: the one way in and out.
+//!
+//! Every write of the core into a frame that a guest can see goes through here, and so past [`dirtied`], where later
+//! work (live migration, shadow tables) hooks in. Page-table entries are stored by [`store_entry`] and
+//! [`exchange_entry`] alone.
+
+use core::sync::atomic::Ordering;
+
+use abi::{PAGE_SIZE, Vaddr};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::frame::Frame;
+use crate::platform::{AddressSpace, Fault, Platform};
+
+/// Words in a frame.
+pub const WORDS: usize = PAGE_SIZE / 8;
+
+/// Notes that the core changed a frame.
+#[inline(always)]
+fn dirtied(_frame: Frame) {}
+
+/// Reads a word of a frame, once.
+#[inline(always)]
+pub fn load<P: Platform>(platform: &P, frame: Frame, index: usize) -> u64 {
+    platform.word(frame, index).load(Ordering::Acquire)
+}
+
+/// Stores a word that is no page-table entry.
+#[inline(always)]
+pub fn store<P: Platform>(platform: &P, frame: Frame, index: usize, value: u64) {
+    dirtied(frame);
+    platform.word(frame, index).store(value, Ordering::Release);
+}
+
+/// Sets bits of a word; returns what it was.
+#[inline(always)]
+pub fn set_bits<P: Platform>(platform: &P, frame: Frame, index: usize, bits: u64) -> u64 {
+    dirtied(frame);
+    platform.word(frame, index).fetch_or(bits, Ordering::SeqCst)
+}
+
+/// Clears bits of a word; returns what it was.
+#[inline(always)]
+pub fn clear_bits<P: Platform>(platform: &P, frame: Frame, index: usize, bits: u64) -> u64 {
+    dirtied(frame);
+    platform.word(frame, index).fetch_and(!bits, Ordering::SeqCst)
+}
+
+/// Replaces a word that is no page-table entry if it is still `old`; returns what was found otherwise.
+#[inline(always)]
+pub fn exchange<P: Platform>(platform: &P, frame: Frame, index: usize, old: u64, new: u64) -> Result<u64, u64> {
+    dirtied(frame);
+    platform.word(frame, index).compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
+}
+
+/// Stores a page-table entry. Only `mm` calls it.
+#[inline(always)]
+pub fn store_entry<P: Platform>(platform: &P, table: Frame, index: usize, entry: u64) {
+    dirtied(table);
+    platform.word(table, index).store(entry, Ordering::SeqCst);
+}
+
+/// Replaces a page-table entry if it is still `old` (the hardware may have set accessed and dirty bits meanwhile).
+/// Only `mm` calls it.
+#[inline(always)]
+pub fn exchange_entry<P: Platform>(platform: &P, table: Frame, index: usize, old: u64, new: u64) -> Result<u64, u64> {
+    dirtied(table);
+    platform.word(table, index).compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
+}
+
+/// Copies bytes into a frame.
+pub fn write<P: Platform>(platform: &P, frame: Frame, offset: usize, from: &[u8]) {
+    dirtied(frame);
+    platform.write(frame, offset, from);
+}
+
+/// Copies a value in from a guest's address. The copy is the only one: check it, not the original.
+pub fn get<P: Platform, T: FromBytes + IntoBytes>(platform: &P, space: AddressSpace, from: Vaddr) -> Result<T, Fault> {
+    let mut value = T::new_zeroed();
+    platform.copy_from_guest(space, from, value.as_mut_bytes())?;
+    Ok(value)
+}
+
+/// Copies a value out to a guest's address.
+pub fn put<P: Platform, T: IntoBytes + Immutable>(
+    platform: &P,
+    space: AddressSpace,
+    to: Vaddr,
+    value: &T,
+) -> Result<(), Fault> {
+    platform.copy_to_guest(space, to, value.as_bytes())
+}
+

@@ -1,0 +1,1 @@
+//! The hypercalls, one a file.

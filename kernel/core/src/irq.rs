@@ -1,0 +1,16 @@
+//! The machine's interrupts, ports and frames, given to domains.
+/// An interrupt line of the machine as the core numbers it: a GSI, or a number above all GSIs for MSI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Line(pub u32);
+/// A PCI function: segment, bus, device and function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PciAddress {
+    /// Segment group.
+    pub segment: u16,
+    /// Bus.
+    pub bus: u8,
+    /// Device in bits 7-3, function in bits 2-0.
+    pub devfn: u8,
+}
+/// What of the machine a domain was given.
+pub struct Devices;

@@ -1,0 +1,3 @@
+//! The frames a domain has and may have.
+/// A domain's frames.
+pub struct Account;

@@ -1,0 +1,3 @@
+//! Page types: the heart.
+/// What `Domain::mm` guards.
+pub struct State;

@@ -1,0 +1,29 @@
+//! Locks, and the one order in which they are taken.
+//!
+//! The kind of lock is the platform's: in ring 0 a spin lock that serves TLB-flush requests while it waits (a CPU
+//! that holds a lock may be waiting for this one's acknowledgement), on the host an ordinary one.
+//!
+//! **Lock order.** A lock may be taken only while locks that stand above it are held; among equals the lower domain
+//! id first.
+//!
+//! 1. `Domains::table` (creation, destruction and look-up of domains)
+//! 2. a vCPU's [`Run`](crate::vcpu::Run), held by the CPU that runs it
+//! 3. `Domain::mm` (page-table changes of one domain)
+//! 4. `Domain::grants` (grant table, map tracking)
+//! 5. `Domain::events` (ports)
+//! 6. `Domain::memory` (the list of a domain's frames, its allowance)
+//! 7. the frame allocator
+//! 8. a vCPU's timers, then a CPU's timer queue
+//! 9. a CPU's run queue
+//! 10. the console
+
+use crate::platform::Platform;
+
+/// A mutual-exclusion lock of the platform's kind.
+pub type Lock<P, T> = lock_api::Mutex<<P as Platform>::RawMutex, T>;
+/// What holds a [`Lock`].
+pub type Guard<'a, P, T> = lock_api::MutexGuard<'a, <P as Platform>::RawMutex, T>;
+/// What holds a [`Lock`] that is kept in an `Arc`, for as long as one likes.
+pub type ArcGuard<P, T> = lock_api::ArcMutexGuard<<P as Platform>::RawMutex, T>;
+/// A lock with many readers or one writer.
+pub type RwLock<P, T> = lock_api::RwLock<<P as Platform>::RawRwLock, T>;

@@ -1,0 +1,150 @@
+//! A virtual CPU: what only the CPU that runs it may touch ([`Run`]), and what everybody sees ([`Vcpu`]).
+
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use abi::regs::CpuUserRegs;
+use abi::{Maddr, PAGE_SHIFT, VcpuId};
+
+use crate::domain::Domain;
+use crate::frame::Frame;
+use crate::platform::{AddressSpace, Platform};
+use crate::sync::Lock;
+
+/// Frames that a guest's descriptor table can have: `FIRST_RESERVED_GDT_PAGE` of the public headers.
+pub const GDT_FRAMES: usize = 14;
+/// Frames that a guest's LDT can have: 8192 entries.
+pub const LDT_FRAMES: usize = 16;
+
+/// The machine state of a vCPU, as `vcpu_guest_context` describes it.
+///
+/// Whoever holds its lock owns it: the CPU that runs the vCPU, for as long as it does; else whoever creates, inspects
+/// or changes it. The register file is first, so that the entry code stores registers where they stay.
+#[repr(C)]
+pub struct Run {
+    /// The guest's registers, stored here by the entry code and loaded from here at the exit.
+    pub regs: CpuUserRegs,
+    /// Is the guest in kernel mode? Its own flag, not a matter of CS.
+    pub kernel_mode: bool,
+    /// Has a context been set (by the builder or VCPUOP_initialise)?
+    pub initialised: bool,
+    /// The page table of kernel mode, one type and one general reference held.
+    pub kernel_root: Option<Frame>,
+    /// The page table of user mode, likewise; none is legal.
+    pub user_root: Option<Frame>,
+    /// What the hardware walks. The same as the guest's root now; another once tables are shadowed.
+    pub hardware_root: Option<Frame>,
+    /// The stack that kernel mode is entered on from user mode.
+    pub kernel_ss: u64,
+    /// The stack pointer that goes with it.
+    pub kernel_sp: u64,
+    /// FS base.
+    pub fs_base: u64,
+    /// GS base of kernel mode.
+    pub gs_base_kernel: u64,
+    /// GS base of user mode.
+    pub gs_base_user: u64,
+    /// Where exceptions go, by vector.
+    pub traps: Box<crate::trap::TrapTable>,
+    /// Where events, faults of the return path and system calls go.
+    pub callbacks: crate::trap::Callbacks,
+    /// DR0-DR3, DR6 and DR7 as the guest sees them.
+    pub debug: [u64; 8],
+    /// The guest's descriptor-table frames, each with a segment-descriptor type reference held.
+    pub gdt: [Option<Frame>; GDT_FRAMES],
+    /// How many entries of them are in use.
+    pub gdt_entries: u32,
+    /// The LDT's frames, each with a segment-descriptor type reference held.
+    pub ldt: [Option<Frame>; LDT_FRAMES],
+    /// The LDT's address in the guest and its number of entries.
+    pub ldt_base: u64,
+    /// See `ldt_base`.
+    pub ldt_entries: u32,
+    /// CR0 bits that are the guest's own (TS).
+    pub cr0: u64,
+    /// CR4 bits that the guest has set.
+    pub cr4: u64,
+    /// XCR0, where XSAVE is shown.
+    pub xcr0: u64,
+    /// The I/O privilege level that set_iopl gave.
+    pub iopl: u8,
+    /// Enabled kinds of vm_assist are the domain's; see [`Domain::assist`].
+    pub fpu: Box<FpuState>,
+    /// The last hypercalls, newest last, for the story of a crash.
+    pub recent: [u8; 16],
+}
+
+/// The FPU and vector state in the form of XSAVE (legacy area first).
+#[repr(C, align(64))]
+pub struct FpuState {
+    /// The area, as the CPU writes it.
+    pub area: [u8; 2752],
+    /// Has it been loaded since it was last stored?
+    pub dirty: bool,
+}
+
+impl Run {
+    /// The guest root of the mode that the vCPU is in.
+    pub fn root(&self) -> Option<Frame> {
+        if self.kernel_mode { self.kernel_root } else { self.user_root }
+    }
+
+    /// The address space that the hardware walks for this vCPU, if it has any.
+    pub fn space(&self) -> Option<AddressSpace> {
+        self.hardware_root.map(|root| AddressSpace { root })
+    }
+
+    /// The GS base of the mode that the vCPU is in.
+    pub fn gs_base(&self) -> u64 {
+        if self.kernel_mode { self.gs_base_kernel } else { self.gs_base_user }
+    }
+}
+
+/// A vCPU, as other vCPUs, the scheduler and timers see it.
+pub struct Vcpu<P: Platform> {
+    /// Its number in its domain.
+    pub id: VcpuId,
+    /// The domain it belongs to.
+    pub domain: Weak<Domain<P>>,
+    /// Its machine state; see [`Run`].
+    pub run: Arc<Lock<P, Run>>,
+    /// Where its `vcpu_info` is, as a machine address: in shared_info at first, then where it was registered.
+    info: AtomicU64,
+    /// What the scheduler knows of it.
+    pub sched: crate::sched::VcpuSched<P>,
+    /// Its timers and its runstate.
+    pub time: crate::time::VcpuTime<P>,
+    /// Its queues of FIFO events.
+    pub fifo: crate::event::VcpuFifo<P>,
+}
+
+impl<P: Platform> Vcpu<P> {
+    /// A vCPU that is down and has no context yet.
+    pub fn new(id: VcpuId, domain: Weak<Domain<P>>, run: Run, info: Maddr) -> Self {
+        Self {
+            id,
+            domain,
+            run: Arc::new(Lock::<P, Run>::new(run)),
+            info: AtomicU64::new(info.0),
+            sched: crate::sched::VcpuSched::new(),
+            time: crate::time::VcpuTime::new(),
+            fifo: crate::event::VcpuFifo::new(),
+        }
+    }
+
+    /// Where its `vcpu_info` is: the frame's number and the byte in it.
+    pub fn info_at(&self) -> Maddr {
+        Maddr(self.info.load(Ordering::Acquire))
+    }
+
+    /// Moves its `vcpu_info`; the caller has copied the old one over and holds a writable reference on the frame.
+    pub fn set_info_at(&self, at: Maddr) {
+        self.info.store(at.0, Ordering::Release);
+    }
+
+    /// Is its `vcpu_info` still inside shared_info, where it was at first?
+    pub fn info_is_in(&self, frame: Frame) -> bool {
+        self.info_at().0 >> PAGE_SHIFT == frame.mfn().0
+    }
+}
