@@ -1,1 +1,93 @@
-fn main() {}
+//! `cargo xtask`: set-up, build, run, test, bench, lint and scaffolding, one entry for people and for CI.
+//!
+//! Exit codes: 0 all held, 1 something was found wrong, 2 it could not begin (a mistake at the keyboard, or a missing
+//! tool), 130 stopped by Ctrl-C.
+
+#![forbid(unsafe_code)]
+
+mod build;
+mod cpio;
+mod elf32;
+mod fail;
+mod lint;
+mod metadata;
+mod place;
+mod process;
+mod qemu;
+mod setup;
+mod toolchain;
+mod xen;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use place::Place;
+use std::process::ExitCode;
+
+const FIRST_LINES: &str = "\
+Ferrule: a microkernel-style PV hypervisor for x86-64. Start here:
+  cargo xtask run            boot two networked guests under QEMU, watch the tour, then dom0's prompt
+  cargo xtask test           every check there is, as CI runs it
+  cargo xtask build          the images, into target/ferrule/
+  cargo xtask new-guest NAME a Rust guest of your own, that builds and boots
+  cargo xtask --help         all commands; each takes --help as well";
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Ferrule's tools",
+    disable_help_subcommand = true
+)]
+struct Cli {
+    /// Install nothing: print the exact command that would, and stop with exit code 2
+    #[arg(long, global = true)]
+    no_install: bool,
+    #[command(subcommand)]
+    command: Option<Task>,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building, running and testing need
+    Setup,
+    /// Build the core, the domains and the test guests into target/ferrule/
+    Build,
+    /// Check the rules: crate directions, unsafe, clippy, rustfmt, sizes
+    Lint,
+}
+
+fn dispatch(cli: Cli) -> Result<()> {
+    let place = Place::find()?;
+    let need = |needs: &[setup::Need]| setup::ensure(needs, cli.no_install);
+    match cli.command {
+        None => println!("{FIRST_LINES}"),
+        Some(Task::Setup) => {
+            need(&setup::for_test())?;
+            println!(
+                "all is there: {}",
+                toolchain::Route::ready()
+                    .map(toolchain::Route::describe)
+                    .unwrap_or_default()
+            );
+        }
+        Some(Task::Build) => {
+            need(&setup::for_build())?;
+            build::command(&place)?;
+        }
+        Some(Task::Lint) => {
+            need(&setup::LINTERS)?;
+            lint::command(&place)?;
+        }
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(fail::code(&error))
+        }
+    }
+}

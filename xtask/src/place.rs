@@ -1,0 +1,52 @@
+//! Where things are: the workspace, the target folder, and what this program writes into it.
+
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+
+/// The folders every command works with.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The workspace root.
+    pub root: PathBuf,
+    /// cargo's target folder: `target`, or what CARGO_TARGET_DIR says.
+    pub target: PathBuf,
+}
+
+impl Place {
+    /// The workspace this program was built from.
+    pub fn find() -> Result<Place> {
+        let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+        let xtask = manifest.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+        let root = xtask
+            .parent()
+            .context("xtask has a parent folder")?
+            .to_path_buf();
+        let target = match std::env::var_os("CARGO_TARGET_DIR") {
+            Some(dir) => root.join(dir),
+            None => root.join("target"),
+        };
+        Ok(Place { root, target })
+    }
+
+    /// What `build` puts out: `ferrule.elf`, the domains' images, the ramdisk.
+    pub fn out(&self) -> PathBuf {
+        self.target.join("ferrule")
+    }
+
+    /// The bare-metal builds' own target folder, so that they and the host's do not evict each other.
+    pub fn image_target(&self) -> PathBuf {
+        self.target.join("image")
+    }
+
+    /// Serial logs, one folder a kind of run. They stay for whoever wants to read them.
+    pub fn logs(&self, kind: &str) -> Result<PathBuf> {
+        let dir = self.out().join("logs").join(kind);
+        std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    /// A path as people want to read it: from the workspace root where it lies inside.
+    pub fn show<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
+        path.strip_prefix(&self.root).unwrap_or(path).display()
+    }
+}
