@@ -1,0 +1,178 @@
+//! GDT, TSS and IDT of each CPU.
+//!
+//! The GDT register always points at the CPU's window (layout.rs): 14 pages of the guest that runs, then the core's own
+//! page, whose selectors are those of the public headers (`FLAT_RING3_CS64` and its relatives).
+
+use core::arch::asm;
+use core::mem::size_of;
+
+use crate::layout;
+
+/// The core's code segment.
+pub const CORE_CS: u16 = 0xe008;
+/// The core's data segment.
+pub const CORE_SS: u16 = 0xe010;
+const TSS: u16 = 0xe040;
+const LDT: u16 = 0xe050;
+/// The first byte of the table that is the core's: entry 7168.
+const FIRST: u16 = 0xe000;
+/// IST slots, by their number in the gates; [`layout::IST_STACKS`] has a stack for each.
+const IST: [(usize, u8); 4] = [(2, 1), (8, 2), (18, 3), (1, 4)];
+
+/// The task-state segment.
+#[repr(C, packed(4))]
+pub struct TaskState {
+    reserved: u32,
+    /// Where an entry from ring 3 stores its frame: behind the current vCPU's register file.
+    pub rsp0: u64,
+    rsp1: u64,
+    rsp2: u64,
+    reserved2: u64,
+    ist: [u64; 7],
+    reserved3: u64,
+    reserved4: u16,
+    io_map: u16,
+}
+
+const _: () = assert!(size_of::<TaskState>() == 104);
+
+/// What a CPU's descriptor-table registers point at.
+#[repr(C, align(4096))]
+pub struct Tables {
+    /// The core's page of the GDT.
+    gdt: [u64; 512],
+    idt: [[u64; 2]; 256],
+    /// The TSS.
+    pub tss: TaskState,
+}
+
+#[repr(C, packed)]
+struct Pointer {
+    limit: u16,
+    base: u64,
+}
+
+unsafe extern "C" {
+    static entry_stubs: [u64; 22];
+    static entry_stubs_rest: u8;
+    fn entry_syscall();
+}
+
+impl Tables {
+    /// Empty tables.
+    pub const fn new() -> Self {
+        Self {
+            gdt: [0; 512],
+            idt: [[0; 2]; 256],
+            tss: TaskState {
+                reserved: 0,
+                rsp0: 0,
+                rsp1: 0,
+                rsp2: 0,
+                reserved2: 0,
+                ist: [0; 7],
+                reserved3: 0,
+                reserved4: 0,
+                io_map: size_of::<TaskState>() as u16,
+            },
+        }
+    }
+
+    fn set(&mut self, selector: u16, entry: u64) {
+        self.gdt[usize::from((selector - FIRST) >> 3)] = entry;
+    }
+
+    /// A system descriptor takes two entries.
+    fn set_system(&mut self, selector: u16, base: u64, limit: u64, kind: u64) {
+        let low = limit & 0xffff | (base & 0xff_ffff) << 16 | (0x80 | kind) << 40 | (base >> 24 & 0xff) << 56;
+        self.set(selector, low);
+        self.set(selector + 8, base >> 32);
+    }
+
+    /// Fills the tables in for one CPU.
+    pub fn fill(&mut self, cpu: u32) {
+        self.set(CORE_CS, 0x00af_9b00_0000_ffff);
+        self.set(CORE_SS, 0x00cf_9300_0000_ffff);
+        self.set(0xe020, 0x00cf_fb00_0000_ffff);
+        self.set(0xe028, 0x00cf_f300_0000_ffff);
+        self.set(0xe030, 0x00af_fb00_0000_ffff);
+        let tss = &raw const self.tss as u64;
+        self.set_system(TSS, tss, size_of::<TaskState>() as u64 - 1, 9);
+        let area = layout::cpu_area(cpu);
+        for (_, slot) in IST {
+            self.tss.ist[usize::from(slot) - 1] = ist_stack_end(area, slot) - 16;
+        }
+        for vector in 0..256usize {
+            self.idt[vector] = gate(stub(vector), ist_of(vector), if vector == 3 || vector == 4 { 3 } else { 0 });
+        }
+    }
+
+    /// Loads all three registers, and the SYSCALL entry with them. The window's last page is `gdt` already.
+    pub fn load(&mut self, cpu: u32) {
+        let gdt = Pointer { limit: 0xefff, base: layout::cpu_area(cpu) + layout::GDT_WINDOW };
+        let idt = Pointer { limit: 4095, base: &raw const self.idt as u64 };
+        // SAFETY: both tables belong to this CPU for good and are filled; the selectors loaded are entries of them, flat.
+        unsafe {
+            asm!(
+                "lgdt [{gdt}]", "lidt [{idt}]",
+                "push {cs}", "lea {t}, [rip + 2f]", "push {t}", "retfq", "2:",
+                "mov ss, {ss:e}", "mov ds, {ss:e}", "mov es, {ss:e}",
+                "ltr {tss:x}",
+                gdt = in(reg) &gdt, idt = in(reg) &idt, t = out(reg) _,
+                cs = in(reg) u64::from(CORE_CS), ss = in(reg) u32::from(CORE_SS), tss = in(reg) TSS,
+            );
+        }
+        load_syscall();
+    }
+
+    /// Points the LDT register at the CPU's LDT window, `entries` long; 0 for none.
+    pub fn load_ldt(&mut self, cpu: u32, entries: u32) {
+        let selector = if entries == 0 {
+            0
+        } else {
+            let base = layout::cpu_area(cpu) + layout::LDT_WINDOW;
+            self.set_system(LDT, base, u64::from(entries) * 8 - 1, 2);
+            LDT
+        };
+        // SAFETY: the descriptor lies in this CPU's GDT and covers pages of the window that hold checked descriptors.
+        unsafe { asm!("lldt {0:x}", in(reg) selector, options(nostack, preserves_flags)) };
+    }
+}
+
+/// Where an IST stack ends; each has one page, with an unmapped one before it.
+pub fn ist_stack_end(area: u64, slot: u8) -> u64 {
+    area + layout::IST_STACKS + u64::from(slot) * 0x2000
+}
+
+fn ist_of(vector: usize) -> u8 {
+    IST.iter().find(|(v, _)| *v == vector).map_or(0, |(_, slot)| *slot)
+}
+
+fn stub(vector: usize) -> u64 {
+    // SAFETY: both symbols are read-only data or code of entry.s.
+    unsafe {
+        match entry_stubs.get(vector) {
+            Some(&at) => at,
+            None => &raw const entry_stubs_rest as u64 + (vector as u64 - 22) * 16,
+        }
+    }
+}
+
+/// An interrupt gate: interrupts stay off in ring 0.
+fn gate(at: u64, ist: u8, dpl: u64) -> [u64; 2] {
+    let low = at & 0xffff | u64::from(CORE_CS) << 16 | u64::from(ist) << 32 | (0x8e | dpl << 5) << 40;
+    [low | (at >> 16 & 0xffff) << 48, at >> 32]
+}
+
+fn load_syscall() {
+    use x86_64::registers::model_specific::Msr;
+    // TF, IF, DF, IOPL, NT, RF, AC: all off in ring 0.
+    const MASK: u64 = 0x0005_7700;
+    // SAFETY: the selectors are those of `fill` (SYSRET adds 8 and 16 to e023), the entry is entry.s's.
+    unsafe {
+        Msr::new(0xc000_0081).write(0xe023_u64 << 48 | u64::from(CORE_CS) << 32);
+        Msr::new(0xc000_0082).write(entry_syscall as *const () as u64);
+        Msr::new(0xc000_0083).write(0);
+        Msr::new(0xc000_0084).write(MASK);
+    }
+}

@@ -1,0 +1,407 @@
+//! [`Platform`] over the real machine.
+
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+use abi::{Mfn, PAGE_SIZE, Vaddr};
+use ferrule_core::cpu::pending;
+use ferrule_core::frame::Frame;
+use ferrule_core::irq::{Line, PciAddress};
+use ferrule_core::platform::{AddressSpace, Fault, Flush, Halt, Platform};
+use ferrule_core::vcpu::{GDT_FRAMES, LDT_FRAMES, Run};
+use ferrule_core::{Cpu, CpuId, CpuSet};
+use x86_64::instructions::port::Port;
+use x86_64::registers::model_specific::Msr;
+
+use crate::lock::{SpinLock, SpinRwLock};
+use crate::{apic, console, descriptors, flush, fpu, layout, paging, pci, percpu, physical, power, time, trap};
+
+/// The machine. All of its state is in hardware and in the statics of this image.
+pub struct Machine;
+
+/// The core that runs on it.
+pub type Core = ferrule_core::Core<Machine>;
+
+static CORE: AtomicPtr<Core> = AtomicPtr::new(::core::ptr::null_mut());
+/// A frame of zeros, seen where a guest's descriptor table has no frame.
+static ZERO: AtomicU64 = AtomicU64::new(0);
+
+/// Makes `made` the core, for good, and `zero` the frame of zeros.
+pub fn set_core(made: &'static Core, zero: u64) {
+    CORE.store(::core::ptr::from_ref(made).cast_mut(), Ordering::Release);
+    ZERO.store(zero, Ordering::Release);
+}
+
+/// The core.
+#[inline(always)]
+pub fn core() -> &'static Core {
+    // SAFETY: set once, before the first guest and the second CPU, to something that lives for good.
+    unsafe { &*CORE.load(Ordering::Relaxed) }
+}
+
+/// This CPU, as the core's logic sees it.
+#[inline(always)]
+pub fn cpu() -> &'static Cpu<Machine> {
+    &core().cpus[percpu::id() as usize]
+}
+
+/// An interrupt line of the machine went off. Level-triggered ones stay masked until their domain has served them.
+pub fn line_interrupt(line: u32) {
+    if apic::is_level(line) {
+        apic::mask_line(line, true);
+    }
+    if line == console::LINE {
+        console::received();
+        if apic::is_level(line) {
+            apic::mask_line(line, false);
+        }
+    } else {
+        core().interrupt(Line(line));
+    }
+}
+
+const FS_BASE: u32 = 0xc000_0100;
+const KERNEL_GS_BASE: u32 = 0xc000_0102;
+
+fn read_msr(msr: u32) -> u64 {
+    // SAFETY: only registers that every 64-bit CPU has, or that `Platform::rdmsr` lists.
+    unsafe { Msr::new(msr).read() }
+}
+
+fn write_msr(msr: u32, value: u64) {
+    // SAFETY: the segment bases of a guest; canonical by the callers' word, and nothing in ring 0 uses them.
+    unsafe { Msr::new(msr).write(value) }
+}
+
+/// A base that is not canonical would fault: it becomes 0.
+fn canonical(base: u64) -> u64 {
+    let extended = (base << 16).cast_signed() >> 16;
+    if extended.cast_unsigned() == base { base } else { 0 }
+}
+
+fn frame_bytes(frame: Frame, offset: usize, want: usize) -> (*mut u8, usize) {
+    let offset = offset.min(PAGE_SIZE);
+    (physical::at(frame.mfn().0 * PAGE_SIZE as u64 + offset as u64), want.min(PAGE_SIZE - offset))
+}
+
+impl Platform for Machine {
+    type RawMutex = SpinLock;
+    type RawRwLock = SpinRwLock;
+
+    #[inline(always)]
+    fn word(&self, frame: Frame, index: usize) -> &AtomicU64 {
+        let at = layout::DIRECT + frame.mfn().0 * PAGE_SIZE as u64 + (index as u64 & 511) * 8;
+        // SAFETY: a `Frame` is RAM, which the direct map covers for good; aligned; others change it as atomics do.
+        unsafe { AtomicU64::from_ptr(at as *mut u64) }
+    }
+
+    fn read(&self, frame: Frame, offset: usize, to: &mut [u8]) {
+        let (at, bytes) = frame_bytes(frame, offset, to.len());
+        // SAFETY: `bytes` fit behind `offset` in a frame of RAM and in `to`.
+        unsafe { to.as_mut_ptr().copy_from_nonoverlapping(at, bytes) };
+    }
+
+    fn write(&self, frame: Frame, offset: usize, from: &[u8]) {
+        let (at, bytes) = frame_bytes(frame, offset, from.len());
+        // SAFETY: `bytes` fit behind `offset` in a frame of RAM and in `from`; the core keeps no references into it.
+        unsafe { at.copy_from_nonoverlapping(from.as_ptr(), bytes) };
+    }
+
+    fn copy(&self, from: (Frame, usize), to: (Frame, usize), len: usize) {
+        let (source, bytes) = frame_bytes(from.0, from.1, len);
+        let (target, bytes) = frame_bytes(to.0, to.1, bytes);
+        // SAFETY: `bytes` fit in both; `copy` allows that they overlap.
+        unsafe { target.copy_from(source, bytes) };
+    }
+
+    fn clear(&self, frame: Frame) {
+        let (at, bytes) = frame_bytes(frame, 0, PAGE_SIZE);
+        // SAFETY: the frame is RAM, and the core keeps no references into it.
+        unsafe { at.write_bytes(0, bytes) };
+    }
+
+    fn set_m2p(&self, mfn: Mfn, pfn: u64) {
+        m2p_entry(mfn).store(pfn, Ordering::Relaxed);
+    }
+
+    fn m2p(&self, mfn: Mfn) -> u64 {
+        m2p_entry(mfn).load(Ordering::Relaxed)
+    }
+
+    fn copy_from_guest(&self, space: AddressSpace, from: Vaddr, to: &mut [u8]) -> Result<(), Fault> {
+        if !is_loaded(space) {
+            return core().copy_from_space(space, from, to);
+        }
+        // SAFETY: the range check keeps it out of the core's addresses.
+        let done = trap::guest_range(from, to.len(), false)
+            && unsafe { trap::user_copy(to.as_mut_ptr(), from.0 as *const u8, to.len()) };
+        if done { Ok(()) } else { Err(Fault) }
+    }
+
+    fn copy_to_guest(&self, space: AddressSpace, to: Vaddr, from: &[u8]) -> Result<(), Fault> {
+        if !is_loaded(space) {
+            return core().copy_to_space(space, to, from);
+        }
+        // SAFETY: the range check keeps it out of the core's addresses; CR0.WP makes read-only pages fault.
+        let done = trap::guest_range(to, from.len(), true)
+            && unsafe { trap::user_copy(to.0 as *mut u8, from.as_ptr(), from.len()) };
+        if done { Ok(()) } else { Err(Fault) }
+    }
+
+    fn flush(&self, cpus: CpuSet, what: Flush) {
+        flush::on(cpus, what);
+    }
+
+    fn load_root(&self, run: &Run) {
+        let root = run.hardware_root.map_or_else(paging::root, |root| root.mfn().0 * PAGE_SIZE as u64);
+        load_cr3(root);
+    }
+
+    fn hypervisor_slots(&self) -> [u64; 16] {
+        paging::hypervisor_slots()
+    }
+
+    fn load_segments(&self, run: &Run) {
+        load_windows(run);
+        load_bases(run);
+    }
+
+    fn load_bases(&self, run: &Run) {
+        load_bases(run);
+    }
+
+    fn swap_gs(&self, run: &mut Run) {
+        let gs = read_msr(KERNEL_GS_BASE);
+        let other = if run.kernel_mode {
+            run.gs_base_kernel = gs;
+            run.gs_base_user
+        } else {
+            run.gs_base_user = gs;
+            run.gs_base_kernel
+        };
+        write_msr(KERNEL_GS_BASE, canonical(other));
+    }
+
+    fn load_user_gs(&self, run: &mut Run, selector: u16) {
+        let (kernel, fs) = (read_msr(KERNEL_GS_BASE), read_msr(FS_BASE));
+        save_selectors(run);
+        run.regs.gs = selector;
+        load_selectors(run);
+        run.gs_base_user = read_msr(KERNEL_GS_BASE);
+        write_msr(KERNEL_GS_BASE, kernel);
+        write_msr(FS_BASE, fs);
+    }
+
+    fn save_segments(&self, run: &mut Run) {
+        run.fs_base = read_msr(FS_BASE);
+        let gs = read_msr(KERNEL_GS_BASE);
+        if run.kernel_mode { run.gs_base_kernel = gs } else { run.gs_base_user = gs }
+    }
+
+    fn set_task_switched(&self, _run: &mut Run, set: bool) {
+        fpu::set_task_switched(set);
+    }
+
+    fn load_debug_registers(&self, run: &Run) {
+        let d = &run.debug;
+        // SAFETY: the values were checked when the guest set them: no breakpoint in the core's range.
+        unsafe {
+            ::core::arch::asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", "mov dr6, {}", "mov dr7, {}",
+                in(reg) d[0], in(reg) d[1], in(reg) d[2], in(reg) d[3], in(reg) d[6], in(reg) d[7], options(nostack));
+        }
+    }
+
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        let r = ::core::arch::x86_64::__cpuid_count(leaf, subleaf);
+        [r.eax, r.ebx, r.ecx, r.edx]
+    }
+
+    fn rdmsr(&self, msr: u32) -> Option<u64> {
+        // Those that every 64-bit CPU has: APIC base, PAT, EFER, STAR's group, the bases.
+        matches!(msr, 0x1b | 0x277 | 0xc000_0080..=0xc000_0084 | 0xc000_0100..=0xc000_0102).then(|| read_msr(msr))
+    }
+
+    fn xsetbv(&self, _value: u64) -> Result<(), Fault> {
+        Err(Fault)
+    }
+
+    fn port_in(&self, port: u16, bytes: u8) -> u32 {
+        // SAFETY: the domain was given the port, by the core's own check.
+        unsafe {
+            match bytes {
+                1 => u32::from(Port::<u8>::new(port).read()),
+                2 => u32::from(Port::<u16>::new(port).read()),
+                _ => Port::<u32>::new(port).read(),
+            }
+        }
+    }
+
+    fn port_out(&self, port: u16, bytes: u8, value: u32) {
+        // SAFETY: the domain was given the port, by the core's own check.
+        unsafe {
+            match bytes {
+                1 => Port::<u8>::new(port).write(value as u8),
+                2 => Port::<u16>::new(port).write(value as u16),
+                _ => Port::<u32>::new(port).write(value),
+            }
+        }
+    }
+
+    #[inline]
+    fn now(&self) -> u64 {
+        time::now()
+    }
+
+    fn tsc(&self) -> u64 {
+        time::tsc()
+    }
+
+    fn tsc_scale(&self) -> (u32, i8) {
+        time::guest_scale()
+    }
+
+    fn wall_clock(&self) -> (u64, u32) {
+        (time::wall_clock(), 0)
+    }
+
+    fn set_timer(&self, deadline: u64) {
+        time::set_timer(deadline);
+    }
+
+    fn kick(&self, cpu: CpuId) {
+        if cpu.0 != percpu::id() {
+            apic::send(cpu.0, apic::KICK_VECTOR);
+        }
+    }
+
+    fn this_cpu(&self) -> CpuId {
+        CpuId(percpu::id())
+    }
+
+    fn preempt(&self) -> bool {
+        cpu().pending.load(Ordering::Relaxed) & (pending::RESCHEDULE | pending::TIMER) != 0 || apic::interrupt_waits()
+    }
+
+    fn irq_mask(&self, line: Line, masked: bool) {
+        apic::mask_line(line.0, masked);
+    }
+
+    fn irq_eoi(&self, line: Line) {
+        apic::mask_line(line.0, false);
+    }
+
+    fn msi_enable(&self, device: PciAddress, entry: Option<u16>, line: Line) -> bool {
+        pci::enable(device, entry, line)
+    }
+
+    fn console_write(&self, text: &[u8]) {
+        console::write(text);
+    }
+
+    fn console_read(&self, to: &mut [u8]) -> usize {
+        console::read(to)
+    }
+
+    fn halt(&self, why: Halt) {
+        power::halt(why);
+    }
+}
+
+fn m2p_entry(mfn: Mfn) -> &'static AtomicU64 {
+    // The writable alias of the table, through the direct map; guests see it read-only at `layout::M2P`.
+    let at = physical::at::<u64>(paging::m2p_start() + mfn.0 * 8);
+    // SAFETY: callers name frames of the frame table, which is as long as this one.
+    unsafe { AtomicU64::from_ptr(at) }
+}
+
+fn is_loaded(space: AddressSpace) -> bool {
+    // SAFETY: this CPU's own, and interrupts are off.
+    unsafe { *percpu::get().root.get() == space.root.mfn().0 * PAGE_SIZE as u64 }
+}
+
+/// Loads a page table: all translations that are not the core's own are dropped from the TLB.
+pub fn load_cr3(root: u64) {
+    // SAFETY: every root has the core's 16 slots, so the core goes on running; `root` is this CPU's own note of it.
+    unsafe {
+        ::core::arch::asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags));
+        *percpu::get().root.get() = root;
+    }
+}
+
+/// Shows the vCPU's descriptor tables in this CPU's windows.
+pub fn load_windows(run: &Run) {
+    let area = layout::cpu_area(percpu::id());
+    let zero = ZERO.load(Ordering::Relaxed);
+    let entry = |frame: Option<Frame>| {
+        let at = frame.map_or(zero, |f| f.mfn().0 * PAGE_SIZE as u64);
+        at | paging::PRESENT | paging::NO_EXECUTE | if frame.is_some() { paging::WRITE } else { 0 }
+    };
+    for n in 0..GDT_FRAMES {
+        set_window(area + layout::GDT_WINDOW + (n * PAGE_SIZE) as u64, entry(run.gdt[n]));
+    }
+    if run.ldt_entries != 0 {
+        for n in 0..LDT_FRAMES {
+            set_window(area + layout::LDT_WINDOW + (n * PAGE_SIZE) as u64, entry(run.ldt[n]));
+        }
+    }
+    // SAFETY: this CPU's own tables, and interrupts are off.
+    unsafe { (*percpu::get().tables.get()).load_ldt(percpu::id(), run.ldt_entries) };
+}
+
+/// Changes one page of a window, and drops its translation if it was another.
+fn set_window(at: u64, entry: u64) {
+    let Some(slot) = paging::entry_of(at) else { return };
+    // SAFETY: the slot is the last-level entry of this CPU's own window; the CPU may set its accessed and dirty bits.
+    unsafe {
+        if slot.read_volatile() & !0x60 != entry {
+            slot.write_volatile(entry);
+            flush::local(Flush::Page(Vaddr(at)));
+        }
+    }
+}
+
+/// Loads the bases of FS and of the GS that waits for the way back.
+fn load_bases(run: &Run) {
+    write_msr(FS_BASE, canonical(run.fs_base));
+    write_msr(KERNEL_GS_BASE, canonical(run.gs_base()));
+}
+
+/// Loads the selectors of a vCPU that is switched to; its bases come after.
+pub fn load_selectors(run: &Run) {
+    unsafe extern "C" {
+        fn load_selectors(es: u32, ds: u32, fs: u32, gs: u32);
+    }
+    let r = &run.regs;
+    // SAFETY: selectors that do not load are replaced by 0 (`core_trap`); the core uses none of these segments but GS,
+    // around whose load the routine swaps bases.
+    unsafe { load_selectors(r.es.into(), r.ds.into(), r.fs.into(), r.gs.into()) };
+}
+
+/// Reads the selectors of the vCPU that is switched away.
+pub fn save_selectors(run: &mut Run) {
+    let (es, ds, fs, gs): (u16, u16, u16, u16);
+    // SAFETY: reads only.
+    unsafe {
+        ::core::arch::asm!("mov {0:x}, es", "mov {1:x}, ds", "mov {2:x}, fs", "mov {3:x}, gs",
+            out(reg) es, out(reg) ds, out(reg) fs, out(reg) gs, options(nomem, nostack, preserves_flags));
+    }
+    (run.regs.es, run.regs.ds, run.regs.fs, run.regs.gs) = (es, ds, fs, gs);
+}
+
+/// Points this CPU's entries at a vCPU's register file.
+pub fn store_registers_in(run: &Run) {
+    let end = &raw const run.regs as u64 + ::core::mem::offset_of!(abi::regs::CpuUserRegs, es) as u64;
+    let percpu = percpu::get();
+    // SAFETY: this CPU's own, and interrupts are off; `run` stays where it is for as long as it is current.
+    unsafe {
+        *percpu.frame_end.get() = end;
+        (*percpu.tables.get()).tss.rsp0 = end;
+    }
+}
+
+/// The descriptor tables of this CPU, filled and loaded.
+pub fn load_tables(cpu: u32) {
+    // SAFETY: this CPU's own, before it runs anything else.
+    let tables: &mut descriptors::Tables = unsafe { &mut *percpu::get().tables.get() };
+    tables.fill(cpu);
+    tables.load(cpu);
+}

@@ -1,0 +1,89 @@
+//! What each CPU has for itself, found by GS.
+
+use alloc::sync::Arc;
+use core::cell::UnsafeCell;
+use core::mem::offset_of;
+
+use ferrule_core::sync::ArcGuard;
+use ferrule_core::{Domain, Run, Vcpu};
+
+use crate::descriptors::Tables;
+use crate::machine::Machine;
+
+/// The vCPU that runs on a CPU. Holding its [`Run`] is what "runs" means.
+pub struct Current {
+    /// Its domain.
+    pub domain: Arc<Domain<Machine>>,
+    /// The vCPU.
+    pub vcpu: Arc<Vcpu<Machine>>,
+    /// Its machine state, ours until it is switched away.
+    pub run: ArcGuard<Machine, Run>,
+}
+
+/// A CPU's own data. The first fields are at offsets that entry.s knows.
+#[repr(C, align(64))]
+pub struct PerCpu {
+    this: *const PerCpu,
+    scratch: u64,
+    /// Behind `ss` of the current vCPU's register file; where entries store.
+    pub frame_end: UnsafeCell<u64>,
+    /// The top of this CPU's stack.
+    pub stack_top: u64,
+    /// Which CPU this is.
+    pub id: u32,
+    /// Its local APIC's identifier.
+    pub apic: u32,
+    /// Who runs here.
+    pub current: UnsafeCell<Option<Current>>,
+    /// Its descriptor tables.
+    pub tables: UnsafeCell<Tables>,
+    /// The root that is loaded.
+    pub root: UnsafeCell<u64>,
+}
+
+const _: () = assert!(offset_of!(PerCpu, scratch) == 8);
+const _: () = assert!(offset_of!(PerCpu, frame_end) == 16);
+const _: () = assert!(offset_of!(PerCpu, stack_top) == 24);
+
+impl PerCpu {
+    /// A CPU's data, its own address not yet known.
+    pub fn new(id: u32, apic: u32, stack_top: u64) -> Self {
+        Self {
+            this: core::ptr::null(),
+            scratch: 0,
+            frame_end: UnsafeCell::new(stack_top),
+            stack_top,
+            id,
+            apic,
+            current: UnsafeCell::new(None),
+            tables: UnsafeCell::new(Tables::new()),
+            root: UnsafeCell::new(0),
+        }
+    }
+
+    /// Notes where it has come to lie, and makes this CPU find it by GS.
+    pub fn install(&'static mut self) -> &'static Self {
+        self.this = self;
+        let this: &'static Self = self;
+        x86_64::registers::model_specific::GsBase::write(x86_64::VirtAddr::from_ptr(this));
+        this
+    }
+}
+
+/// This CPU's data.
+#[inline(always)]
+pub fn get() -> &'static PerCpu {
+    let this: *const PerCpu;
+    // SAFETY: GS holds the address of this CPU's `PerCpu` whenever Rust code runs in ring 0 (`install`, and swapgs at
+    // each entry), its first word is that address, and it is never freed.
+    unsafe {
+        core::arch::asm!("mov {}, gs:[0]", out(reg) this, options(nostack, readonly, preserves_flags));
+        &*this
+    }
+}
+
+/// The number of this CPU.
+#[inline(always)]
+pub fn id() -> u32 {
+    get().id
+}

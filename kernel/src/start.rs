@@ -1,0 +1,118 @@
+//! The way from the loader to the initial domain.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use abi::Mfn;
+use ferrule_core::buddy::Allocator;
+use ferrule_core::domain::Domains;
+use ferrule_core::frame::{FrameTable, PageInfo};
+use ferrule_core::platform::Platform;
+use ferrule_core::{Cpu, CpuId};
+
+use crate::boot_info::{BootInfo, Range};
+use crate::machine::{self, Core, Machine};
+use crate::paging::Early;
+use crate::{acpi_tables, apic, console, construct, cpu, heap, layout, paging, physical, power, smp, time, trap};
+
+/// The heap's first memory.
+const HEAP_BYTES: u64 = 1 << 20;
+
+/// Where boot.s arrives, on the boot stack and with the loader's memory seen at its machine addresses.
+#[unsafe(no_mangle)]
+extern "C" fn start(magic: u32, info: u64) -> ! {
+    time::start();
+    console::init();
+    let boot = match BootInfo::read(magic, info) {
+        Ok(boot) => boot,
+        Err(e) => panic!("started by no multiboot loader (magic {:#x}): boot with QEMU's -kernel or GRUB", e.0),
+    };
+    let firmware = acpi_tables::Machine::read(&boot);
+    let Some(mut early) = Early::new(&boot) else { panic!("the loader's memory map has no usable memory") };
+
+    // The tables for every frame up to the end of usable memory.
+    let frames = boot.regions.iter().filter(|r| r.kind == 1).map(|r| r.range.end >> 12).max().unwrap_or(0);
+    let infos = early.take(frames * size_of::<PageInfo>() as u64);
+    let m2p = early.take(frames * 8);
+    let heap = early.take(HEAP_BYTES);
+    let zero = early.take(4096);
+    let range = |start: u64, bytes: u64| Range { start, end: (start + bytes).next_multiple_of(4096) };
+    paging::build(&mut early, &boot, range(infos, frames * size_of::<PageInfo>() as u64), range(m2p, frames * 8));
+    apic::map(&mut early, &firmware);
+    let cpu_count = firmware.cpus.len().clamp(1, ferrule_core::cpu::MAX_CPUS) as u32;
+    let areas: heapless::Vec<u64, 64> =
+        (0..cpu_count).map(|n| smp::make_area(&mut early, n, 0, zero)).collect();
+
+    // From here on the core's own tables are in force.
+    physical::use_direct_map();
+    // SAFETY: the area was made for this CPU and is used by nobody else; the final tables map it.
+    let percpu = unsafe { &mut *physical::at::<crate::percpu::PerCpu>(areas[0]) };
+    // SAFETY: the tables built above map all that runs now at the same addresses, and all of memory.
+    unsafe { core::arch::asm!("mov cr3, {}", in(reg) paging::root(), options(nostack)) };
+    percpu.install();
+    cpu::init();
+    cpu::init_pat();
+    machine::load_tables(0);
+    machine::load_cr3(paging::root());
+    heap::init(heap, HEAP_BYTES);
+    apic::init_local(0);
+    apic::init_lines(&firmware);
+    power::init(firmware.power_off);
+    time::calibrate(firmware.pm_timer);
+
+    let core = make_core(infos, frames, &boot, early.used(), cpu_count);
+    machine::set_core(core, zero);
+    let online = smp::start_others(&firmware, &areas);
+    crate::say!(
+        "ferrule {} on {online} CPU{}, {} MiB, TSC {}.{:03} MHz",
+        env!("CARGO_PKG_VERSION"),
+        if online == 1 { "" } else { "s" },
+        frames >> 8,
+        time::tsc_hz() / 1_000_000,
+        time::tsc_hz() / 1000 % 1000
+    );
+    console::enable_interrupt();
+    construct::initial_domain(&boot);
+    trap::run()
+}
+
+/// Makes the core: every usable frame known, those that boot did not take free.
+fn make_core(infos: u64, frames: u64, boot: &BootInfo, used: Range, cpus: u32) -> &'static Core {
+    // SAFETY: zeroed memory of this size was taken for it; all zeros is a `PageInfo`; it is mapped at FRAMES for good.
+    let infos: &'static [PageInfo] =
+        unsafe { core::slice::from_raw_parts(layout::FRAMES as *const PageInfo, frames as usize) };
+    let table = FrameTable::new(infos);
+    let cpus: Vec<_> = (0..cpus).map(|n| Cpu::new(CpuId(n))).collect();
+    let free = Allocator::new(boot.option("scatter").is_some());
+    let (domains, cpus) = (Domains::new(), cpus.into_boxed_slice());
+    let core: &'static Core = Box::leak(Box::new(Core { platform: Machine, frames: table, free, domains, cpus }));
+    for mfn in 0..frames {
+        core.platform.set_m2p(Mfn(mfn), u64::MAX);
+    }
+    for region in boot.regions.iter().filter(|r| r.kind == 1) {
+        for mfn in region.range.start.div_ceil(4096)..region.range.end >> 12 {
+            core.frames.add_ram(Mfn(mfn));
+        }
+    }
+    for range in paging::free_ranges(boot) {
+        let taken = range.start..range.end;
+        for part in without(taken, used.start..used.end) {
+            core.add_free(Mfn(part.start >> 12), part.end - part.start >> 12);
+        }
+    }
+    core
+}
+
+/// A range without another.
+fn without(range: core::ops::Range<u64>, hole: core::ops::Range<u64>) -> impl Iterator<Item = core::ops::Range<u64>> {
+    let before = range.start..range.end.min(hole.start);
+    let after = range.start.max(hole.end)..range.end;
+    [before, after].into_iter().filter(|r| r.start < r.end)
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    x86_64::instructions::interrupts::disable();
+    console::write_anyway(format_args!("(core) panic on CPU: {info}\n"));
+    power::after_panic()
+}

@@ -1,0 +1,189 @@
+//! Time: the TSC, calibrated once against ACPI's timer (or the PIT), and the local APIC's timer with it.
+
+use core::arch::x86_64::_rdtsc;
+use core::sync::atomic::{AtomicI8, AtomicU32, AtomicU64, Ordering};
+
+use x86_64::instructions::port::Port;
+
+use crate::apic;
+
+/// ACPI's timer runs at this many Hz.
+const PM_HZ: u64 = 3_579_545;
+/// The PIT runs at this many Hz.
+const PIT_HZ: u64 = 1_193_182;
+/// How long calibration takes, as a part of a second: 1/100.
+const PART: u64 = 100;
+
+/// The TSC when the core started; system time 0.
+static START: AtomicU64 = AtomicU64::new(0);
+/// Nanoseconds a tick, as guests compute it: `((ticks << shift) * mul) >> 32`.
+static MUL: AtomicU32 = AtomicU32::new(0);
+static SHIFT: AtomicI8 = AtomicI8::new(0);
+static TSC_HZ: AtomicU64 = AtomicU64::new(0);
+/// APIC timer ticks a nanosecond, times 2^32.
+static APIC_RATE: AtomicU64 = AtomicU64::new(0);
+/// Wall-clock time at system time 0, in seconds since 1970.
+static WALL: AtomicU64 = AtomicU64::new(0);
+
+/// The TSC.
+#[inline(always)]
+pub fn tsc() -> u64 {
+    // SAFETY: reading the TSC has no effect on memory; CR4.TSD is clear.
+    unsafe { _rdtsc() }
+}
+
+/// Notes when the core started.
+pub fn start() {
+    START.store(tsc(), Ordering::Relaxed);
+}
+
+/// Nanoseconds since the core started.
+#[inline]
+pub fn now() -> u64 {
+    scale(tsc().wrapping_sub(START.load(Ordering::Relaxed)))
+}
+
+fn scale(ticks: u64) -> u64 {
+    let shift = SHIFT.load(Ordering::Relaxed);
+    let shifted = if shift < 0 { ticks >> -shift } else { ticks << shift };
+    (u128::from(shifted) * u128::from(MUL.load(Ordering::Relaxed)) >> 32) as u64
+}
+
+/// `(tsc_to_system_mul, tsc_shift)` of `vcpu_time_info`.
+pub fn guest_scale() -> (u32, i8) {
+    (MUL.load(Ordering::Relaxed), SHIFT.load(Ordering::Relaxed))
+}
+
+/// The TSC's rate in Hz.
+pub fn tsc_hz() -> u64 {
+    TSC_HZ.load(Ordering::Relaxed)
+}
+
+/// Wall-clock time at system time 0: seconds since 1970.
+pub fn wall_clock() -> u64 {
+    WALL.load(Ordering::Relaxed)
+}
+
+/// Measures the TSC and the APIC's timer against the reference for 10 ms, and reads the wall clock.
+pub fn calibrate(pm_timer: Option<u16>) {
+    apic::start_count();
+    let (tsc_hz, apic_hz) = match pm_timer {
+        Some(port) => against(PM_HZ, 24, || {
+            // SAFETY: FADT names this port as the timer's; reading it has no effect.
+            u64::from(unsafe { Port::<u32>::new(port).read() })
+        }),
+        None => {
+            let mut pit = Pit::start();
+            against(PIT_HZ, 16, move || pit.counted())
+        }
+    };
+    apic::start_timer(0);
+    TSC_HZ.store(tsc_hz, Ordering::Relaxed);
+    // The multiplier's top bit is set, so that it has 32 significant bits: 2^31 <= 10^9 * 2^32 / (hz << shift) < 2^32.
+    let mut shift = 0i8;
+    let mut mul = u128::from(1_000_000_000u64) << 32;
+    mul /= u128::from(tsc_hz.max(1));
+    while mul >= 1 << 32 {
+        mul >>= 1;
+        shift += 1;
+    }
+    while mul < 1 << 31 && mul != 0 {
+        shift -= 1;
+        mul = (u128::from(1_000_000_000u64) << (32 - i32::from(shift))) / u128::from(tsc_hz);
+    }
+    MUL.store(mul as u32, Ordering::Relaxed);
+    SHIFT.store(shift, Ordering::Relaxed);
+    APIC_RATE.store((u128::from(apic_hz) << 32).div_euclid(1_000_000_000) as u64, Ordering::Relaxed);
+    WALL.store(cmos_time().saturating_sub(now() / 1_000_000_000), Ordering::Relaxed);
+}
+
+/// Counts TSC and APIC ticks while a reference of `hz`, `bits` wide, runs a part of a second from edge to edge.
+fn against(hz: u64, bits: u32, mut reference: impl FnMut() -> u64) -> (u64, u64) {
+    let mask = (1u64 << bits) - 1;
+    let mut edge = |from: u64| loop {
+        let (now, tsc, apic) = (reference() & mask, tsc(), apic::counted());
+        if now != from & mask {
+            return (now, tsc, apic);
+        }
+    };
+    let first = edge(0);
+    let start = edge(first.0);
+    let mut ticks = 0;
+    let mut last = start;
+    while ticks < hz / PART {
+        let next = edge(last.0);
+        ticks += next.0.wrapping_sub(last.0) & mask;
+        last = next;
+    }
+    let per_second = |counted: u64| (u128::from(counted) * u128::from(hz) / u128::from(ticks)) as u64;
+    (per_second(last.1 - start.1), per_second(u64::from(last.2 - start.2)))
+}
+
+/// The PIT's channel 2, which counts down and interrupts nobody.
+struct Pit(u16);
+
+impl Pit {
+    fn start() -> Self {
+        // SAFETY: gate on, speaker off; channel 2, both bytes, mode 2, from the top. No domain is given these ports.
+        unsafe {
+            let mut gate = Port::<u8>::new(0x61);
+            let old = gate.read();
+            gate.write(old & !2 | 1);
+            Port::<u8>::new(0x43).write(0xb4);
+            Port::<u8>::new(0x42).write(0xff);
+            Port::<u8>::new(0x42).write(0xff);
+        }
+        Self(0)
+    }
+
+    fn counted(&mut self) -> u64 {
+        // SAFETY: latches and reads channel 2.
+        unsafe {
+            Port::<u8>::new(0x43).write(0x80);
+            let mut port = Port::<u8>::new(0x42);
+            self.0 = u16::from(port.read()) | u16::from(port.read()) << 8;
+        }
+        u64::from(u16::MAX - self.0)
+    }
+}
+
+/// Asks this CPU's APIC for an interrupt at system time `deadline`; `u64::MAX` for none. Too far ahead for its counter,
+/// it comes early, and is asked for again.
+pub fn set_timer(deadline: u64) {
+    if deadline == u64::MAX {
+        return apic::start_timer(0);
+    }
+    let ahead = deadline.saturating_sub(now());
+    let ticks = u128::from(ahead) * u128::from(APIC_RATE.load(Ordering::Relaxed)) >> 32;
+    apic::start_timer((ticks.min(u128::from(u32::MAX)) as u32).max(1));
+}
+
+/// The CMOS clock as seconds since 1970. The century is taken to be the 21st.
+fn cmos_time() -> u64 {
+    let register = |index: u8| {
+        // SAFETY: index and data port of the CMOS clock; no domain is given them. Bit 7 clear leaves NMI on.
+        unsafe {
+            Port::<u8>::new(0x70).write(index);
+            Port::<u8>::new(0x71).read()
+        }
+    };
+    let fields = || [0, 2, 4, 7, 8, 9].map(register);
+    let mut now = fields();
+    loop {
+        while register(0xa) & 0x80 != 0 {
+            core::hint::spin_loop();
+        }
+        let again = fields();
+        if again == now {
+            break;
+        }
+        now = again;
+    }
+    let binary = register(0xb) & 4 != 0;
+    let [second, minute, hour, day, month, year] =
+        now.map(|v| u64::from(if binary { v } else { (v >> 4) * 10 + (v & 15) }));
+    // Days since 1970-01-01, years counted from March (the usual civil-calendar formula).
+    let (year, month) = if month > 2 { (2000 + year, month - 3) } else { (1999 + year, month + 9) };
+    let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day - 1 - 719_468;
+    ((days * 24 + hour) * 60 + minute) * 60 + second
+}

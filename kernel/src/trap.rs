@@ -1,0 +1,207 @@
+//! From the entry code into the core's logic and back to a guest.
+
+use abi::Vaddr;
+use abi::regs::CpuUserRegs;
+use ferrule_core::Caller;
+use ferrule_core::cpu::pending;
+use x86_64::registers::control::Cr2;
+
+use crate::machine::{self, Machine, core};
+use crate::percpu::{self, Current};
+use crate::{apic, flush, switch};
+
+unsafe extern "C" {
+    fn user_copy_words();
+    fn user_copy_bytes();
+    fn user_copy_words_fault();
+    fn user_copy_bytes_fault();
+    fn load_selectors_faults();
+    fn load_selectors_faults_end();
+}
+
+const DEBUG: u32 = 1;
+const NMI: u32 = 2;
+const DOUBLE_FAULT: u32 = 8;
+const PAGE_FAULT: u32 = 14;
+const MACHINE_CHECK: u32 = 18;
+
+/// Calls `f` for the vCPU that runs here.
+pub fn with_caller<R>(f: impl FnOnce(&mut Caller<'_, Machine>) -> R) -> Option<R> {
+    let percpu = percpu::get();
+    // SAFETY: `current` is this CPU's alone, and code that holds a reference into it is not entered again: interrupts are
+    // off in ring 0 but in the idle loop, where nobody runs here.
+    let current = unsafe { (*percpu.current.get()).as_mut() };
+    let Current { domain, vcpu, run } = current?;
+    let cpu = machine::cpu();
+    Some(f(&mut Caller { core: core(), cpu, domain, vcpu, run: &mut *run }))
+}
+
+/// An exception or interrupt while a guest ran. Its registers are in its [`Run`](ferrule_core::Run) already.
+#[unsafe(no_mangle)]
+extern "C" fn guest_trap(regs: &mut CpuUserRegs) -> *const CpuUserRegs {
+    let (vector, error) = (regs.entry_vector, regs.error_code);
+    match vector {
+        NMI => machine_nmi(),
+        MACHINE_CHECK | DOUBLE_FAULT => panic!("exception {vector} in a guest, error {error:#x}"),
+        0..32 => {
+            let extra = match vector {
+                PAGE_FAULT => Cr2::read_raw(),
+                DEBUG => take_dr6(),
+                _ => 0,
+            };
+            with_caller(|c| c.core.exception(c, vector as u8, error, extra));
+        }
+        _ => interrupt(vector as u8),
+    }
+    leave()
+}
+
+/// A hypercall, or a system call of a guest's user mode.
+#[unsafe(no_mangle)]
+extern "C" fn guest_syscall(_regs: &mut CpuUserRegs) -> *const CpuUserRegs {
+    with_caller(|c| {
+        if c.run.kernel_mode {
+            ferrule_core::dispatch::hypercall(c);
+        } else {
+            c.core.syscall_from_user(c);
+        }
+    });
+    leave()
+}
+
+/// The way back to a guest faulted: what it asked for cannot be loaded. `fault` is the fault's own frame, whose general
+/// registers are the guest's; the rest of its registers is intact in its register file.
+#[unsafe(no_mangle)]
+extern "C" fn guest_failed_return(fault: &CpuUserRegs) -> *const CpuUserRegs {
+    let fault = *fault;
+    with_caller(|c| {
+        let regs = &mut c.run.regs;
+        let rest = (regs.rip, regs.cs, regs.saved_upcall_mask, regs.rflags, regs.rsp, regs.ss);
+        let selectors = (regs.es, regs.ds, regs.fs, regs.gs);
+        *regs = fault;
+        (regs.rip, regs.cs, regs.saved_upcall_mask, regs.rflags, regs.rsp, regs.ss) = rest;
+        (regs.es, regs.ds, regs.fs, regs.gs) = selectors;
+        c.core.failed_return(c, fault.entry_vector as u8, fault.error_code);
+    });
+    leave()
+}
+
+/// Looks after all that waits, until the vCPU that is to run may go on; returns its register file.
+pub fn leave() -> *const CpuUserRegs {
+    let cpu = machine::cpu();
+    loop {
+        let bits = cpu.pending.swap(0, ::core::sync::atomic::Ordering::SeqCst);
+        if bits & pending::TIMER != 0 {
+            core().run_timers(cpu);
+        }
+        if bits & pending::RESCHEDULE != 0 {
+            switch::reschedule(cpu);
+        }
+        if bits != 0 {
+            continue;
+        }
+        let regs = with_caller(|c| {
+            c.core.return_to_guest(c);
+            &raw const c.run.regs
+        });
+        match regs {
+            None => switch::idle(cpu),
+            Some(regs) if cpu.pending.load(::core::sync::atomic::Ordering::SeqCst) == 0 => return regs,
+            Some(_) => {}
+        }
+    }
+}
+
+/// An interrupt, in a guest or in the idle loop.
+fn interrupt(vector: u8) {
+    match vector {
+        apic::FLUSH_VECTOR => flush::serve(),
+        // Whoever sent it has left word before; coming here is all that was wanted.
+        apic::KICK_VECTOR => {}
+        apic::TIMER_VECTOR => machine::cpu().post(pending::TIMER),
+        apic::SPURIOUS_VECTOR => return,
+        _ if vector >= apic::FIRST_LINE_VECTOR => machine::line_interrupt(u32::from(vector - apic::FIRST_LINE_VECTOR)),
+        _ => return,
+    }
+    apic::end_of_interrupt();
+}
+
+/// A fault in ring 0: a copy to or from a guest, the idle loop's interrupt, or the end.
+#[unsafe(no_mangle)]
+extern "C" fn core_trap(regs: &mut CpuUserRegs) {
+    let at = regs.rip;
+    let (words, bytes) = (user_copy_words as *const () as u64, user_copy_bytes as *const () as u64);
+    match regs.entry_vector {
+        32.. => interrupt(regs.entry_vector as u8),
+        PAGE_FAULT | 12 | 13 if at == words => regs.rip = user_copy_words_fault as *const () as u64,
+        PAGE_FAULT | 12 | 13 if at == bytes => regs.rip = user_copy_bytes_fault as *const () as u64,
+        10..=14 if (load_selectors_faults as *const () as u64..load_selectors_faults_end as *const () as u64).contains(&at) => {
+            regs.rax = 0;
+        }
+        _ => unexpected(regs),
+    }
+}
+
+/// DR6, and makes it say again that nothing happened.
+fn take_dr6() -> u64 {
+    let seen: u64;
+    // SAFETY: DR6 only reports.
+    unsafe {
+        ::core::arch::asm!("mov {}, dr6", out(reg) seen, options(nomem, nostack));
+        ::core::arch::asm!("mov dr6, {}", in(reg) 0xffff_0ff0_u64, options(nomem, nostack));
+    }
+    seen
+}
+
+/// NMI, #MC, #DF or #DB in ring 0.
+#[unsafe(no_mangle)]
+extern "C" fn core_trap_ist(regs: &mut CpuUserRegs) {
+    match regs.entry_vector {
+        1 => {}
+        NMI => machine_nmi(),
+        _ => unexpected(regs),
+    }
+}
+
+fn machine_nmi() {
+    crate::say!("NMI on CPU {}", percpu::id());
+}
+
+fn unexpected(regs: &CpuUserRegs) -> ! {
+    panic!(
+        "exception {} in ring 0, error {:#x}, at {:#x}, address {:#x}, rsp {:#x}\n\
+         rax {:#x} rbx {:#x} rcx {:#x} rdx {:#x} rsi {:#x} rdi {:#x} rbp {:#x} r8 {:#x} r9 {:#x}",
+        regs.entry_vector, regs.error_code, regs.rip, Cr2::read_raw(), regs.rsp,
+        regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi, regs.rbp, regs.r8, regs.r9
+    )
+}
+
+/// Copies between the core and a guest's addresses that are translated by the loaded tables. False if part of it cannot
+/// be reached.
+///
+/// # Safety
+/// The side in the core is valid for `bytes`; the guest's side lies outside the core's range, or in the M2P for a read.
+pub unsafe fn user_copy(to: *mut u8, from: *const u8, bytes: usize) -> bool {
+    unsafe extern "C" {
+        fn user_copy(to: *mut u8, from: *const u8, bytes: usize) -> usize;
+    }
+    // SAFETY: the core's side is valid by the caller's word; a fault on the guest's side lands in `core_trap` above.
+    unsafe { user_copy(to, from, bytes) == 0 }
+}
+
+/// May `bytes` at a guest's address be touched at all? Everything but the core's range; reads may see the M2P.
+pub fn guest_range(at: Vaddr, bytes: usize, write: bool) -> bool {
+    let Some(end) = at.0.checked_add(bytes as u64) else { return false };
+    let low = end <= 1 << 47;
+    let high = at.0 >= crate::layout::END;
+    let m2p = !write && at.0 >= crate::layout::M2P && end <= crate::layout::M2P + (1 << 39);
+    low || high || m2p
+}
+
+/// Goes to whatever there is to do on this CPU, and never comes back: from now on it is entered through traps.
+pub fn run() -> ! {
+    machine::cpu().post(pending::RESCHEDULE);
+    let regs = leave();
+    // SAFETY: `regs` is the register file of the vCPU that runs here, which `resume_guest` loads.
+    unsafe { ::core::arch::asm!("jmp resume_guest", in("rax") regs, options(noreturn)) }
+}
