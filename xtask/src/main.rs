@@ -5,7 +5,9 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
+mod conformance;
 mod cpio;
 mod elf32;
 mod fail;
@@ -15,6 +17,7 @@ mod place;
 mod process;
 mod qemu;
 mod setup;
+mod terminal;
 mod toolchain;
 mod xen;
 
@@ -53,6 +56,11 @@ enum Task {
     Build,
     /// Check the rules: crate directions, unsafe, clippy, rustfmt, sizes
     Lint,
+    /// Run each test guest on Ferrule and on Debian's Xen, and compare their verdicts
+    Conformance(conformance::Options),
+    /// Measure, beside peers
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 fn dispatch(cli: Cli) -> Result<()> {
@@ -77,12 +85,23 @@ fn dispatch(cli: Cli) -> Result<()> {
             need(&setup::LINTERS)?;
             lint::command(&place)?;
         }
+        Some(Task::Conformance(options)) => {
+            need(&setup::for_qemu())?;
+            conformance::command(&place, &options, cli.no_install)?;
+        }
+        Some(Task::Bench(bench)) => {
+            need(&setup::for_qemu())?;
+            bench::command(&place, &bench, cli.no_install)?;
+        }
     }
     Ok(())
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Err(error) = process::end_children_on_signals() {
+        eprintln!("warning: {error:#}");
+    }
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

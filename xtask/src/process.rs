@@ -16,12 +16,12 @@ fn children() -> MutexGuard<'static, Vec<u32>> {
         .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// On Ctrl-C, SIGTERM or SIGHUP: runs `before`, ends the children that [`Guarded`] knows and exits with 130.
-pub fn end_children_on_signals(before: fn()) -> Result<()> {
+/// On Ctrl-C, SIGTERM or SIGHUP: ends the children that [`Guarded`] knows, puts the terminal back and exits with 130.
+pub fn end_children_on_signals() -> Result<()> {
     ctrlc::set_handler(move || {
-        before();
         // The lock is kept: no other child starts while this program goes away.
         let pids = children();
+        crate::terminal::restore();
         for pid in pids.iter() {
             kill_pid(*pid);
         }

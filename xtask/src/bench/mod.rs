@@ -1,0 +1,133 @@
+//! `cargo xtask bench core`: instructions per operation on Ferrule and on Debian's Xen, in one sitting.
+//!
+//! Under icount one virtual nanosecond is one instruction, so the guest's TSC counts instructions, the same in every run.
+
+mod report;
+
+use crate::build::{Part, build, built};
+use crate::place::Place;
+use crate::qemu::{Line, Machine};
+use crate::xen;
+use anyhow::{Context, Result, bail};
+use report::{Figure, Report};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The guest that measures: prints `BENCH <name> <value>` lines, then its verdict.
+const GUEST: &str = "bench-core";
+/// Both hypervisors' command line: no mitigation that the other side does not have.
+const COMMAND_LINE: &str = "spec-ctrl=no xpti=0 console=com1 noreboot dom0_mem=64M";
+/// Counting instructions takes a single-threaded QEMU some minutes at most.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// What to measure.
+#[derive(clap::Subcommand)]
+pub enum Bench {
+    /// Instructions per hypercall, trap and page-table operation, beside Xen's
+    Core {
+        /// Leave Xen out
+        #[arg(long)]
+        ferrule_only: bool,
+    },
+}
+
+/// Runs one bench, prints its table and writes JSON and HTML.
+pub fn command(place: &Place, bench: &Bench, no_install: bool) -> Result<()> {
+    let Bench::Core { ferrule_only } = bench;
+    build(place, &[Part::Core, Part::Guests])?;
+    let core = built(place, Part::Core, "").context("the core did not build")?;
+    let guest =
+        built(place, Part::Guests, GUEST).with_context(|| format!("no guest {GUEST} yet"))?;
+    let start = Instant::now();
+    // Exact whatever else the machine does, so both may run at once.
+    let (ours, xen) = std::thread::scope(|scope| {
+        let xen = (!ferrule_only).then(|| {
+            scope.spawn(|| measure(place, &xen::image(place, no_install)?, &guest, "xen"))
+        });
+        let ours = measure(place, &core, &guest, "ferrule");
+        let xen = xen.map(|handle| {
+            handle
+                .join()
+                .unwrap_or_else(|_| bail!("the measurement of Xen panicked"))
+        });
+        (ours, xen.transpose())
+    });
+    let (ours, xen) = (ours?, xen?.unwrap_or_default());
+    let figures = ours.into_iter().map(|(name, value)| Figure {
+        peer: xen.get(&name).copied(),
+        name,
+        value,
+    });
+    let report = Report::new(place, figures.collect());
+    print!("{}", report.table());
+    for path in report.write(place, "core")? {
+        println!("{}", place.show(&path));
+    }
+    println!("measured in {:.1} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// One run under icount; the figures by name.
+fn measure(
+    place: &Place,
+    kernel: &Path,
+    guest: &Path,
+    side: &str,
+) -> Result<BTreeMap<String, f64>> {
+    let mut machine = Machine::new(kernel, COMMAND_LINE, &guest.display().to_string());
+    machine.icount = true;
+    let log = place.logs("bench")?.join(format!("core-{side}.log"));
+    let mut running = machine.start(&log)?;
+    let end = running.wait_line(0, LIMIT, |line| line.contains("VERDICT "));
+    let figures = figures(running.lines());
+    let said = running.end();
+    if end.is_none() || figures.is_empty() {
+        bail!(
+            "{GUEST} on {side} did not finish; {}\n{said}",
+            place.show(&log)
+        );
+    }
+    Ok(figures)
+}
+
+fn figures(lines: &[Line]) -> BTreeMap<String, f64> {
+    let figure = |line: &Line| {
+        let at = line.text.find("BENCH ")?;
+        let mut words = line.text.get(at..)?.split_whitespace().skip(1);
+        Some((
+            format!("core/{}", words.next()?),
+            words.next()?.parse().ok()?,
+        ))
+    };
+    lines.iter().filter_map(figure).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_read_and_other_lines_are_not() {
+        let texts = [
+            "(XEN) x",
+            "BENCH null_hypercall 139",
+            "BENCH grant_copy_64 520.5",
+            "BENCH broken",
+            "VERDICT b pass",
+        ];
+        let line = |text: &&str| Line {
+            at: Duration::ZERO,
+            text: text.to_string(),
+        };
+        let lines: Vec<Line> = texts.iter().map(line).collect();
+        let found: Vec<_> = figures(&lines).into_iter().collect();
+        assert_eq!(
+            found,
+            [
+                ("core/grant_copy_64".to_string(), 520.5),
+                ("core/null_hypercall".to_string(), 139.0)
+            ]
+        );
+    }
+}

@@ -1,0 +1,212 @@
+//! Figures as a table, as JSON and as a page with a plot.
+
+use crate::place::Place;
+use crate::process::stdout_of;
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The name of the other side in JSON.
+const PEER: &str = "xen-4.17";
+
+/// One operation.
+pub struct Figure {
+    /// `core/null_hypercall` and so on.
+    pub name: String,
+    /// Instructions on Ferrule.
+    pub value: f64,
+    /// Instructions on Xen, if it ran there.
+    pub peer: Option<f64>,
+}
+
+/// All figures of one sitting, and where they come from.
+pub struct Report {
+    figures: Vec<Figure>,
+    machine: String,
+    commit: String,
+}
+
+#[derive(Serialize)]
+struct Json<'a> {
+    results: Vec<JsonFigure<'a>>,
+    machine: &'a str,
+    commit: &'a str,
+}
+
+#[derive(Serialize)]
+struct JsonFigure<'a> {
+    name: &'a str,
+    unit: &'static str,
+    value: f64,
+    peer: BTreeMap<&'static str, f64>,
+}
+
+impl Report {
+    /// The figures, with the machine they were measured on and the commit.
+    pub fn new(place: &Place, figures: Vec<Figure>) -> Report {
+        let mut git = Command::new("git");
+        git.current_dir(&place.root)
+            .args(["describe", "--always", "--dirty"]);
+        let commit = stdout_of(&mut git)
+            .map(|text| text.trim().to_string())
+            .unwrap_or_else(|_| "unknown".into());
+        let version =
+            stdout_of(Command::new(crate::qemu::QEMU).arg("--version")).unwrap_or_default();
+        let version = version.lines().next().unwrap_or("QEMU").to_string();
+        let machine = format!("{version}, tcg, icount, qemu64, 1 CPU");
+        Report {
+            figures,
+            machine,
+            commit,
+        }
+    }
+
+    /// Operation, both sides, ratio.
+    pub fn table(&self) -> String {
+        let mut text = format!(
+            "{:34} {:>10} {:>10} {:>7}\n",
+            "instructions", "ferrule", PEER, "ratio"
+        );
+        for figure in &self.figures {
+            let _ = write!(text, "{:34} {:>10.0}", figure.name, figure.value);
+            if let Some(peer) = figure.peer {
+                let _ = write!(text, " {peer:>10.0} {:>7.2}", figure.value / peer);
+            }
+            text.push('\n');
+        }
+        text
+    }
+
+    fn json(&self) -> Result<String> {
+        let results = self.figures.iter().map(|figure| JsonFigure {
+            name: &figure.name,
+            unit: "instructions",
+            value: figure.value,
+            peer: figure.peer.iter().map(|peer| (PEER, *peer)).collect(),
+        });
+        let json = Json {
+            results: results.collect(),
+            machine: &self.machine,
+            commit: &self.commit,
+        };
+        serde_json::to_string_pretty(&json).context("writing JSON")
+    }
+
+    /// A bar for each side and operation, on a scale that starts at nothing.
+    fn html(&self) -> String {
+        const BAR: f64 = 560.0;
+        const ROW: usize = 34;
+        let most = self
+            .figures
+            .iter()
+            .flat_map(|f| [Some(f.value), f.peer])
+            .flatten()
+            .fold(1.0, f64::max);
+        let mut bars = String::new();
+        for (index, figure) in self.figures.iter().enumerate() {
+            let top = index * ROW;
+            let _ = writeln!(
+                bars,
+                r#"<text x="230" y="{}" text-anchor="end">{}</text>"#,
+                top + 19,
+                figure.name
+            );
+            let sides = [
+                (figure.value, "ours", top + 4),
+                (figure.peer.unwrap_or(0.0), "peer", top + 17),
+            ];
+            for (value, class, y) in sides.into_iter().filter(|(value, ..)| *value > 0.0) {
+                let width = value / most * BAR;
+                let end = 244.0 + width;
+                let _ = writeln!(
+                    bars,
+                    r#"<rect class="{class}" x="240" y="{y}" width="{width:.1}" height="11"/>"#
+                );
+                let _ = writeln!(
+                    bars,
+                    r#"<text class="value" x="{end:.1}" y="{}">{value:.0}</text>"#,
+                    y + 10
+                );
+            }
+        }
+        let height = self.figures.len() * ROW + 8;
+        format!(
+            r#"<!doctype html><meta charset="utf-8"><title>Ferrule: instructions per operation</title>
+<style>body {{ font: 14px sans-serif; margin: 2em }} text {{ font: 12px sans-serif }} .value {{ font-size: 10px }}
+.ours {{ fill: #b5532a }} .peer {{ fill: #9aa5ad }}</style>
+<h1>Instructions per operation</h1>
+<p><b style="color:#b5532a">Ferrule {commit}</b> and <b style="color:#6f7b83">{PEER}</b>, the same guest on both. {machine}.</p>
+<svg width="900" height="{height}" role="img">
+{bars}</svg>
+"#,
+            commit = self.commit,
+            machine = self.machine,
+        )
+    }
+
+    /// Writes `target/ferrule/bench/NAME.json` and `.html`.
+    pub fn write(&self, place: &Place, name: &str) -> Result<[PathBuf; 2]> {
+        let dir = place.out().join("bench");
+        std::fs::create_dir_all(&dir)?;
+        let paths = [
+            dir.join(format!("{name}.json")),
+            dir.join(format!("{name}.html")),
+        ];
+        std::fs::write(&paths[0], self.json()?)?;
+        std::fs::write(&paths[1], self.html())?;
+        Ok(paths)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let figures = vec![
+            Figure {
+                name: "core/null_hypercall".into(),
+                value: 139.0,
+                peer: Some(278.0),
+            },
+            Figure {
+                name: "core/alone".into(),
+                value: 7.0,
+                peer: None,
+            },
+        ];
+        Report {
+            figures,
+            machine: "m".into(),
+            commit: "c".into(),
+        }
+    }
+
+    #[test]
+    fn json_has_the_agreed_fields() {
+        let json: serde_json::Value = serde_json::from_str(&report().json().unwrap()).unwrap();
+        assert_eq!(json["results"][0]["name"], "core/null_hypercall");
+        assert_eq!(json["results"][0]["unit"], "instructions");
+        assert_eq!(json["results"][0]["value"], 139.0);
+        assert_eq!(json["results"][0]["peer"]["xen-4.17"], 278.0);
+        assert_eq!(json["results"][1]["peer"], serde_json::json!({}));
+        assert_eq!(
+            (json["machine"].as_str(), json["commit"].as_str()),
+            (Some("m"), Some("c"))
+        );
+    }
+
+    #[test]
+    fn the_table_shows_both_sides_and_their_ratio() {
+        let table = report().table();
+        let row = table.lines().nth(1).unwrap();
+        assert!(
+            row.contains("139") && row.contains("278") && row.contains("0.50"),
+            "{row}"
+        );
+        assert!(report().html().matches("<rect").count() == 3);
+    }
+}

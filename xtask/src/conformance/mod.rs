@@ -1,0 +1,413 @@
+//! `cargo xtask conformance`: each guest as the initial domain on Ferrule and on Debian's Xen, verdicts side by side.
+
+pub mod list;
+mod verdict;
+
+use crate::build::{Part, build, built};
+use crate::place::Place;
+use crate::qemu::Machine;
+use crate::xen;
+use anyhow::{Context, Result, bail};
+use list::Guest;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+use verdict::Verdict;
+
+/// Machines that run at once.
+const AT_ONCE: usize = 2;
+/// Differences that docs/conformance.md may excuse.
+const EXCUSES: usize = 10;
+/// How long Ferrule may take to end the machine once the verdict is out.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// What to run.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Only the guest of that name, or those whose name contains it
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+    /// Run on Xen only
+    #[arg(long, conflicts_with = "ferrule_only")]
+    xen_only: bool,
+    /// Run on Ferrule only
+    #[arg(long)]
+    ferrule_only: bool,
+    /// CPUs of the machine, for every guest
+    #[arg(long, value_name = "N")]
+    smp: Option<u32>,
+}
+
+impl Options {
+    /// Everything, on both.
+    pub fn all() -> Options {
+        Options {
+            only: None,
+            xen_only: false,
+            ferrule_only: false,
+            smp: None,
+        }
+    }
+}
+
+/// A hypervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Debian's Xen 4.17.
+    Xen,
+    /// Ours.
+    Ferrule,
+}
+
+impl Side {
+    fn name(self) -> &'static str {
+        match self {
+            Side::Xen => "xen",
+            Side::Ferrule => "ferrule",
+        }
+    }
+}
+
+/// What every run needs.
+struct Bench {
+    place: Place,
+    xen: Option<PathBuf>,
+    core: PathBuf,
+}
+
+/// The counts of a whole run, for whoever called.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Guests whose verdicts agree, or whose difference is excused.
+    pub passed: usize,
+    /// All others.
+    pub failed: usize,
+}
+
+/// Runs the guests and prints the table; an error if a guest fails that is not excused.
+pub fn command(place: &Place, options: &Options, no_install: bool) -> Result<()> {
+    let tally = run(place, options, no_install)?;
+    if tally.failed > 0 {
+        bail!(
+            "{} of {} guests differ",
+            tally.failed,
+            tally.passed + tally.failed
+        );
+    }
+    Ok(())
+}
+
+/// Runs the guests and prints the table.
+pub fn run(place: &Place, options: &Options, no_install: bool) -> Result<Tally> {
+    let mut guests = list::read(place, options.only.as_deref())?;
+    if let Some(smp) = options.smp {
+        guests.iter_mut().for_each(|guest| guest.smp = smp);
+    }
+    let parts = if options.xen_only {
+        &[Part::Guests][..]
+    } else {
+        &[Part::Core, Part::Guests]
+    };
+    build(place, parts)?;
+    let xen = match options.ferrule_only {
+        true => None,
+        false => Some(xen::image(place, no_install)?),
+    };
+    let core = built(place, Part::Core, "").unwrap_or_default();
+    if !options.xen_only && core.as_os_str().is_empty() {
+        bail!("the core did not build");
+    }
+    let bench = Bench {
+        place: place.clone(),
+        xen,
+        core,
+    };
+    let sides: Vec<Side> = match (options.xen_only, options.ferrule_only) {
+        (true, _) => vec![Side::Xen],
+        (_, true) => vec![Side::Ferrule],
+        _ => vec![Side::Xen, Side::Ferrule],
+    };
+    let start = Instant::now();
+    let verdicts = judge_all(&bench, &guests, &sides)?;
+    let excused = excused(
+        &std::fs::read_to_string(place.root.join("docs/conformance.md")).unwrap_or_default(),
+    )?;
+    let tally = table(&bench, &guests, &sides, &verdicts, &excused);
+    println!(
+        "{} agree, {} differ   {:.1} s",
+        tally.passed,
+        tally.failed,
+        start.elapsed().as_secs_f64()
+    );
+    Ok(tally)
+}
+
+/// The verdicts by guest, each in the order of `sides`. Two machines at a time take the next job each.
+fn judge_all(bench: &Bench, guests: &[Guest], sides: &[Side]) -> Result<Vec<Vec<Verdict>>> {
+    let jobs: Vec<(&Guest, Side)> = guests
+        .iter()
+        .flat_map(|guest| sides.iter().map(move |side| (guest, *side)))
+        .collect();
+    let next = Mutex::new(0..jobs.len());
+    let results: Mutex<Vec<Option<Result<Verdict>>>> =
+        Mutex::new(jobs.iter().map(|_| None).collect());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let Some(index) = next.lock().ok().and_then(|mut next| next.next()) else {
+                        break;
+                    };
+                    let (guest, side) = jobs[index];
+                    let verdict = judge(bench, guest, side);
+                    if let Ok(mut results) = results.lock() {
+                        results[index] = Some(verdict);
+                    }
+                }
+            });
+        }
+    });
+    let results = results.into_inner().ok().context("a run panicked")?;
+    let verdicts: Vec<Verdict> = results
+        .into_iter()
+        .map(|verdict| verdict.context("a run was lost")?)
+        .collect::<Result<_>>()?;
+    Ok(verdicts
+        .chunks(sides.len())
+        .map(<[Verdict]>::to_vec)
+        .collect())
+}
+
+fn log_path(place: &Place, guest: &Guest, side: Side) -> Result<PathBuf> {
+    Ok(place
+        .logs("conformance")?
+        .join(format!("{}-{}.log", guest.name, side.name())))
+}
+
+/// One guest on one side. Xen's verdicts are kept by what went in: Xen does not change from day to day.
+fn judge(bench: &Bench, guest: &Guest, side: Side) -> Result<Verdict> {
+    let Some(image) = built(&bench.place, Part::Guests, &guest.name) else {
+        return Ok(Verdict::Nothing("no such executable".into()));
+    };
+    let log = log_path(&bench.place, guest, side)?;
+    let machine = machine(bench, guest, side, &image);
+    if side == Side::Ferrule {
+        return boot(&machine, guest, side, &log);
+    }
+    let kept = bench
+        .place
+        .target
+        .join("xen/verdicts")
+        .join(key(&machine, &image)?);
+    if kept.is_file() {
+        std::fs::copy(&kept, &log)?;
+        let text = std::fs::read_to_string(&log)?;
+        let line = |text: &str| crate::qemu::Line {
+            at: Duration::ZERO,
+            text: text.trim_end().into(),
+        };
+        let lines: Vec<_> = text.lines().map(line).collect();
+        return Ok(verdict::read(side, &lines, crate::qemu::Ending::TimeOut));
+    }
+    let verdict = boot(&machine, guest, side, &log)?;
+    if !matches!(verdict, Verdict::Nothing(_)) {
+        let folder = kept.parent().context("a folder for the verdicts")?;
+        std::fs::create_dir_all(folder)?;
+        std::fs::copy(&log, &kept)?;
+    }
+    Ok(verdict)
+}
+
+/// The machine a guest runs on, the same on both sides but for the kernel.
+fn machine(bench: &Bench, guest: &Guest, side: Side, image: &Path) -> Machine {
+    let kernel = match (side, &bench.xen) {
+        (Side::Xen, Some(xen)) => xen,
+        _ => &bench.core,
+    };
+    let append = format!("{} {}", xen::COMMAND_LINE, guest.options);
+    let initrd = format!("{} {}", image.display(), guest.args);
+    let mut machine = Machine::new(kernel, append.trim_end(), initrd.trim_end());
+    (machine.smp, machine.mem) = (guest.smp, guest.mem);
+    machine.extra = guest.qemu.clone();
+    machine
+}
+
+/// A name made of all that decides a run: the images' contents and the command line.
+fn key(machine: &Machine, image: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    for file in [&machine.kernel, image] {
+        hash.update(std::fs::read(file).with_context(|| format!("reading {}", file.display()))?);
+    }
+    hash.update(format!(
+        "{:?} {} {} {}",
+        machine.extra, machine.append, machine.smp, machine.mem
+    ));
+    let arguments = machine
+        .initrd
+        .split_once(' ')
+        .map_or("", |(_, arguments)| arguments);
+    hash.update(arguments);
+    Ok(hex(&hash.finalize()))
+}
+
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn boot(machine: &Machine, guest: &Guest, side: Side, log: &Path) -> Result<Verdict> {
+    let mut running = machine.start(log)?;
+    let limit = Duration::from_secs(guest.seconds);
+    let found = running.wait_line(0, limit, |line| verdict::is_last(side, line));
+    // Xen halts after a power-off; Ferrule ends the machine.
+    let farewell = match (side, found) {
+        (Side::Ferrule, Some(_)) => FAREWELL,
+        _ => Duration::ZERO,
+    };
+    let ending = running.finish(farewell)?;
+    let verdict = verdict::read(side, running.lines(), ending);
+    let said = running.end();
+    match verdict {
+        Verdict::Nothing(why) if !said.is_empty() => {
+            Ok(Verdict::Nothing(format!("{why}; QEMU: {said}")))
+        }
+        verdict => Ok(verdict),
+    }
+}
+
+/// The names that docs/conformance.md excuses: the first column, in back quotes, of the table under "Differences".
+fn excused(page: &str) -> Result<Vec<String>> {
+    let section = page
+        .split("\n## ")
+        .find(|section| section.starts_with("Differences"))
+        .unwrap_or("");
+    let name = |line: &str| {
+        line.strip_prefix("| `")?
+            .split_once('`')
+            .map(|(name, _)| name.to_string())
+    };
+    let names: Vec<String> = section.lines().filter_map(name).collect();
+    if names.len() > EXCUSES {
+        bail!(
+            "docs/conformance.md excuses {} differences, more than {EXCUSES}",
+            names.len()
+        );
+    }
+    Ok(names)
+}
+
+/// Whether a guest's verdicts are good: all the same, and a pass or the crash it is there for.
+fn agree(verdicts: &[Verdict]) -> bool {
+    let good =
+        |verdict: &Verdict| matches!(verdict, Verdict::Said { pass: true, .. } | Verdict::Crash);
+    verdicts
+        .iter()
+        .all(|verdict| good(verdict) && Some(verdict) == verdicts.first())
+}
+
+fn table(
+    bench: &Bench,
+    guests: &[Guest],
+    sides: &[Side],
+    verdicts: &[Vec<Verdict>],
+    excused: &[String],
+) -> Tally {
+    let width = guests
+        .iter()
+        .map(|guest| guest.name.len())
+        .max()
+        .unwrap_or(0)
+        .max(5);
+    let heads: Vec<String> = sides
+        .iter()
+        .map(|side| format!("{:24}", side.name()))
+        .collect();
+    println!("     {:width$}  {}", "guest", heads.join("").trim_end());
+    let mut tally = Tally::default();
+    for (guest, verdicts) in guests.iter().zip(verdicts) {
+        let is_excused = excused.contains(&guest.name);
+        let (mark, count) = match (agree(verdicts), is_excused) {
+            (true, _) => ("ok", &mut tally.passed),
+            (false, true) => ("known", &mut tally.passed),
+            (false, false) => ("FAIL", &mut tally.failed),
+        };
+        *count += 1;
+        let columns: Vec<String> = verdicts
+            .iter()
+            .map(|verdict| format!("{:23} ", verdict.short()))
+            .collect();
+        println!(
+            "{mark:5}{:width$}  {}",
+            guest.name,
+            columns.join("").trim_end()
+        );
+        if mark == "FAIL" {
+            explain(bench, guest, sides, verdicts);
+        }
+    }
+    tally
+}
+
+/// Which lines differ, and where the logs are.
+fn explain(bench: &Bench, guest: &Guest, sides: &[Side], verdicts: &[Verdict]) {
+    if let [
+        Verdict::Said { lines: xen, .. },
+        Verdict::Said { lines: ours, .. },
+    ] = verdicts
+    {
+        let longest = xen.len().max(ours.len());
+        let at = |lines: &[String], index: usize| {
+            lines
+                .get(index)
+                .cloned()
+                .unwrap_or_else(|| "(nothing)".into())
+        };
+        for index in (0..longest)
+            .filter(|index| xen.get(*index) != ours.get(*index))
+            .take(5)
+        {
+            println!(
+                "       xen      {}\n       ferrule  {}",
+                at(xen, index),
+                at(ours, index)
+            );
+        }
+    }
+    for side in sides {
+        if let Ok(log) = log_path(&bench.place, guest, *side) {
+            println!("       {}", bench.place.show(&log));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(pass: bool, line: &str) -> Verdict {
+        Verdict::Said {
+            pass,
+            lines: vec![line.into()],
+        }
+    }
+
+    #[test]
+    fn only_equal_and_good_verdicts_agree() {
+        assert!(agree(&[said(true, "a"), said(true, "a")]));
+        assert!(agree(&[Verdict::Crash, Verdict::Crash]));
+        assert!(!agree(&[said(true, "a"), said(true, "b")]));
+        assert!(!agree(&[said(false, "a"), said(false, "a")]));
+        assert!(!agree(&[said(true, "a"), Verdict::Crash]));
+        let nothing = || Verdict::Nothing("hung".into());
+        assert!(!agree(&[nothing(), nothing()]));
+    }
+
+    #[test]
+    fn excuses_are_counted_and_read_from_their_section_only() {
+        let page = "# C\n| `not` | x |\n## Differences\n| guest | why |\n|---|---|\n| `one` | because |\n## Other\n| `two` | x |";
+        assert_eq!(excused(page).unwrap(), ["one"]);
+        let many: String = (0..11).map(|n| format!("| `g{n}` | x |\n")).collect();
+        assert!(excused(&format!("\n## Differences\n{many}")).is_err());
+    }
+}
