@@ -9,6 +9,7 @@ mod bench;
 mod build;
 mod conformance;
 mod cpio;
+mod disk;
 mod elf32;
 mod fail;
 mod lint;
