@@ -1,0 +1,60 @@
+//! Shared memory as the rings see it: words and copies, never a reference to data.
+
+use crate::sync::AtomicU32;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// A value with one byte representation, every pattern of which is valid: what may cross a ring.
+pub trait Wire: FromBytes + IntoBytes + Immutable + KnownLayout + Copy {}
+impl<T: FromBytes + IntoBytes + Immutable + KnownLayout + Copy> Wire for T {}
+
+/// Memory shared with a peer that may change it at any moment.
+///
+/// Offsets are in bytes from the start; a multi-page ring is one contiguous range. Copies need no ordering of
+/// their own (the halves order them by the indices) and may see any mixture of old and new bytes. An
+/// implementation must stay inside its range whatever the offset, by panicking: the halves check against
+/// [`len`](Self::len) once, when they are made, and never ask for more.
+pub trait RingMemory {
+    /// Size in bytes.
+    fn len(&self) -> usize;
+
+    /// Whether there is no memory at all; never true of a usable ring.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The 32-bit word at `offset`, a multiple of 4.
+    fn word(&self, offset: usize) -> &AtomicU32;
+
+    /// Copies `out.len()` bytes at `offset` out.
+    fn read(&self, offset: usize, out: &mut [u8]);
+
+    /// Copies `data` in at `offset`.
+    fn write(&self, offset: usize, data: &[u8]);
+}
+
+impl<M: RingMemory + ?Sized> RingMemory for &M {
+    #[inline]
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+    #[inline]
+    fn word(&self, offset: usize) -> &AtomicU32 {
+        (**self).word(offset)
+    }
+    #[inline]
+    fn read(&self, offset: usize, out: &mut [u8]) {
+        (**self).read(offset, out);
+    }
+    #[inline]
+    fn write(&self, offset: usize, data: &[u8]) {
+        (**self).write(offset, data);
+    }
+}
+
+/// Copies a value out of shared memory.
+#[inline]
+pub(crate) fn read_value<T: Wire>(memory: &impl RingMemory, offset: usize) -> T {
+    let mut value = T::new_zeroed();
+    memory.read(offset, value.as_mut_bytes());
+    value
+}

@@ -1,0 +1,6 @@
+//! Tests of this crate's halves against each other, the model, and the peers.
+
+mod classes;
+mod protocol;
+mod rings;
+mod streams;
