@@ -36,10 +36,7 @@ impl Part {
 
     fn packages(self, metadata: &Metadata) -> Vec<&Package> {
         let is_domain = |package: &&Package| {
-            let runs_in_a_domain = package
-                .dependencies
-                .iter()
-                .any(|d| d.name == DOMAIN_RUNTIME && d.kind.is_none());
+            let runs_in_a_domain = package.dependencies.iter().any(|d| d.name == DOMAIN_RUNTIME && d.kind.is_none());
             runs_in_a_domain && package.name != GUESTS
         };
         let packages: Vec<&Package> = match self {
@@ -47,10 +44,7 @@ impl Part {
             Part::Guests => metadata.package(GUESTS).into_iter().collect(),
             Part::Domains => metadata.packages.iter().filter(is_domain).collect(),
         };
-        packages
-            .into_iter()
-            .filter(|package| package.bins().next().is_some())
-            .collect()
+        packages.into_iter().filter(|package| package.bins().next().is_some()).collect()
     }
 
     fn folder(self, place: &Place) -> PathBuf {
@@ -63,19 +57,13 @@ impl Part {
 
 /// Where an image of that name lies, if it is built.
 pub fn built(place: &Place, part: Part, name: &str) -> Option<PathBuf> {
-    let name = if part == Part::Core {
-        "ferrule.elf"
-    } else {
-        name
-    };
+    let name = if part == Part::Core { "ferrule.elf" } else { name };
     Some(part.folder(place).join(name)).filter(|path| path.is_file())
 }
 
 /// Builds `parts`; the executables put out.
 pub fn build(place: &Place, parts: &[Part]) -> Result<Vec<PathBuf>> {
-    let Some(route) = Route::ready() else {
-        unable!("no compiler for the images: cargo xtask setup")
-    };
+    let Some(route) = Route::ready() else { unable!("no compiler for the images: cargo xtask setup") };
     let metadata = Metadata::read(place)?;
     let mut out = Vec::new();
     for part in parts {
@@ -103,10 +91,7 @@ fn compile(place: &Place, route: Route, packages: &[&Package]) -> Result<()> {
     }
     let status = cargo.status().context("starting cargo")?;
     if !status.success() {
-        let names: Vec<_> = packages
-            .iter()
-            .map(|package| package.name.as_str())
-            .collect();
+        let names: Vec<_> = packages.iter().map(|package| package.name.as_str()).collect();
         bail!("building {} failed", names.join(", "));
     }
     Ok(())
@@ -118,18 +103,12 @@ fn put_out(place: &Place, part: Part, artefact: &Path, bin: &str) -> Result<Path
     std::fs::create_dir_all(&folder)?;
     if part == Part::Core {
         let to = folder.join("ferrule.elf");
-        let image =
-            Image::parse(&read(artefact)?).with_context(|| artefact.display().to_string())?;
+        let image = Image::parse(&read(artefact)?).with_context(|| artefact.display().to_string())?;
         std::fs::write(&to, image.wrap()?)?;
         return Ok(to);
     }
     let to = folder.join(bin);
-    stdout_of(
-        Command::new("objcopy")
-            .arg("--strip-debug")
-            .arg(artefact)
-            .arg(&to),
-    )?;
+    stdout_of(Command::new("objcopy").arg("--strip-debug").arg(artefact).arg(&to))?;
     Ok(to)
 }
 

@@ -16,21 +16,7 @@ fn entry(archive: &mut Vec<u8>, inode: u32, name: &str, bytes: &[u8]) {
     let name_len = name.len() as u32 + 1;
     archive.extend(b"070701");
     // inode, mode, uid, gid, links, time, size, device and its own (two each), length of the name, checksum
-    for field in [
-        inode,
-        mode,
-        0,
-        0,
-        1,
-        0,
-        bytes.len() as u32,
-        0,
-        0,
-        0,
-        0,
-        name_len,
-        0,
-    ] {
+    for field in [inode, mode, 0, 0, 1, 0, bytes.len() as u32, 0, 0, 0, 0, name_len, 0] {
         archive.extend(format!("{field:08x}").bytes());
     }
     archive.extend(name.bytes());
@@ -63,13 +49,8 @@ mod tests {
         }
         let archive = pack([("one", &b"1"[..]), ("dir/two", &b"22"[..])]);
         let mut cpio = Command::new("cpio");
-        let mut child = cpio
-            .arg("-t")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child =
+            cpio.arg("-t").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(&archive).unwrap();
         let out = child.wait_with_output().unwrap();
         assert_eq!(String::from_utf8_lossy(&out.stdout), "one\ndir/two\n");

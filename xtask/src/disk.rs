@@ -49,23 +49,10 @@ fn table(path: &Path, size: u64, partitions: &[Partition]) -> Result<Vec<u64>> {
         .create_from_device(file, None)?;
     let mut offsets = Vec::new();
     for partition in partitions {
-        ensure!(
-            partition.bytes.is_multiple_of(ALIGN),
-            "{}: a size in whole MiB",
-            partition.name
-        );
+        ensure!(partition.bytes.is_multiple_of(ALIGN), "{}: a size in whole MiB", partition.name);
         let kind = gpt::partition_types::LINUX_FS;
-        let id = disk.add_partition(
-            partition.name,
-            partition.bytes,
-            kind,
-            0,
-            Some(ALIGN / SECTOR),
-        )?;
-        let made = disk
-            .partitions()
-            .get(&id)
-            .context("the partition just added")?;
+        let id = disk.add_partition(partition.name, partition.bytes, kind, 0, Some(ALIGN / SECTOR))?;
+        let made = disk.partitions().get(&id).context("the partition just added")?;
         offsets.push(made.first_lba * SECTOR);
     }
     disk.write()?;
@@ -76,23 +63,9 @@ fn ext4(disk: &Path, offset: u64, partition: &Partition, files: &Path) -> Result
     let mut mke2fs = Command::new(crate::process::which("mke2fs").context("mke2fs is not there")?);
     // A file system that every reader of ext4 knows; the same bytes for the same files.
     mke2fs.args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0"]);
-    mke2fs.args([
-        "-O",
-        "^has_journal,^metadata_csum_seed,^orphan_file",
-        "-L",
-        partition.name,
-    ]);
-    mke2fs.args([
-        "-E",
-        &format!("offset={offset},root_owner=0:0,hash_seed={ID}"),
-        "-U",
-        ID,
-    ]);
-    mke2fs
-        .arg("-d")
-        .arg(files)
-        .arg(disk)
-        .arg(format!("{}k", partition.bytes / 1024));
+    mke2fs.args(["-O", "^has_journal,^metadata_csum_seed,^orphan_file", "-L", partition.name]);
+    mke2fs.args(["-E", &format!("offset={offset},root_owner=0:0,hash_seed={ID}"), "-U", ID]);
+    mke2fs.arg("-d").arg(files).arg(disk).arg(format!("{}k", partition.bytes / 1024));
     mke2fs.env("E2FSPROGS_FAKE_TIME", "1577836800"); // 2020-01-01
     stdout_of(&mut mke2fs).with_context(|| format!("making the file system {}", partition.name))?;
     Ok(())
@@ -138,33 +111,17 @@ mod tests {
         std::fs::write(files.join("hello.txt"), "hello from the image").unwrap();
         let image = dir.join("disk.img");
         let partitions = [
-            Partition {
-                name: "scratch",
-                bytes: ALIGN,
-                files: None,
-            },
-            Partition {
-                name: "www",
-                bytes: 8 * ALIGN,
-                files: Some(dir.join("files")),
-            },
+            Partition { name: "scratch", bytes: ALIGN, files: None },
+            Partition { name: "www", bytes: 8 * ALIGN, files: Some(dir.join("files")) },
         ];
         create(&image, &partitions).unwrap();
         let disk = gpt::GptConfig::new().open(&image).unwrap();
-        let www = disk
-            .partitions()
-            .values()
-            .find(|p| p.name == "www")
-            .unwrap();
+        let www = disk.partitions().values().find(|p| p.name == "www").unwrap();
         assert_eq!(www.bytes_len(LogicalBlockSize::Lb512).unwrap(), 8 * ALIGN);
         let offset = www.first_lba * SECTOR;
         let bytes = std::fs::read(&image).unwrap();
         std::fs::write(dir.join("part"), &bytes[offset as usize..]).unwrap();
-        let cat = Command::new(debugfs)
-            .args(["-R", "cat /deep/hello.txt"])
-            .arg(dir.join("part"))
-            .output()
-            .unwrap();
+        let cat = Command::new(debugfs).args(["-R", "cat /deep/hello.txt"]).arg(dir.join("part")).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&cat.stdout), "hello from the image");
         std::fs::remove_dir_all(dir).unwrap();
     }

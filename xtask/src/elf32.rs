@@ -40,22 +40,14 @@ pub struct Image {
 impl Image {
     /// Reads an ELF64 file for x86-64.
     pub fn parse(file: &[u8]) -> Result<Image> {
-        ensure!(
-            file.get(..6) == Some(&b"\x7fELF\x02\x01"[..]),
-            "not a little-endian 64-bit ELF file"
-        );
+        ensure!(file.get(..6) == Some(&b"\x7fELF\x02\x01"[..]), "not a little-endian 64-bit ELF file");
         ensure!(u16_at(file, 18)? == EM_X86_64, "not an x86-64 ELF file");
         let table = usize::try_from(u64_at(file, 32)?)?;
         let count = usize::from(u16_at(file, 56)?);
-        ensure!(
-            usize::from(u16_at(file, 54)?) == PHDR64,
-            "program headers of an unknown size"
-        );
+        ensure!(usize::from(u16_at(file, 54)?) == PHDR64, "program headers of an unknown size");
         let mut segments = Vec::new();
         for index in 0..count {
-            let at = table
-                .checked_add(index * PHDR64)
-                .context("program header offset")?;
+            let at = table.checked_add(index * PHDR64).context("program header offset")?;
             let mem_size = u64_at(file, at + 40)?;
             if u32_at(file, at)? != PT_LOAD || mem_size == 0 {
                 continue;
@@ -68,38 +60,22 @@ impl Image {
                 vaddr: u64_at(file, at + 16)?,
                 paddr: u64_at(file, at + 24)?,
                 mem_size,
-                bytes: file
-                    .get(from..end)
-                    .context("a segment lies outside the file")?
-                    .to_vec(),
+                bytes: file.get(from..end).context("a segment lies outside the file")?.to_vec(),
             });
         }
         ensure!(!segments.is_empty(), "nothing to load");
-        ensure!(
-            table >= EHDR64 || count == 0,
-            "program headers inside the ELF header"
-        );
-        Ok(Image {
-            entry: u64_at(file, 24)?,
-            segments,
-        })
+        ensure!(table >= EHDR64 || count == 0, "program headers inside the ELF header");
+        Ok(Image { entry: u64_at(file, 24)?, segments })
     }
 
     /// Bytes the image takes once loaded, from its first to its last, without what is zeroed at the start.
     pub fn loadable(&self) -> u64 {
-        self.segments
-            .iter()
-            .map(|segment| segment.bytes.len() as u64)
-            .sum()
+        self.segments.iter().map(|segment| segment.bytes.len() as u64).sum()
     }
 
     /// The entry as a physical address: it may be given as either.
     fn physical_entry(&self) -> Result<u64> {
-        let inside = |base: u64, segment: &Segment| {
-            self.entry
-                .checked_sub(base)
-                .filter(|o| *o < segment.mem_size)
-        };
+        let inside = |base: u64, segment: &Segment| self.entry.checked_sub(base).filter(|o| *o < segment.mem_size);
         let found = self.segments.iter().find_map(|segment| {
             let by_paddr = inside(segment.paddr, segment).map(|_| self.entry);
             by_paddr.or_else(|| inside(segment.vaddr, segment).map(|offset| segment.paddr + offset))
@@ -128,20 +104,10 @@ impl Image {
             if segment.paddr + segment.mem_size > 1 << 32 {
                 bail!("a segment at {:#x} lies above 4 GiB", segment.paddr);
             }
-            for field in [
-                PT_LOAD,
-                low(offset as u64)?,
-                low(segment.paddr)?,
-                low(segment.paddr)?,
-            ] {
+            for field in [PT_LOAD, low(offset as u64)?, low(segment.paddr)?, low(segment.paddr)?] {
                 file.extend(field.to_le_bytes());
             }
-            for field in [
-                low(segment.bytes.len() as u64)?,
-                low(segment.mem_size)?,
-                segment.flags,
-                16,
-            ] {
+            for field in [low(segment.bytes.len() as u64)?, low(segment.mem_size)?, segment.flags, 16] {
                 file.extend(field.to_le_bytes());
             }
             offset = (offset + segment.bytes.len()).next_multiple_of(16);
@@ -159,10 +125,7 @@ fn low(value: u64) -> Result<u32> {
 }
 
 fn array<const N: usize>(file: &[u8], at: usize) -> Result<[u8; N]> {
-    let bytes = at
-        .checked_add(N)
-        .and_then(|end| file.get(at..end))
-        .context("the file is cut short")?;
+    let bytes = at.checked_add(N).and_then(|end| file.get(at..end)).context("the file is cut short")?;
     Ok(bytes.try_into()?)
 }
 
@@ -194,14 +157,7 @@ mod tests {
         for (vaddr, paddr, bytes, mem) in segments {
             file.extend(PT_LOAD.to_le_bytes());
             file.extend(5u32.to_le_bytes());
-            for field in [
-                offset as u64,
-                *vaddr,
-                *paddr,
-                bytes.len() as u64,
-                *mem,
-                4096,
-            ] {
+            for field in [offset as u64, *vaddr, *paddr, bytes.len() as u64, *mem, 4096] {
                 file.extend(field.to_le_bytes());
             }
             offset += bytes.len();
@@ -216,21 +172,12 @@ mod tests {
 
     #[test]
     fn the_entry_becomes_physical_and_every_byte_is_kept() {
-        let file = elf64(
-            HIGH + 4,
-            &[
-                (HIGH + 0x1000, 0x201000, b"data", 0x100),
-                (HIGH, 0x200000, b"\x01\x02code", 6),
-            ],
-        );
+        let file = elf64(HIGH + 4, &[(HIGH + 0x1000, 0x201000, b"data", 0x100), (HIGH, 0x200000, b"\x01\x02code", 6)]);
         let wrapped = Image::parse(&file).unwrap().wrap().unwrap();
         assert_eq!(wrapped[4], 1);
         assert_eq!(u16_at(&wrapped, 18).unwrap(), EM_386);
         assert_eq!(u32_at(&wrapped, 24).unwrap(), 0x200004);
-        let (offset, len) = (
-            u32_at(&wrapped, 56).unwrap() as usize,
-            u32_at(&wrapped, 68).unwrap() as usize,
-        );
+        let (offset, len) = (u32_at(&wrapped, 56).unwrap() as usize, u32_at(&wrapped, 68).unwrap() as usize);
         assert_eq!(&wrapped[offset..offset + len], b"\x01\x02code");
         let second = EHDR32 + PHDR32;
         let offset = u32_at(&wrapped, second + 4).unwrap() as usize;
@@ -242,10 +189,7 @@ mod tests {
     #[test]
     fn a_physical_entry_stays() {
         let file = elf64(0x200002, &[(HIGH, 0x200000, b"abcd", 4)]);
-        assert_eq!(
-            Image::parse(&file).unwrap().physical_entry().unwrap(),
-            0x200002
-        );
+        assert_eq!(Image::parse(&file).unwrap().physical_entry().unwrap(), 0x200002);
     }
 
     #[test]

@@ -22,11 +22,7 @@ macro_rules! unable {
 
 /// The exit code of an error: 2 for [`Unable`] anywhere in its chain, else 1.
 pub fn code(error: &anyhow::Error) -> u8 {
-    if error.chain().any(|cause| cause.is::<Unable>()) {
-        2
-    } else {
-        1
-    }
+    if error.chain().any(|cause| cause.is::<Unable>()) { 2 } else { 1 }
 }
 
 #[cfg(test)]

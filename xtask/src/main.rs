@@ -36,11 +36,7 @@ Ferrule: a microkernel-style PV hypervisor for x86-64. Start here:
   cargo xtask --help         all commands; each takes --help as well";
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    about = "Ferrule's tools",
-    disable_help_subcommand = true
-)]
+#[command(name = "cargo xtask", about = "Ferrule's tools", disable_help_subcommand = true)]
 struct Cli {
     /// Install nothing: print the exact command that would, and stop with exit code 2
     #[arg(long, global = true)]
@@ -71,12 +67,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         None => println!("{FIRST_LINES}"),
         Some(Task::Setup) => {
             need(&setup::for_test())?;
-            println!(
-                "all is there: {}",
-                toolchain::Route::ready()
-                    .map(toolchain::Route::describe)
-                    .unwrap_or_default()
-            );
+            println!("all is there: {}", toolchain::Route::ready().map(toolchain::Route::describe).unwrap_or_default());
         }
         Some(Task::Build) => {
             need(&setup::for_build())?;

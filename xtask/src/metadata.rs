@@ -50,9 +50,7 @@ impl Metadata {
     /// Asks cargo; reads no registry.
     pub fn read(place: &Place) -> Result<Metadata> {
         let mut cargo = Command::new("cargo");
-        cargo
-            .current_dir(&place.root)
-            .args(["metadata", "--no-deps", "--format-version", "1"]);
+        cargo.current_dir(&place.root).args(["metadata", "--no-deps", "--format-version", "1"]);
         serde_json::from_str(&stdout_of(&mut cargo)?).context("reading cargo metadata")
     }
 
@@ -71,18 +69,12 @@ impl Package {
     /// The files where its libraries and executables begin.
     pub fn crate_roots(&self) -> impl Iterator<Item = &std::path::Path> {
         let counts = |kind: &String| kind == "bin" || kind == "lib" || kind == "proc-macro";
-        self.targets
-            .iter()
-            .filter(move |target| target.kind.iter().any(counts))
-            .map(|t| t.src_path.as_path())
+        self.targets.iter().filter(move |target| target.kind.iter().any(counts)).map(|t| t.src_path.as_path())
     }
 
     /// The names of its executables.
     pub fn bins(&self) -> impl Iterator<Item = &str> {
         let is_bin = |target: &&Target| target.kind.iter().any(|kind| kind == "bin");
-        self.targets
-            .iter()
-            .filter(is_bin)
-            .map(|target| target.name.as_str())
+        self.targets.iter().filter(is_bin).map(|target| target.name.as_str())
     }
 }

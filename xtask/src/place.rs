@@ -17,10 +17,7 @@ impl Place {
     pub fn find() -> Result<Place> {
         let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
         let xtask = manifest.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
-        let root = xtask
-            .parent()
-            .context("xtask has a parent folder")?
-            .to_path_buf();
+        let root = xtask.parent().context("xtask has a parent folder")?.to_path_buf();
         let target = match std::env::var_os("CARGO_TARGET_DIR") {
             Some(dir) => root.join(dir),
             None => root.join("target"),

@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 static CHILDREN: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
 fn children() -> MutexGuard<'static, Vec<u32>> {
-    CHILDREN
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    CHILDREN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// On Ctrl-C, SIGTERM or SIGHUP: ends the children that [`Guarded`] knows, puts the terminal back and exits with 130.
@@ -33,11 +31,7 @@ pub fn end_children_on_signals() -> Result<()> {
 
 /// Ends one process by its id. `Child::kill` needs the owner's handle, which another thread may hold in a wait.
 fn kill_pid(pid: u32) {
-    let _ = Command::new("kill")
-        .arg("-KILL")
-        .arg(pid.to_string())
-        .stderr(Stdio::null())
-        .status();
+    let _ = Command::new("kill").arg("-KILL").arg(pid.to_string()).stderr(Stdio::null()).status();
 }
 
 /// A child that ends when this value goes, when this program is told to end, and, by the kernel's own doing,
@@ -48,11 +42,7 @@ pub struct Guarded {
 
 impl Guarded {
     /// Starts `program` with `args`; `set` gives the rest of the command (streams, environment, folder).
-    pub fn spawn(
-        program: &str,
-        args: &[String],
-        set: impl FnOnce(&mut Command),
-    ) -> Result<Guarded> {
+    pub fn spawn(program: &str, args: &[String], set: impl FnOnce(&mut Command)) -> Result<Guarded> {
         let mut command = match which("setpriv") {
             Some(setpriv) => {
                 let mut command = Command::new(setpriv);
@@ -64,9 +54,7 @@ impl Guarded {
         command.args(args);
         set(&mut command);
         let mut pids = children();
-        let child = command
-            .spawn()
-            .with_context(|| format!("starting {program}"))?;
+        let child = command.spawn().with_context(|| format!("starting {program}"))?;
         pids.push(child.id());
         Ok(Guarded { child })
     }
@@ -114,22 +102,11 @@ pub struct Output {
 
 /// Runs a command to its end, or ends it after `limit`; nothing of it reaches the terminal.
 pub fn quiet(command: &mut Command, limit: Duration) -> Result<Output> {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("starting {}", command.get_program().display()))?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("starting {}", command.get_program().display()))?;
     let streams: [Option<Box<dyn Read + Send>>; 2] = [
-        child
-            .stdout
-            .take()
-            .map(|s| Box::new(s) as Box<dyn Read + Send>),
-        child
-            .stderr
-            .take()
-            .map(|s| Box::new(s) as Box<dyn Read + Send>),
+        child.stdout.take().map(|s| Box::new(s) as Box<dyn Read + Send>),
+        child.stderr.take().map(|s| Box::new(s) as Box<dyn Read + Send>),
     ];
     let readers: Vec<_> = streams
         .into_iter()
@@ -145,33 +122,18 @@ pub fn quiet(command: &mut Command, limit: Duration) -> Result<Output> {
     let Some(status) = wait(&mut child, limit)? else {
         let _ = child.kill();
         let _ = child.wait();
-        return Ok(Output {
-            ok: false,
-            text: format!("no end after {} s", limit.as_secs()),
-        });
+        return Ok(Output { ok: false, text: format!("no end after {} s", limit.as_secs()) });
     };
-    let text = readers
-        .into_iter()
-        .filter_map(|reader| reader.join().ok())
-        .collect();
-    Ok(Output {
-        ok: status.success(),
-        text,
-    })
+    let text = readers.into_iter().filter_map(|reader| reader.join().ok()).collect();
+    Ok(Output { ok: status.success(), text })
 }
 
 /// Standard output of a command that must succeed.
 pub fn stdout_of(command: &mut Command) -> Result<String> {
     let shown = command.get_program().display().to_string();
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("starting {shown}"))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting {shown}"))?;
     if !output.status.success() {
-        bail!(
-            "{shown} failed:\n{}",
-            String::from_utf8_lossy(&output.stderr).trim_end()
-        );
+        bail!("{shown} failed:\n{}", String::from_utf8_lossy(&output.stderr).trim_end());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -180,10 +142,7 @@ pub fn stdout_of(command: &mut Command) -> Result<String> {
 pub fn which(name: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin"].map(std::path::PathBuf::from);
-    std::env::split_paths(&path)
-        .chain(system)
-        .map(|dir| dir.join(name))
-        .find(|file| file.is_file())
+    std::env::split_paths(&path).chain(system).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
 /// Whether this process is root, by the owner of its own entry in /proc.
@@ -198,10 +157,7 @@ mod tests {
 
     #[test]
     fn a_quiet_run_keeps_both_streams_and_the_result() {
-        let run = quiet(
-            Command::new("sh").args(["-c", "echo one; echo two >&2; exit 3"]),
-            Duration::from_secs(10),
-        );
+        let run = quiet(Command::new("sh").args(["-c", "echo one; echo two >&2; exit 3"]), Duration::from_secs(10));
         let run = run.unwrap();
         assert!(!run.ok);
         assert_eq!(run.text, "one\ntwo\n");

@@ -30,12 +30,7 @@ impl Accel {
     /// `Tcg` or `Kvm`; an error if kvm was asked for and this machine only pretends to have it.
     pub fn resolve(self) -> Result<Accel> {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let real = has_virtualization(&cpuinfo)
-            && File::options()
-                .read(true)
-                .write(true)
-                .open("/dev/kvm")
-                .is_ok();
+        let real = has_virtualization(&cpuinfo) && File::options().read(true).write(true).open("/dev/kvm").is_ok();
         match self {
             Accel::Kvm if !real => unable!(
                 "--accel kvm: this machine has no usable KVM (vmx or svm in /proc/cpuinfo, and /dev/kvm open to you); \
@@ -57,9 +52,7 @@ impl Accel {
 
 fn has_virtualization(cpuinfo: &str) -> bool {
     let flags = cpuinfo.lines().filter(|line| line.starts_with("flags"));
-    flags
-        .flat_map(str::split_whitespace)
-        .any(|flag| flag == "vmx" || flag == "svm")
+    flags.flat_map(str::split_whitespace).any(|flag| flag == "vmx" || flag == "svm")
 }
 
 /// A machine to start.
@@ -102,51 +95,20 @@ impl Machine {
     pub fn args(&self) -> Vec<String> {
         let mut args: Vec<String> = Vec::new();
         let mut add = |list: &[&str]| args.extend(list.iter().map(|arg| arg.to_string()));
-        add(&[
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-monitor",
-            "none",
-            "-no-reboot",
-        ]);
+        add(&["-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-no-reboot"]);
         add(&["-m", &format!("{}M", self.mem)]);
         if self.icount {
             add(&["-accel", "tcg,thread=single", "-cpu", "qemu64", "-smp", "1"]);
-            add(&[
-                "-icount",
-                "shift=0,sleep=off",
-                "-rtc",
-                "base=2020-01-01,clock=vm",
-            ]);
+            add(&["-icount", "shift=0,sleep=off", "-rtc", "base=2020-01-01,clock=vm"]);
         } else {
-            let accel = if self.accel == Accel::Kvm {
-                "kvm"
-            } else {
-                "tcg,thread=multi"
-            };
+            let accel = if self.accel == Accel::Kvm { "kvm" } else { "tcg,thread=multi" };
             // QEMU 7.2 faults a ring-3 iretq to ring 3 under SMAP: docs/caveats.md.
-            let cpu = if self.accel == Accel::Kvm {
-                "host"
-            } else {
-                "max,-smap"
-            };
+            let cpu = if self.accel == Accel::Kvm { "host" } else { "max,-smap" };
             add(&["-accel", accel, "-cpu", cpu, "-smp", &self.smp.to_string()]);
         }
-        add(&[
-            "-chardev",
-            "stdio,id=serial0,signal=off",
-            "-serial",
-            "chardev:serial0",
-        ]);
+        add(&["-chardev", "stdio,id=serial0,signal=off", "-serial", "chardev:serial0"]);
         add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
-        add(&[
-            "-kernel",
-            &self.kernel.display().to_string(),
-            "-append",
-            &self.append,
-        ]);
+        add(&["-kernel", &self.kernel.display().to_string(), "-append", &self.append]);
         if !self.initrd.is_empty() {
             add(&["-initrd", &self.initrd]);
         }
@@ -157,11 +119,7 @@ impl Machine {
     /// The command line for a person to paste.
     pub fn shown(&self) -> String {
         let quote = |arg: String| {
-            if arg.contains([' ', ',', ';']) {
-                format!("'{arg}'")
-            } else {
-                arg
-            }
+            if arg.contains([' ', ',', ';']) { format!("'{arg}'") } else { arg }
         };
         let args: Vec<String> = self.args().into_iter().map(quote).collect();
         format!("{QEMU} {}", args.join(" "))
@@ -170,10 +128,7 @@ impl Machine {
     /// Starts it; all that the serial line says goes to `log` as well.
     pub fn start(&self, log: &Path) -> Result<Running> {
         let mut guard = Guarded::spawn(QEMU, &self.args(), |command| {
-            command
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped());
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         })?;
         let mut file = File::create(log).with_context(|| format!("creating {}", log.display()))?;
         let mut stdout = guard.child().stdout.take().context("QEMU's output")?;
@@ -196,15 +151,7 @@ impl Machine {
         });
         let stdin = guard.child().stdin.take();
         let start = Instant::now();
-        Ok(Running {
-            guard,
-            stdin,
-            chunks,
-            messages: Some(messages),
-            start,
-            lines: Lines::default(),
-            log: log.into(),
-        })
+        Ok(Running { guard, stdin, chunks, messages: Some(messages), start, lines: Lines::default(), log: log.into() })
     }
 }
 
@@ -334,15 +281,8 @@ impl Running {
 
     /// Waits for the first line from index `from` on that `wanted` takes, and returns its index.
     /// `None` when `limit` is over or the machine has ended.
-    pub fn wait_line(
-        &mut self,
-        from: usize,
-        limit: Duration,
-        wanted: impl Fn(&str) -> bool,
-    ) -> Option<usize> {
-        self.wait_for(from, limit, |lines, _| {
-            lines.iter().position(|line| wanted(&line.text))
-        })
+    pub fn wait_line(&mut self, from: usize, limit: Duration, wanted: impl Fn(&str) -> bool) -> Option<usize> {
+        self.wait_for(from, limit, |lines, _| lines.iter().position(|line| wanted(&line.text)))
     }
 
     /// Waits until `found` says so of the lines from `from` on and of the unfinished one. The index it gives counts
@@ -372,10 +312,7 @@ impl Running {
     /// Types on the serial line.
     pub fn send(&mut self, text: &[u8]) -> Result<()> {
         let stdin = self.stdin.as_mut().context("the serial line is closed")?;
-        stdin
-            .write_all(text)
-            .and_then(|()| stdin.flush())
-            .context("typing on the serial line")
+        stdin.write_all(text).and_then(|()| stdin.flush()).context("typing on the serial line")
     }
 
     /// Takes the serial line's input end, for a thread that types what a person types.
@@ -406,27 +343,20 @@ impl Running {
     pub fn end(mut self) -> String {
         let _ = self.guard.child().kill();
         let _ = self.guard.child().wait();
-        self.messages
-            .take()
-            .and_then(|reader| reader.join().ok())
-            .unwrap_or_default()
+        self.messages.take().and_then(|reader| reader.join().ok()).unwrap_or_default()
     }
 }
 
 /// A TCP port of 127.0.0.1 that nobody listens on at this moment.
 pub fn free_port() -> Result<u16> {
-    let listener =
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
     Ok(listener.local_addr()?.port())
 }
 
 /// Refuses a port that somebody else listens on.
 pub fn require_free_port(port: u16) -> Result<()> {
     if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err() {
-        unable!(
-            "port {port} of 127.0.0.1 is in use; take another: --http-port {}",
-            free_port()?
-        );
+        unable!("port {port} of 127.0.0.1 is in use; take another: --http-port {}", free_port()?);
     }
     Ok(())
 }
@@ -439,9 +369,7 @@ mod tests {
     fn virtualization_is_a_whole_flag() {
         assert!(has_virtualization("processor: 0\nflags\t\t: fpu vmx smx\n"));
         assert!(has_virtualization("flags : svm"));
-        assert!(!has_virtualization(
-            "flags : fpu vmxnet\nmodel name : vmx\n"
-        ));
+        assert!(!has_virtualization("flags : fpu vmxnet\nmodel name : vmx\n"));
     }
 
     #[test]
@@ -449,11 +377,7 @@ mod tests {
         let mut lines = Lines::default();
         lines.push(b"\x1b[0K\x1b[1;32mone\x1b[0m\r\ntw", Duration::from_secs(1));
         lines.push(b"o\nprompt# ", Duration::from_secs(2));
-        let texts: Vec<_> = lines
-            .whole
-            .iter()
-            .map(|line| (line.at.as_secs(), line.text.as_str()))
-            .collect();
+        let texts: Vec<_> = lines.whole.iter().map(|line| (line.at.as_secs(), line.text.as_str())).collect();
         assert_eq!(texts, [(1, "one"), (2, "two")]);
         assert_eq!(lines.partial(), "prompt# ");
     }
@@ -484,13 +408,7 @@ mod tests {
         machine.icount = true;
         machine.smp = 4;
         let args = machine.args().join(" ");
-        assert!(
-            args.contains("-icount shift=0,sleep=off") && args.contains("-smp 1"),
-            "{args}"
-        );
-        assert!(
-            !args.contains("thread=multi") && !args.contains("-smp 4"),
-            "{args}"
-        );
+        assert!(args.contains("-icount shift=0,sleep=off") && args.contains("-smp 1"), "{args}");
+        assert!(!args.contains("thread=multi") && !args.contains("-smp 4"), "{args}");
     }
 }

@@ -19,19 +19,13 @@ pub enum Need {
 }
 
 /// GNU ld and objcopy.
-pub const LINKER: [Need; 2] = [
-    Need::Program("ld", "binutils"),
-    Need::Program("objcopy", "binutils"),
-];
+pub const LINKER: [Need; 2] = [Need::Program("ld", "binutils"), Need::Program("objcopy", "binutils")];
 /// The machine everything runs on.
 pub const QEMU: Need = Need::Program("qemu-system-x86_64", "qemu-system-x86");
 /// Makes file systems in image files, without a mount.
 pub const MKE2FS: Need = Need::Program("mke2fs", "e2fsprogs");
 /// What `lint` runs.
-pub const LINTERS: [Need; 2] = [
-    Need::Component("cargo-clippy", "clippy"),
-    Need::Component("cargo-fmt", "rustfmt"),
-];
+pub const LINTERS: [Need; 2] = [Need::Component("cargo-clippy", "clippy"), Need::Component("cargo-fmt", "rustfmt")];
 
 /// What building the images needs.
 pub fn for_build() -> Vec<Need> {
@@ -65,28 +59,17 @@ impl Need {
 /// Sees to it that all of `needs` is there: installs what is missing, or with `no_install` (and wherever that is
 /// not possible) says exactly what to type and ends in exit code 2.
 pub fn ensure(needs: &[Need], no_install: bool) -> Result<()> {
-    let missing: Vec<Need> = needs
-        .iter()
-        .copied()
-        .filter(|need| !need.is_there())
-        .collect();
+    let missing: Vec<Need> = needs.iter().copied().filter(|need| !need.is_there()).collect();
     if missing.is_empty() {
         return Ok(());
     }
     if no_install {
-        unable!(
-            "missing: {}\nto install it:\n{}",
-            names(&missing),
-            by_hand(&missing)
-        );
+        unable!("missing: {}\nto install it:\n{}", names(&missing), by_hand(&missing));
     }
     for need in &missing {
         if let Need::Component(_, component) = need {
             println!("installing: rustup component add {component}  (some seconds)");
-            quiet(
-                Command::new("rustup").args(["component", "add", component]),
-                Duration::from_secs(60),
-            )?;
+            quiet(Command::new("rustup").args(["component", "add", component]), Duration::from_secs(60))?;
         }
     }
     if missing.contains(&Need::Images) {
@@ -98,21 +81,13 @@ pub fn ensure(needs: &[Need], no_install: bool) -> Result<()> {
     }
     let left = still(&missing);
     if !left.is_empty() {
-        unable!(
-            "still missing: {}\nto install it:\n{}",
-            names(&left),
-            by_hand(&left)
-        );
+        unable!("still missing: {}\nto install it:\n{}", names(&left), by_hand(&left));
     }
     Ok(())
 }
 
 fn still(needs: &[Need]) -> Vec<Need> {
-    needs
-        .iter()
-        .copied()
-        .filter(|need| !need.is_there())
-        .collect()
+    needs.iter().copied().filter(|need| !need.is_there()).collect()
 }
 
 fn packages(needs: &[Need]) -> Vec<&'static str> {
@@ -151,9 +126,7 @@ fn by_hand(needs: &[Need]) -> String {
         lines.push(format!("  rustup target add {TARGET}"));
         if which("apt-get").is_some() {
             let debian = apt_line(&DEBIAN_PACKAGES);
-            lines.push(format!(
-                "    (or, where rustup cannot download, on Debian 12: {debian})"
-            ));
+            lines.push(format!("    (or, where rustup cannot download, on Debian 12: {debian})"));
         }
         needs.retain(|need| *need != Need::Images);
     }
@@ -161,10 +134,7 @@ fn by_hand(needs: &[Need]) -> String {
     if !packages.is_empty() {
         match which("apt-get") {
             Some(_) => lines.push(format!("  {}", apt_line(&packages))),
-            None => lines.push(format!(
-                "  (no apt here; the packages are called in Debian: {})",
-                packages.join(" ")
-            )),
+            None => lines.push(format!("  (no apt here; the packages are called in Debian: {})", packages.join(" "))),
         }
     }
     lines.join("\n")
@@ -179,11 +149,7 @@ fn apt_line(packages: &[&str]) -> String {
 /// Installs Debian packages as root or through sudo, after saying which, how large and about how long.
 fn install(packages: &[&str], missing: &[Need]) -> Result<()> {
     if which("apt-get").is_none() || (!is_root() && which("sudo").is_none()) {
-        unable!(
-            "missing: {}\nto install it:\n{}",
-            names(missing),
-            by_hand(missing)
-        );
+        unable!("missing: {}\nto install it:\n{}", names(missing), by_hand(missing));
     }
     let mut size = apt_size(packages)?;
     if size.is_none() {
@@ -193,17 +159,10 @@ fn install(packages: &[&str], missing: &[Need]) -> Result<()> {
         size = apt_size(packages)?;
     }
     let Some((fetch, unpacked)) = size else {
-        unable!(
-            "apt has no package for: {}\nto install it:\n{}",
-            names(missing),
-            by_hand(missing)
-        );
+        unable!("apt has no package for: {}\nto install it:\n{}", names(missing), by_hand(missing));
     };
     println!("installing: {}", packages.join(" "));
-    println!(
-        "  {fetch:.0} MB to fetch, {unpacked:.0} MB on disk, about {:.0} s",
-        seconds(fetch, unpacked)
-    );
+    println!("  {fetch:.0} MB to fetch, {unpacked:.0} MB on disk, about {:.0} s", seconds(fetch, unpacked));
     let mut args = vec!["install", "-y", "-q", "--no-install-recommends"];
     args.extend(packages);
     if apt(&args).is_err() {
@@ -223,9 +182,7 @@ fn seconds(fetch: f64, unpacked: f64) -> f64 {
 /// What apt would fetch and unpack for `packages`, in MB; `None` if it does not know one of them.
 fn apt_size(packages: &[&str]) -> Result<Option<(f64, f64)>> {
     let mut apt = Command::new("apt-get");
-    apt.env("LC_ALL", "C")
-        .args(["install", "--assume-no", "--no-install-recommends"])
-        .args(packages);
+    apt.env("LC_ALL", "C").args(["install", "--assume-no", "--no-install-recommends"]).args(packages);
     let text = quiet(&mut apt, Duration::from_secs(60))?.text;
     Ok(parse_size(&text))
 }
@@ -233,9 +190,7 @@ fn apt_size(packages: &[&str]) -> Result<Option<(f64, f64)>> {
 fn parse_size(text: &str) -> Option<(f64, f64)> {
     let megabytes = |line: &str| {
         let line = line.split('/').next()?;
-        let mut words = line
-            .split_whitespace()
-            .skip_while(|word| !word.starts_with(|c: char| c.is_ascii_digit()));
+        let mut words = line.split_whitespace().skip_while(|word| !word.starts_with(|c: char| c.is_ascii_digit()));
         let number: f64 = words.next()?.replace(',', "").parse().ok()?;
         Some(match words.next()? {
             "B" => number / 1e6,
@@ -245,9 +200,7 @@ fn parse_size(text: &str) -> Option<(f64, f64)> {
         })
     };
     let fetch = text.lines().find(|line| line.starts_with("Need to get "))?;
-    let disk = text
-        .lines()
-        .find(|line| line.starts_with("After this operation, "))?;
+    let disk = text.lines().find(|line| line.starts_with("After this operation, "))?;
     Some((megabytes(fetch)?, megabytes(disk)?))
 }
 
@@ -260,10 +213,7 @@ fn apt(args: &[&str]) -> Result<()> {
             sudo
         }
     };
-    command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .args(["-o", "Dpkg::Use-Pty=0"])
-        .args(args);
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", "Dpkg::Use-Pty=0"]).args(args);
     let log = tail_on_failure(&mut command)?;
     if let Some(log) = log {
         unable!("apt-get {} failed:\n{log}", args.join(" "));
@@ -289,15 +239,12 @@ mod tests {
 
     #[test]
     fn sizes_are_read_in_every_unit_apt_prints() {
-        let text = "7 upgraded\nNeed to get 1,204 kB/68.1 MB of archives.\nAfter this operation, 615 MB of additional disk";
+        let text =
+            "7 upgraded\nNeed to get 1,204 kB/68.1 MB of archives.\nAfter this operation, 615 MB of additional disk";
         assert_eq!(parse_size(text), Some((1.204, 615.0)));
-        let small =
-            "Need to get 512 B of archives.\nAfter this operation, 2,048 kB of additional disk";
+        let small = "Need to get 512 B of archives.\nAfter this operation, 2,048 kB of additional disk";
         assert_eq!(parse_size(small), Some((0.000512, 2.048)));
-        assert_eq!(
-            parse_size("E: Unable to locate package qemu-system-x86"),
-            None
-        );
+        assert_eq!(parse_size("E: Unable to locate package qemu-system-x86"), None);
     }
 
     #[test]

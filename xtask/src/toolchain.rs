@@ -49,15 +49,11 @@ impl Route {
     pub fn describe(self) -> String {
         let version = |program: &str| {
             let out = quiet(Command::new(program).arg("-V"), Duration::from_secs(20));
-            out.map(|out| out.text.trim().to_string())
-                .unwrap_or_default()
+            out.map(|out| out.text.trim().to_string()).unwrap_or_default()
         };
         match self {
             Route::Active => format!("{} with target {TARGET}", version("rustc")),
-            Route::Debian => format!(
-                "{} of Debian, building core from source",
-                version(DEBIAN_RUSTC)
-            ),
+            Route::Debian => format!("{} of Debian, building core from source", version(DEBIAN_RUSTC)),
         }
     }
 
@@ -67,42 +63,23 @@ impl Route {
             Route::Active => Command::new("cargo"),
             Route::Debian => Command::new(DEBIAN_CARGO),
         };
-        cargo
-            .current_dir(&place.root)
-            .args(["build", "--profile", "image", "--target", TARGET]);
+        cargo.current_dir(&place.root).args(["build", "--profile", "image", "--target", TARGET]);
         // What the outer cargo and rustup set for this program must not leak into another toolchain.
-        for name in [
-            "RUSTFLAGS",
-            "CARGO_ENCODED_RUSTFLAGS",
-            "RUSTC",
-            "CARGO",
-            "LD_LIBRARY_PATH",
-        ] {
+        for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC", "CARGO", "LD_LIBRARY_PATH"] {
             cargo.env_remove(name);
         }
         cargo.env("CARGO_TARGET_DIR", place.image_target().join(self.folder()));
-        cargo.env(
-            "CARGO_TARGET_X86_64_UNKNOWN_NONE_RUSTFLAGS",
-            "-C linker=ld -C linker-flavor=ld",
-        );
+        cargo.env("CARGO_TARGET_X86_64_UNKNOWN_NONE_RUSTFLAGS", "-C linker=ld -C linker-flavor=ld");
         if self == Route::Debian {
             cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
-            cargo.args([
-                "-Zbuild-std=core,alloc,compiler_builtins",
-                "-Zbuild-std-features=compiler-builtins-mem",
-            ]);
+            cargo.args(["-Zbuild-std=core,alloc,compiler_builtins", "-Zbuild-std-features=compiler-builtins-mem"]);
         }
         cargo
     }
 
     /// Where [`Route::cargo_build`] leaves an executable of that name.
     pub fn artefact(self, place: &Place, bin: &str) -> PathBuf {
-        place
-            .image_target()
-            .join(self.folder())
-            .join(TARGET)
-            .join("image")
-            .join(bin)
+        place.image_target().join(self.folder()).join(TARGET).join("image").join(bin)
     }
 
     /// A folder for each compiler: they do not share artefacts.
@@ -121,21 +98,12 @@ fn active_has_target() -> bool {
         return false;
     };
     let has_core = |dir: &Path| {
-        std::fs::read_dir(dir)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|entry| {
-                let name = entry.file_name();
-                name.to_string_lossy().starts_with("libcore-")
-            })
+        std::fs::read_dir(dir).into_iter().flatten().flatten().any(|entry| {
+            let name = entry.file_name();
+            name.to_string_lossy().starts_with("libcore-")
+        })
     };
-    out.ok
-        && out
-            .text
-            .lines()
-            .next()
-            .is_some_and(|dir| has_core(Path::new(dir)))
+    out.ok && out.text.lines().next().is_some_and(|dir| has_core(Path::new(dir)))
 }
 
 fn debian_is_there() -> bool {
@@ -143,47 +111,28 @@ fn debian_is_there() -> bool {
     if !files.iter().all(|file| Path::new(file).exists()) {
         return false;
     }
-    let version = quiet(
-        Command::new(DEBIAN_RUSTC).arg("-V"),
-        Duration::from_secs(20),
-    );
+    let version = quiet(Command::new(DEBIAN_RUSTC).arg("-V"), Duration::from_secs(20));
     version.is_ok_and(|out| out.ok && minor(&out.text) >= minor(env!("CARGO_PKG_RUST_VERSION")))
 }
 
 /// The minor number of the first `1.N` in a version line.
 fn minor(text: &str) -> u32 {
-    let version = text
-        .split_whitespace()
-        .find(|word| word.starts_with("1."))
-        .unwrap_or("1.0");
-    version
-        .split('.')
-        .nth(1)
-        .and_then(|minor| minor.parse().ok())
-        .unwrap_or(0)
+    let version = text.split_whitespace().find(|word| word.starts_with("1.")).unwrap_or("1.0");
+    version.split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or(0)
 }
 
 /// Lets rustup fetch the target, within a time-out; whether the target is there afterwards.
 pub fn add_by_rustup() -> Result<bool> {
-    if which("rustup").is_none()
-        || std::env::var("FERRULE_TOOLCHAIN").is_ok_and(|wanted| wanted == "debian")
-    {
+    if which("rustup").is_none() || std::env::var("FERRULE_TOOLCHAIN").is_ok_and(|wanted| wanted == "debian") {
         return Ok(false);
     }
     println!(
         "installing: rustup target add {TARGET}  (12 MB, some seconds; given up after {} s)",
         RUSTUP_LIMIT.as_secs()
     );
-    let added = quiet(
-        Command::new("rustup").args(["target", "add", TARGET]),
-        RUSTUP_LIMIT,
-    )?;
+    let added = quiet(Command::new("rustup").args(["target", "add", TARGET]), RUSTUP_LIMIT)?;
     if !added.ok {
-        let reason = added
-            .text
-            .lines()
-            .rfind(|line| !line.trim().is_empty())
-            .unwrap_or("no reason given");
+        let reason = added.text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no reason given");
         println!("  rustup could not: {}", reason.trim());
     }
     Ok(added.ok && active_has_target())
@@ -195,10 +144,7 @@ mod tests {
 
     #[test]
     fn versions_are_read_from_either_kind_of_line() {
-        assert_eq!(
-            minor("rustc 1.96.0 (ac68faa20 2026-05-25) (built from a source tarball)"),
-            96
-        );
+        assert_eq!(minor("rustc 1.96.0 (ac68faa20 2026-05-25) (built from a source tarball)"), 96);
         assert_eq!(minor("1.95"), 95);
         assert_eq!(minor("no version here"), 0);
     }

@@ -37,28 +37,18 @@ pub fn command(place: &Place, bench: &Bench, no_install: bool) -> Result<()> {
     let Bench::Core { ferrule_only } = bench;
     build(place, &[Part::Core, Part::Guests])?;
     let core = built(place, Part::Core, "").context("the core did not build")?;
-    let guest =
-        built(place, Part::Guests, GUEST).with_context(|| format!("no guest {GUEST} yet"))?;
+    let guest = built(place, Part::Guests, GUEST).with_context(|| format!("no guest {GUEST} yet"))?;
     let start = Instant::now();
     // Exact whatever else the machine does, so both may run at once.
     let (ours, xen) = std::thread::scope(|scope| {
-        let xen = (!ferrule_only).then(|| {
-            scope.spawn(|| measure(place, &xen::image(place, no_install)?, &guest, "xen"))
-        });
+        let xen =
+            (!ferrule_only).then(|| scope.spawn(|| measure(place, &xen::image(place, no_install)?, &guest, "xen")));
         let ours = measure(place, &core, &guest, "ferrule");
-        let xen = xen.map(|handle| {
-            handle
-                .join()
-                .unwrap_or_else(|_| bail!("the measurement of Xen panicked"))
-        });
+        let xen = xen.map(|handle| handle.join().unwrap_or_else(|_| bail!("the measurement of Xen panicked")));
         (ours, xen.transpose())
     });
     let (ours, xen) = (ours?, xen?.unwrap_or_default());
-    let figures = ours.into_iter().map(|(name, value)| Figure {
-        peer: xen.get(&name).copied(),
-        name,
-        value,
-    });
+    let figures = ours.into_iter().map(|(name, value)| Figure { peer: xen.get(&name).copied(), name, value });
     let report = Report::new(place, figures.collect());
     print!("{}", report.table());
     for path in report.write(place, "core")? {
@@ -69,12 +59,7 @@ pub fn command(place: &Place, bench: &Bench, no_install: bool) -> Result<()> {
 }
 
 /// One run under icount; the figures by name.
-fn measure(
-    place: &Place,
-    kernel: &Path,
-    guest: &Path,
-    side: &str,
-) -> Result<BTreeMap<String, f64>> {
+fn measure(place: &Place, kernel: &Path, guest: &Path, side: &str) -> Result<BTreeMap<String, f64>> {
     let mut machine = Machine::new(kernel, COMMAND_LINE, &guest.display().to_string());
     machine.icount = true;
     let log = place.logs("bench")?.join(format!("core-{side}.log"));
@@ -83,10 +68,7 @@ fn measure(
     let figures = figures(running.lines());
     let said = running.end();
     if end.is_none() || figures.is_empty() {
-        bail!(
-            "{GUEST} on {side} did not finish; {}\n{said}",
-            place.show(&log)
-        );
+        bail!("{GUEST} on {side} did not finish; {}\n{said}", place.show(&log));
     }
     Ok(figures)
 }
@@ -95,10 +77,7 @@ fn figures(lines: &[Line]) -> BTreeMap<String, f64> {
     let figure = |line: &Line| {
         let at = line.text.find("BENCH ")?;
         let mut words = line.text.get(at..)?.split_whitespace().skip(1);
-        Some((
-            format!("core/{}", words.next()?),
-            words.next()?.parse().ok()?,
-        ))
+        Some((format!("core/{}", words.next()?), words.next()?.parse().ok()?))
     };
     lines.iter().filter_map(figure).collect()
 }
@@ -109,25 +88,11 @@ mod tests {
 
     #[test]
     fn figures_are_read_and_other_lines_are_not() {
-        let texts = [
-            "(XEN) x",
-            "BENCH null_hypercall 139",
-            "BENCH grant_copy_64 520.5",
-            "BENCH broken",
-            "VERDICT b pass",
-        ];
-        let line = |text: &&str| Line {
-            at: Duration::ZERO,
-            text: text.to_string(),
-        };
+        let texts =
+            ["(XEN) x", "BENCH null_hypercall 139", "BENCH grant_copy_64 520.5", "BENCH broken", "VERDICT b pass"];
+        let line = |text: &&str| Line { at: Duration::ZERO, text: text.to_string() };
         let lines: Vec<Line> = texts.iter().map(line).collect();
         let found: Vec<_> = figures(&lines).into_iter().collect();
-        assert_eq!(
-            found,
-            [
-                ("core/grant_copy_64".to_string(), 520.5),
-                ("core/null_hypercall".to_string(), 139.0)
-            ]
-        );
+        assert_eq!(found, [("core/grant_copy_64".to_string(), 520.5), ("core/null_hypercall".to_string(), 139.0)]);
     }
 }

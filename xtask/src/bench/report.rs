@@ -48,28 +48,17 @@ impl Report {
     /// The figures, with the machine they were measured on and the commit.
     pub fn new(place: &Place, figures: Vec<Figure>) -> Report {
         let mut git = Command::new("git");
-        git.current_dir(&place.root)
-            .args(["describe", "--always", "--dirty"]);
-        let commit = stdout_of(&mut git)
-            .map(|text| text.trim().to_string())
-            .unwrap_or_else(|_| "unknown".into());
-        let version =
-            stdout_of(Command::new(crate::qemu::QEMU).arg("--version")).unwrap_or_default();
+        git.current_dir(&place.root).args(["describe", "--always", "--dirty"]);
+        let commit = stdout_of(&mut git).map(|text| text.trim().to_string()).unwrap_or_else(|_| "unknown".into());
+        let version = stdout_of(Command::new(crate::qemu::QEMU).arg("--version")).unwrap_or_default();
         let version = version.lines().next().unwrap_or("QEMU").to_string();
         let machine = format!("{version}, tcg, icount, qemu64, 1 CPU");
-        Report {
-            figures,
-            machine,
-            commit,
-        }
+        Report { figures, machine, commit }
     }
 
     /// Operation, both sides, ratio.
     pub fn table(&self) -> String {
-        let mut text = format!(
-            "{:34} {:>10} {:>10} {:>7}\n",
-            "instructions", "ferrule", PEER, "ratio"
-        );
+        let mut text = format!("{:34} {:>10} {:>10} {:>7}\n", "instructions", "ferrule", PEER, "ratio");
         for figure in &self.figures {
             let _ = write!(text, "{:34} {:>10.0}", figure.name, figure.value);
             if let Some(peer) = figure.peer {
@@ -87,11 +76,7 @@ impl Report {
             value: figure.value,
             peer: figure.peer.iter().map(|peer| (PEER, *peer)).collect(),
         });
-        let json = Json {
-            results: results.collect(),
-            machine: &self.machine,
-            commit: &self.commit,
-        };
+        let json = Json { results: results.collect(), machine: &self.machine, commit: &self.commit };
         serde_json::to_string_pretty(&json).context("writing JSON")
     }
 
@@ -99,37 +84,17 @@ impl Report {
     fn html(&self) -> String {
         const BAR: f64 = 560.0;
         const ROW: usize = 34;
-        let most = self
-            .figures
-            .iter()
-            .flat_map(|f| [Some(f.value), f.peer])
-            .flatten()
-            .fold(1.0, f64::max);
+        let most = self.figures.iter().flat_map(|f| [Some(f.value), f.peer]).flatten().fold(1.0, f64::max);
         let mut bars = String::new();
         for (index, figure) in self.figures.iter().enumerate() {
             let top = index * ROW;
-            let _ = writeln!(
-                bars,
-                r#"<text x="230" y="{}" text-anchor="end">{}</text>"#,
-                top + 19,
-                figure.name
-            );
-            let sides = [
-                (figure.value, "ours", top + 4),
-                (figure.peer.unwrap_or(0.0), "peer", top + 17),
-            ];
+            let _ = writeln!(bars, r#"<text x="230" y="{}" text-anchor="end">{}</text>"#, top + 19, figure.name);
+            let sides = [(figure.value, "ours", top + 4), (figure.peer.unwrap_or(0.0), "peer", top + 17)];
             for (value, class, y) in sides.into_iter().filter(|(value, ..)| *value > 0.0) {
                 let width = value / most * BAR;
                 let end = 244.0 + width;
-                let _ = writeln!(
-                    bars,
-                    r#"<rect class="{class}" x="240" y="{y}" width="{width:.1}" height="11"/>"#
-                );
-                let _ = writeln!(
-                    bars,
-                    r#"<text class="value" x="{end:.1}" y="{}">{value:.0}</text>"#,
-                    y + 10
-                );
+                let _ = writeln!(bars, r#"<rect class="{class}" x="240" y="{y}" width="{width:.1}" height="11"/>"#);
+                let _ = writeln!(bars, r#"<text class="value" x="{end:.1}" y="{}">{value:.0}</text>"#, y + 10);
             }
         }
         let height = self.figures.len() * ROW + 8;
@@ -151,10 +116,7 @@ impl Report {
     pub fn write(&self, place: &Place, name: &str) -> Result<[PathBuf; 2]> {
         let dir = place.out().join("bench");
         std::fs::create_dir_all(&dir)?;
-        let paths = [
-            dir.join(format!("{name}.json")),
-            dir.join(format!("{name}.html")),
-        ];
+        let paths = [dir.join(format!("{name}.json")), dir.join(format!("{name}.html"))];
         std::fs::write(&paths[0], self.json()?)?;
         std::fs::write(&paths[1], self.html())?;
         Ok(paths)
@@ -167,22 +129,10 @@ mod tests {
 
     fn report() -> Report {
         let figures = vec![
-            Figure {
-                name: "core/null_hypercall".into(),
-                value: 139.0,
-                peer: Some(278.0),
-            },
-            Figure {
-                name: "core/alone".into(),
-                value: 7.0,
-                peer: None,
-            },
+            Figure { name: "core/null_hypercall".into(), value: 139.0, peer: Some(278.0) },
+            Figure { name: "core/alone".into(), value: 7.0, peer: None },
         ];
-        Report {
-            figures,
-            machine: "m".into(),
-            commit: "c".into(),
-        }
+        Report { figures, machine: "m".into(), commit: "c".into() }
     }
 
     #[test]
@@ -193,20 +143,14 @@ mod tests {
         assert_eq!(json["results"][0]["value"], 139.0);
         assert_eq!(json["results"][0]["peer"]["xen-4.17"], 278.0);
         assert_eq!(json["results"][1]["peer"], serde_json::json!({}));
-        assert_eq!(
-            (json["machine"].as_str(), json["commit"].as_str()),
-            (Some("m"), Some("c"))
-        );
+        assert_eq!((json["machine"].as_str(), json["commit"].as_str()), (Some("m"), Some("c")));
     }
 
     #[test]
     fn the_table_shows_both_sides_and_their_ratio() {
         let table = report().table();
         let row = table.lines().nth(1).unwrap();
-        assert!(
-            row.contains("139") && row.contains("278") && row.contains("0.50"),
-            "{row}"
-        );
+        assert!(row.contains("139") && row.contains("278") && row.contains("0.50"), "{row}");
         assert!(report().html().matches("<rect").count() == 3);
     }
 }

@@ -76,8 +76,7 @@ impl Guest {
 /// The guests to judge: all, or those whose name contains `only`.
 pub fn read(place: &Place, only: Option<&str>) -> Result<Vec<Guest>> {
     let path = place.root.join("tests/guests/LIST.toml");
-    let text =
-        std::fs::read_to_string(&path).with_context(|| format!("reading {}", place.show(&path)))?;
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", place.show(&path)))?;
     let list: List = toml::from_str(&text).with_context(|| format!("in {}", place.show(&path)))?;
     let judged = || list.guest.iter().filter(|guest| !guest.bench);
     let exact = judged().any(|guest| Some(guest.name.as_str()) == only);
@@ -89,11 +88,7 @@ pub fn read(place: &Place, only: Option<&str>) -> Result<Vec<Guest>> {
     let guests: Vec<Guest> = judged().filter(wanted).cloned().collect();
     if guests.is_empty() {
         let names: Vec<&str> = judged().map(|guest| guest.name.as_str()).collect();
-        unable!(
-            "no guest is called {}; there are: {}",
-            only.unwrap_or(""),
-            names.join(", ")
-        );
+        unable!("no guest is called {}; there are: {}", only.unwrap_or(""), names.join(", "));
     }
     Ok(guests)
 }

@@ -42,12 +42,7 @@ pub struct Options {
 impl Options {
     /// Everything, on both.
     pub fn all() -> Options {
-        Options {
-            only: None,
-            xen_only: false,
-            ferrule_only: false,
-            smp: None,
-        }
+        Options { only: None, xen_only: false, ferrule_only: false, smp: None }
     }
 }
 
@@ -89,11 +84,7 @@ pub struct Tally {
 pub fn command(place: &Place, options: &Options, no_install: bool) -> Result<()> {
     let tally = run(place, options, no_install)?;
     if tally.failed > 0 {
-        bail!(
-            "{} of {} guests differ",
-            tally.failed,
-            tally.passed + tally.failed
-        );
+        bail!("{} of {} guests differ", tally.failed, tally.passed + tally.failed);
     }
     Ok(())
 }
@@ -104,11 +95,7 @@ pub fn run(place: &Place, options: &Options, no_install: bool) -> Result<Tally> 
     if let Some(smp) = options.smp {
         guests.iter_mut().for_each(|guest| guest.smp = smp);
     }
-    let parts = if options.xen_only {
-        &[Part::Guests][..]
-    } else {
-        &[Part::Core, Part::Guests]
-    };
+    let parts = if options.xen_only { &[Part::Guests][..] } else { &[Part::Core, Part::Guests] };
     build(place, parts)?;
     let xen = match options.ferrule_only {
         true => None,
@@ -118,11 +105,7 @@ pub fn run(place: &Place, options: &Options, no_install: bool) -> Result<Tally> 
     if !options.xen_only && core.as_os_str().is_empty() {
         bail!("the core did not build");
     }
-    let bench = Bench {
-        place: place.clone(),
-        xen,
-        core,
-    };
+    let bench = Bench { place: place.clone(), xen, core };
     let sides: Vec<Side> = match (options.xen_only, options.ferrule_only) {
         (true, _) => vec![Side::Xen],
         (_, true) => vec![Side::Ferrule],
@@ -130,28 +113,18 @@ pub fn run(place: &Place, options: &Options, no_install: bool) -> Result<Tally> 
     };
     let start = Instant::now();
     let verdicts = judge_all(&bench, &guests, &sides)?;
-    let excused = excused(
-        &std::fs::read_to_string(place.root.join("docs/conformance.md")).unwrap_or_default(),
-    )?;
+    let excused = excused(&std::fs::read_to_string(place.root.join("docs/conformance.md")).unwrap_or_default())?;
     let tally = table(&bench, &guests, &sides, &verdicts, &excused);
-    println!(
-        "{} agree, {} differ   {:.1} s",
-        tally.passed,
-        tally.failed,
-        start.elapsed().as_secs_f64()
-    );
+    println!("{} agree, {} differ   {:.1} s", tally.passed, tally.failed, start.elapsed().as_secs_f64());
     Ok(tally)
 }
 
 /// The verdicts by guest, each in the order of `sides`. Two machines at a time take the next job each.
 fn judge_all(bench: &Bench, guests: &[Guest], sides: &[Side]) -> Result<Vec<Vec<Verdict>>> {
-    let jobs: Vec<(&Guest, Side)> = guests
-        .iter()
-        .flat_map(|guest| sides.iter().map(move |side| (guest, *side)))
-        .collect();
+    let jobs: Vec<(&Guest, Side)> =
+        guests.iter().flat_map(|guest| sides.iter().map(move |side| (guest, *side))).collect();
     let next = Mutex::new(0..jobs.len());
-    let results: Mutex<Vec<Option<Result<Verdict>>>> =
-        Mutex::new(jobs.iter().map(|_| None).collect());
+    let results: Mutex<Vec<Option<Result<Verdict>>>> = Mutex::new(jobs.iter().map(|_| None).collect());
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
@@ -169,20 +142,13 @@ fn judge_all(bench: &Bench, guests: &[Guest], sides: &[Side]) -> Result<Vec<Vec<
         }
     });
     let results = results.into_inner().ok().context("a run panicked")?;
-    let verdicts: Vec<Verdict> = results
-        .into_iter()
-        .map(|verdict| verdict.context("a run was lost")?)
-        .collect::<Result<_>>()?;
-    Ok(verdicts
-        .chunks(sides.len())
-        .map(<[Verdict]>::to_vec)
-        .collect())
+    let verdicts: Vec<Verdict> =
+        results.into_iter().map(|verdict| verdict.context("a run was lost")?).collect::<Result<_>>()?;
+    Ok(verdicts.chunks(sides.len()).map(<[Verdict]>::to_vec).collect())
 }
 
 fn log_path(place: &Place, guest: &Guest, side: Side) -> Result<PathBuf> {
-    Ok(place
-        .logs("conformance")?
-        .join(format!("{}-{}.log", guest.name, side.name())))
+    Ok(place.logs("conformance")?.join(format!("{}-{}.log", guest.name, side.name())))
 }
 
 /// One guest on one side. Xen's verdicts are kept by what went in: Xen does not change from day to day.
@@ -195,18 +161,11 @@ fn judge(bench: &Bench, guest: &Guest, side: Side) -> Result<Verdict> {
     if side == Side::Ferrule {
         return boot(&machine, guest, side, &log);
     }
-    let kept = bench
-        .place
-        .target
-        .join("xen/verdicts")
-        .join(key(&machine, &image)?);
+    let kept = bench.place.target.join("xen/verdicts").join(key(&machine, &image)?);
     if kept.is_file() {
         std::fs::copy(&kept, &log)?;
         let text = std::fs::read_to_string(&log)?;
-        let line = |text: &str| crate::qemu::Line {
-            at: Duration::ZERO,
-            text: text.trim_end().into(),
-        };
+        let line = |text: &str| crate::qemu::Line { at: Duration::ZERO, text: text.trim_end().into() };
         let lines: Vec<_> = text.lines().map(line).collect();
         return Ok(verdict::read(side, &lines, crate::qemu::Ending::TimeOut));
     }
@@ -239,14 +198,8 @@ fn key(machine: &Machine, image: &Path) -> Result<String> {
     for file in [&machine.kernel, image] {
         hash.update(std::fs::read(file).with_context(|| format!("reading {}", file.display()))?);
     }
-    hash.update(format!(
-        "{:?} {} {} {}",
-        machine.extra, machine.append, machine.smp, machine.mem
-    ));
-    let arguments = machine
-        .initrd
-        .split_once(' ')
-        .map_or("", |(_, arguments)| arguments);
+    hash.update(format!("{:?} {} {} {}", machine.extra, machine.append, machine.smp, machine.mem));
+    let arguments = machine.initrd.split_once(' ').map_or("", |(_, arguments)| arguments);
     hash.update(arguments);
     Ok(hex(&hash.finalize()))
 }
@@ -269,60 +222,31 @@ fn boot(machine: &Machine, guest: &Guest, side: Side, log: &Path) -> Result<Verd
     let verdict = verdict::read(side, running.lines(), ending);
     let said = running.end();
     match verdict {
-        Verdict::Nothing(why) if !said.is_empty() => {
-            Ok(Verdict::Nothing(format!("{why}; QEMU: {said}")))
-        }
+        Verdict::Nothing(why) if !said.is_empty() => Ok(Verdict::Nothing(format!("{why}; QEMU: {said}"))),
         verdict => Ok(verdict),
     }
 }
 
 /// The names that docs/conformance.md excuses: the first column, in back quotes, of the table under "Differences".
 fn excused(page: &str) -> Result<Vec<String>> {
-    let section = page
-        .split("\n## ")
-        .find(|section| section.starts_with("Differences"))
-        .unwrap_or("");
-    let name = |line: &str| {
-        line.strip_prefix("| `")?
-            .split_once('`')
-            .map(|(name, _)| name.to_string())
-    };
+    let section = page.split("\n## ").find(|section| section.starts_with("Differences")).unwrap_or("");
+    let name = |line: &str| line.strip_prefix("| `")?.split_once('`').map(|(name, _)| name.to_string());
     let names: Vec<String> = section.lines().filter_map(name).collect();
     if names.len() > EXCUSES {
-        bail!(
-            "docs/conformance.md excuses {} differences, more than {EXCUSES}",
-            names.len()
-        );
+        bail!("docs/conformance.md excuses {} differences, more than {EXCUSES}", names.len());
     }
     Ok(names)
 }
 
 /// Whether a guest's verdicts are good: all the same, and a pass or the crash it is there for.
 fn agree(verdicts: &[Verdict]) -> bool {
-    let good =
-        |verdict: &Verdict| matches!(verdict, Verdict::Said { pass: true, .. } | Verdict::Crash);
-    verdicts
-        .iter()
-        .all(|verdict| good(verdict) && Some(verdict) == verdicts.first())
+    let good = |verdict: &Verdict| matches!(verdict, Verdict::Said { pass: true, .. } | Verdict::Crash);
+    verdicts.iter().all(|verdict| good(verdict) && Some(verdict) == verdicts.first())
 }
 
-fn table(
-    bench: &Bench,
-    guests: &[Guest],
-    sides: &[Side],
-    verdicts: &[Vec<Verdict>],
-    excused: &[String],
-) -> Tally {
-    let width = guests
-        .iter()
-        .map(|guest| guest.name.len())
-        .max()
-        .unwrap_or(0)
-        .max(5);
-    let heads: Vec<String> = sides
-        .iter()
-        .map(|side| format!("{:24}", side.name()))
-        .collect();
+fn table(bench: &Bench, guests: &[Guest], sides: &[Side], verdicts: &[Vec<Verdict>], excused: &[String]) -> Tally {
+    let width = guests.iter().map(|guest| guest.name.len()).max().unwrap_or(0).max(5);
+    let heads: Vec<String> = sides.iter().map(|side| format!("{:24}", side.name())).collect();
     println!("     {:width$}  {}", "guest", heads.join("").trim_end());
     let mut tally = Tally::default();
     for (guest, verdicts) in guests.iter().zip(verdicts) {
@@ -333,15 +257,8 @@ fn table(
             (false, false) => ("FAIL", &mut tally.failed),
         };
         *count += 1;
-        let columns: Vec<String> = verdicts
-            .iter()
-            .map(|verdict| format!("{:23} ", verdict.short()))
-            .collect();
-        println!(
-            "{mark:5}{:width$}  {}",
-            guest.name,
-            columns.join("").trim_end()
-        );
+        let columns: Vec<String> = verdicts.iter().map(|verdict| format!("{:23} ", verdict.short())).collect();
+        println!("{mark:5}{:width$}  {}", guest.name, columns.join("").trim_end());
         if mark == "FAIL" {
             explain(bench, guest, sides, verdicts);
         }
@@ -351,27 +268,11 @@ fn table(
 
 /// Which lines differ, and where the logs are.
 fn explain(bench: &Bench, guest: &Guest, sides: &[Side], verdicts: &[Verdict]) {
-    if let [
-        Verdict::Said { lines: xen, .. },
-        Verdict::Said { lines: ours, .. },
-    ] = verdicts
-    {
+    if let [Verdict::Said { lines: xen, .. }, Verdict::Said { lines: ours, .. }] = verdicts {
         let longest = xen.len().max(ours.len());
-        let at = |lines: &[String], index: usize| {
-            lines
-                .get(index)
-                .cloned()
-                .unwrap_or_else(|| "(nothing)".into())
-        };
-        for index in (0..longest)
-            .filter(|index| xen.get(*index) != ours.get(*index))
-            .take(5)
-        {
-            println!(
-                "       xen      {}\n       ferrule  {}",
-                at(xen, index),
-                at(ours, index)
-            );
+        let at = |lines: &[String], index: usize| lines.get(index).cloned().unwrap_or_else(|| "(nothing)".into());
+        for index in (0..longest).filter(|index| xen.get(*index) != ours.get(*index)).take(5) {
+            println!("       xen      {}\n       ferrule  {}", at(xen, index), at(ours, index));
         }
     }
     for side in sides {
@@ -386,10 +287,7 @@ mod tests {
     use super::*;
 
     fn said(pass: bool, line: &str) -> Verdict {
-        Verdict::Said {
-            pass,
-            lines: vec![line.into()],
-        }
+        Verdict::Said { pass, lines: vec![line.into()] }
     }
 
     #[test]

@@ -26,8 +26,7 @@ impl Verdict {
             Verdict::Said { pass: true, .. } => "pass".into(),
             Verdict::Said { pass: false, lines } => {
                 let last = lines.last().map_or("", String::as_str);
-                last.split_once(" fail")
-                    .map_or("fail".into(), |(_, why)| format!("fail{why}"))
+                last.split_once(" fail").map_or("fail".into(), |(_, why)| format!("fail{why}"))
             }
             Verdict::Crash => "crash".into(),
             Verdict::Nothing(why) => why.clone(),
@@ -43,8 +42,7 @@ fn spoken(line: &str) -> Option<&str> {
 
 /// Whether this line ends the run on that side.
 pub fn is_last(side: Side, line: &str) -> bool {
-    line.contains(VERDICT)
-        || (side == Side::Xen && (crashed(line) || line.contains("Panic on CPU")))
+    line.contains(VERDICT) || (side == Side::Xen && (crashed(line) || line.contains("Panic on CPU")))
 }
 
 /// Xen's words for the death of its initial domain (xen/common/shutdown.c, domain.c).
@@ -54,11 +52,7 @@ fn crashed(line: &str) -> bool {
 
 /// Reads a finished run.
 pub fn read(side: Side, lines: &[Line], ending: Ending) -> Verdict {
-    let said: Vec<String> = lines
-        .iter()
-        .filter_map(|line| spoken(&line.text))
-        .map(str::to_string)
-        .collect();
+    let said: Vec<String> = lines.iter().filter_map(|line| spoken(&line.text)).map(str::to_string).collect();
     let texts = || lines.iter().map(|line| line.text.as_str());
     if said.last().is_some_and(|line| line.starts_with(VERDICT)) {
         let pass = said.last().is_some_and(|line| line.ends_with(" pass"));
@@ -90,23 +84,12 @@ mod tests {
     use std::time::Duration;
 
     fn lines(texts: &[&str]) -> Vec<Line> {
-        texts
-            .iter()
-            .map(|text| Line {
-                at: Duration::ZERO,
-                text: text.to_string(),
-            })
-            .collect()
+        texts.iter().map(|text| Line { at: Duration::ZERO, text: text.to_string() }).collect()
     }
 
     #[test]
     fn the_guest_s_lines_are_the_verdict_and_the_hypervisor_s_are_not() {
-        let xen = lines(&[
-            "(XEN) hello",
-            "CHECK a: 1",
-            "(XEN) CHECK b: 2",
-            "VERDICT x pass",
-        ]);
+        let xen = lines(&["(XEN) hello", "CHECK a: 1", "(XEN) CHECK b: 2", "VERDICT x pass"]);
         let ferrule = lines(&["ferrule 0.1", "CHECK a: 1", "CHECK b: 2", "VERDICT x pass"]);
         let xen = read(Side::Xen, &xen, Ending::TimeOut);
         let ferrule = read(Side::Ferrule, &ferrule, Ending::PowerOff);
@@ -116,56 +99,25 @@ mod tests {
 
     #[test]
     fn a_differing_check_is_a_difference_though_both_pass() {
-        let one = read(
-            Side::Xen,
-            &lines(&["CHECK a: 1", "VERDICT x pass"]),
-            Ending::TimeOut,
-        );
-        let two = read(
-            Side::Ferrule,
-            &lines(&["CHECK a: 2", "VERDICT x pass"]),
-            Ending::PowerOff,
-        );
+        let one = read(Side::Xen, &lines(&["CHECK a: 1", "VERDICT x pass"]), Ending::TimeOut);
+        let two = read(Side::Ferrule, &lines(&["CHECK a: 2", "VERDICT x pass"]), Ending::PowerOff);
         assert_ne!(one, two);
     }
 
     #[test]
     fn a_failure_says_why() {
-        let fail = read(
-            Side::Xen,
-            &lines(&["VERDICT x fail: got -22"]),
-            Ending::TimeOut,
-        );
+        let fail = read(Side::Xen, &lines(&["VERDICT x fail: got -22"]), Ending::TimeOut);
         assert_eq!(fail.short(), "fail: got -22");
     }
 
     #[test]
     fn every_other_end_has_its_name() {
         let none = lines(&[]);
-        assert_eq!(
-            read(Side::Ferrule, &none, Ending::DomainCrash),
-            Verdict::Crash
-        );
-        assert_eq!(
-            read(
-                Side::Xen,
-                &lines(&["(XEN) Hardware Dom0 crashed"]),
-                Ending::TimeOut
-            ),
-            Verdict::Crash
-        );
-        assert_eq!(
-            read(Side::Ferrule, &none, Ending::CorePanic).short(),
-            "core panic"
-        );
-        assert_eq!(
-            read(Side::Ferrule, &none, Ending::TimeOut).short(),
-            "no verdict in time"
-        );
+        assert_eq!(read(Side::Ferrule, &none, Ending::DomainCrash), Verdict::Crash);
+        assert_eq!(read(Side::Xen, &lines(&["(XEN) Hardware Dom0 crashed"]), Ending::TimeOut), Verdict::Crash);
+        assert_eq!(read(Side::Ferrule, &none, Ending::CorePanic).short(), "core panic");
+        assert_eq!(read(Side::Ferrule, &none, Ending::TimeOut).short(), "no verdict in time");
         let verdict = lines(&["VERDICT x pass"]);
-        assert!(matches!(
-            read(Side::Ferrule, &verdict, Ending::TimeOut),
-            Verdict::Nothing(_)
-        ));
+        assert!(matches!(read(Side::Ferrule, &verdict, Ending::TimeOut), Verdict::Nothing(_)));
     }
 }

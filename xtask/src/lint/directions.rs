@@ -14,10 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("blkback", &["abi", "ring-proto", "domain-rt"]),
     ("frontends", &["abi", "ring-proto", "domain-rt"]),
     ("dom0", &["abi", "pvimage", "ring-proto", "domain-rt"]),
-    (
-        "conformance-guests",
-        &["abi", "pvimage", "ring-proto", "domain-rt"],
-    ),
+    ("conformance-guests", &["abi", "pvimage", "ring-proto", "domain-rt"]),
     // The one thing that stands on dom0: `check` reads a manifest with dom0's own parser, on the host.
     ("xtask", &["dom0"]),
 ];
@@ -25,38 +22,19 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// What crates under examples/ may use: what a newcomer's guest may.
 const EXAMPLES: &[&str] = &["abi", "ring-proto", "domain-rt", "frontends"];
 /// What crates under tests/ may use: everything but the tools.
-const TESTS: &[&str] = &[
-    "abi",
-    "pvimage",
-    "ring-proto",
-    "ferrule-core",
-    "domain-rt",
-    "netback",
-    "blkback",
-    "frontends",
-    "dom0",
-];
+const TESTS: &[&str] =
+    &["abi", "pvimage", "ring-proto", "ferrule-core", "domain-rt", "netback", "blkback", "frontends", "dom0"];
 
 /// Crates from outside that must not come in: the core does no I/O, and its logic knows no machine.
-const BARRED: &[(&str, &[&str])] = &[
-    ("ferrule", &["virtio-drivers"]),
-    ("ferrule-core", &["virtio-drivers", "x86_64", "spin"]),
-];
+const BARRED: &[(&str, &[&str])] =
+    &[("ferrule", &["virtio-drivers"]), ("ferrule-core", &["virtio-drivers", "x86_64", "spin"])];
 
 fn find<'a>(table: &'a [(&str, &'a [&'a str])], name: &str) -> Option<&'a [&'a str]> {
-    table
-        .iter()
-        .find(|(package, _)| *package == name)
-        .map(|(_, list)| *list)
+    table.iter().find(|(package, _)| *package == name).map(|(_, list)| *list)
 }
 
 fn allowed(package: &Package) -> Option<&'static [&'static str]> {
-    let under = |folder: &str| {
-        package
-            .dir()
-            .components()
-            .any(|part| part.as_os_str() == folder)
-    };
+    let under = |folder: &str| package.dir().components().any(|part| part.as_os_str() == folder);
     find(ALLOWED, &package.name)
         .or_else(|| under("examples").then_some(EXAMPLES))
         .or_else(|| under("tests").then_some(TESTS))
@@ -68,22 +46,14 @@ pub fn check(metadata: &Metadata) -> Vec<String> {
     for package in &metadata.packages {
         let name = &package.name;
         let Some(allowed) = allowed(package) else {
-            findings.push(format!(
-                "{name}: a new crate; say in xtask/src/lint/directions.rs what it may import"
-            ));
+            findings.push(format!("{name}: a new crate; say in xtask/src/lint/directions.rs what it may import"));
             continue;
         };
         let barred = find(BARRED, name).unwrap_or_default();
-        for dependency in package
-            .dependencies
-            .iter()
-            .filter(|d| d.kind.as_deref() != Some("dev"))
-        {
+        for dependency in package.dependencies.iter().filter(|d| d.kind.as_deref() != Some("dev")) {
             let to = dependency.name.as_str();
             if metadata.package(to).is_some() && !allowed.contains(&to) {
-                findings.push(format!(
-                    "{name} -> {to}: not a direction of ARCHITECTURE.md"
-                ));
+                findings.push(format!("{name} -> {to}: not a direction of ARCHITECTURE.md"));
             }
             if barred.contains(&to) {
                 findings.push(format!("{name} -> {to}: must not come into this crate"));
@@ -99,10 +69,8 @@ mod tests {
     use crate::metadata::Dependency;
 
     fn package(name: &str, dir: &str, dependencies: &[(&str, Option<&str>)]) -> Package {
-        let dependency = |(name, kind): &(&str, Option<&str>)| Dependency {
-            name: name.to_string(),
-            kind: kind.map(str::to_string),
-        };
+        let dependency =
+            |(name, kind): &(&str, Option<&str>)| Dependency { name: name.to_string(), kind: kind.map(str::to_string) };
         Package {
             name: name.into(),
             manifest_path: format!("/w/{dir}/Cargo.toml").into(),
@@ -119,21 +87,9 @@ mod tests {
     fn the_design_s_own_edges_are_allowed() {
         let packages = vec![
             package("abi", "abi", &[("zerocopy", None)]),
-            package(
-                "ring-proto",
-                "ring-proto",
-                &[("abi", None), ("loom", Some("dev"))],
-            ),
-            package(
-                "domain-rt",
-                "domain-rt",
-                &[("abi", None), ("ring-proto", None)],
-            ),
-            package(
-                "netback",
-                "netback",
-                &[("domain-rt", None), ("frontends", Some("dev"))],
-            ),
+            package("ring-proto", "ring-proto", &[("abi", None), ("loom", Some("dev"))]),
+            package("domain-rt", "domain-rt", &[("abi", None), ("ring-proto", None)]),
+            package("netback", "netback", &[("domain-rt", None), ("frontends", Some("dev"))]),
             package("frontends", "frontends", &[("domain-rt", None)]),
             package("hello", "examples/guests/hello", &[("frontends", None)]),
         ];
@@ -156,14 +112,9 @@ mod tests {
             ("end-to-end", "tests/end-to-end", "xtask"),
         ];
         for (name, dir, to) in edges {
-            let found = findings(vec![
-                package(name, dir, &[(to, None)]),
-                package(to, to, &[]),
-            ]);
+            let found = findings(vec![package(name, dir, &[(to, None)]), package(to, to, &[])]);
             assert!(
-                found
-                    .iter()
-                    .any(|line| line.starts_with(&format!("{name} -> {to}:"))),
+                found.iter().any(|line| line.starts_with(&format!("{name} -> {to}:"))),
                 "{name} -> {to}: {found:?}"
             );
         }
@@ -171,20 +122,9 @@ mod tests {
 
     #[test]
     fn barred_crates_and_unknown_ones_are_found() {
-        for (name, to) in [
-            ("ferrule", "virtio-drivers"),
-            ("ferrule-core", "x86_64"),
-            ("ferrule-core", "spin"),
-        ] {
-            assert_eq!(
-                findings(vec![package(name, "kernel", &[(to, None)])]).len(),
-                1,
-                "{name} -> {to}"
-            );
+        for (name, to) in [("ferrule", "virtio-drivers"), ("ferrule-core", "x86_64"), ("ferrule-core", "spin")] {
+            assert_eq!(findings(vec![package(name, "kernel", &[(to, None)])]).len(), 1, "{name} -> {to}");
         }
-        assert_eq!(
-            findings(vec![package("newcomer", "newcomer", &[])]).len(),
-            1
-        );
+        assert_eq!(findings(vec![package("newcomer", "newcomer", &[])]).len(), 1);
     }
 }

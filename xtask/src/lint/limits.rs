@@ -22,60 +22,37 @@ pub fn code_lines(sources: &[Source], folders: &[&str]) -> usize {
         let folder = Path::new(path).parent().unwrap_or(Path::new(""));
         // `mod x;` in lib.rs or mod.rs means a file beside it, elsewhere one in a folder of its name.
         let stem = Path::new(path).file_stem().unwrap_or_default();
-        let home = if ["lib", "main", "mod"].iter().any(|name| stem == *name) {
-            folder.into()
-        } else {
-            folder.join(stem)
-        };
+        let home =
+            if ["lib", "main", "mod"].iter().any(|name| stem == *name) { folder.into() } else { folder.join(stem) };
         for module in test_modules(&lines(text)) {
-            tests.push(
-                home.join(&module)
-                    .with_extension("rs")
-                    .display()
-                    .to_string(),
-            );
+            tests.push(home.join(&module).with_extension("rs").display().to_string());
             tests.push(format!("{}/", home.join(&module).display()));
         }
     }
     let is_test = |path: &str| {
-        tests
-            .iter()
-            .any(|test| path == test || (test.ends_with('/') && path.starts_with(test.as_str())))
+        tests.iter().any(|test| path == test || (test.ends_with('/') && path.starts_with(test.as_str())))
             || path.contains("/tests/")
             || path.contains("/benches/")
             || path.ends_with("/build.rs")
     };
     let count = |(path, text): &&Source| match path.rsplit('.').next() {
-        Some("rs") => without_tests(&lines(text))
-            .into_iter()
-            .filter(|line| line.is_code())
-            .count(),
-        Some("s" | "S") => text
-            .lines()
-            .filter(|line| !line.split('#').next().unwrap_or("").trim().is_empty())
-            .count(),
+        Some("rs") => without_tests(&lines(text)).into_iter().filter(|line| line.is_code()).count(),
+        Some("s" | "S") => text.lines().filter(|line| !line.split('#').next().unwrap_or("").trim().is_empty()).count(),
         _ => 0,
     };
-    mine.iter()
-        .filter(|(path, _)| !is_test(path))
-        .map(count)
-        .sum()
+    mine.iter().filter(|(path, _)| !is_test(path)).map(count).sum()
 }
 
 /// Whether ring 0 has grown too long.
 pub fn check_lines(count: usize) -> Vec<String> {
     let over = count > RING0_LINES;
-    over.then(|| format!("ring 0 has {count} lines of code, more than {RING0_LINES}"))
-        .into_iter()
-        .collect()
+    over.then(|| format!("ring 0 has {count} lines of code, more than {RING0_LINES}")).into_iter().collect()
 }
 
 /// Whether an image has grown too large.
 pub fn check_size(name: &str, bytes: u64) -> Vec<String> {
     let over = bytes > IMAGE_BYTES;
-    over.then(|| format!("{name} loads {bytes} bytes, more than {IMAGE_BYTES}"))
-        .into_iter()
-        .collect()
+    over.then(|| format!("{name} loads {bytes} bytes, more than {IMAGE_BYTES}")).into_iter().collect()
 }
 
 /// Hosts of package registries; in pieces, so that this file passes its own rule.
@@ -97,9 +74,7 @@ pub fn check_hosts(path: &str, text: &str) -> Vec<String> {
     }
     let numbered = text.lines().enumerate();
     let named = numbered.filter(|(_, line)| HOSTS.iter().any(|host| line.contains(host)));
-    named
-        .map(|(index, _)| format!("{path}:{}: names a registry's host", index + 1))
-        .collect()
+    named.map(|(index, _)| format!("{path}:{}: names a registry's host", index + 1)).collect()
 }
 
 #[cfg(test)]
@@ -119,10 +94,7 @@ mod tests {
             ),
             source("kernel/src/model.rs", "fn c() {}"),
             source("kernel/src/model/deep.rs", "fn c() {}"),
-            source(
-                "kernel/core/src/frame.rs",
-                "fn d() {}\n#[cfg(test)]\nmod walk;",
-            ),
+            source("kernel/core/src/frame.rs", "fn d() {}\n#[cfg(test)]\nmod walk;"),
             source("kernel/core/src/frame/walk.rs", "fn e() {}"),
             source("kernel/core/tests/all.rs", "fn f() {}"),
             source("kernel/src/boot.s", "# comment\n    cli  # why\n"),
@@ -142,10 +114,7 @@ mod tests {
     #[test]
     fn a_registry_s_host_is_found_with_its_line() {
         let text = format!("first\nsee https://{}/x", HOSTS[0]);
-        assert_eq!(
-            check_hosts("README.md", &text),
-            ["README.md:2: names a registry's host"]
-        );
+        assert_eq!(check_hosts("README.md", &text), ["README.md:2: names a registry's host"]);
         assert_eq!(check_hosts("Cargo.lock", &text), Vec::<String>::new());
     }
 }

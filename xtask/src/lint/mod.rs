@@ -21,64 +21,27 @@ pub fn command(place: &Place) -> Result<()> {
     let sources = sources(place)?;
     let mut broken = 0;
     let mut report = |rule: &str, findings: Vec<String>| {
-        println!(
-            "{:4} {rule}",
-            if findings.is_empty() { "ok" } else { "FAIL" }
-        );
-        findings
-            .iter()
-            .for_each(|finding| println!("       {finding}"));
+        println!("{:4} {rule}", if findings.is_empty() { "ok" } else { "FAIL" });
+        findings.iter().for_each(|finding| println!("       {finding}"));
         broken += usize::from(!findings.is_empty());
     };
     report("crate directions", directions::check(&metadata));
-    report(
-        "unsafe only where it may stand, with its reason",
-        unsafety(place, &metadata, &sources),
-    );
-    report(
-        "no registry hosts",
-        sources
-            .iter()
-            .flat_map(|(path, text)| limits::check_hosts(path, text))
-            .collect(),
-    );
+    report("unsafe only where it may stand, with its reason", unsafety(place, &metadata, &sources));
+    report("no registry hosts", sources.iter().flat_map(|(path, text)| limits::check_hosts(path, text)).collect());
     let ring0 = limits::code_lines(&sources, &limits::RING0);
     let declared = limits::code_lines(&sources, &["abi/"]);
-    let rule = format!(
-        "ring-0 lines: {ring0} of {} (and {declared} of abi's declarations)",
-        limits::RING0_LINES
-    );
+    let rule = format!("ring-0 lines: {ring0} of {} (and {declared} of abi's declarations)", limits::RING0_LINES);
     report(&rule, limits::check_lines(ring0));
-    for (part, name) in [
-        (Part::Core, CORE),
-        (Part::Domains, "netback"),
-        (Part::Domains, "blkback"),
-    ] {
+    for (part, name) in [(Part::Core, CORE), (Part::Domains, "netback"), (Part::Domains, "blkback")] {
         if let Some(path) = built(place, part, name) {
             let bytes = loadable_of(part, &path)?;
-            let rule = format!(
-                "image size of {name}: {} of {} KiB",
-                bytes.div_ceil(1024),
-                limits::IMAGE_BYTES >> 10
-            );
+            let rule = format!("image size of {name}: {} of {} KiB", bytes.div_ceil(1024), limits::IMAGE_BYTES >> 10);
             report(&rule, limits::check_size(name, bytes));
         }
     }
-    report(
-        "rustfmt",
-        run(
-            place,
-            Command::new("cargo").args(["fmt", "--all", "--check", "--", "-l"]),
-        ),
-    );
-    report(
-        "clippy, host crates",
-        run(place, clippy(&["--all-targets"], &[])),
-    );
-    report(
-        "clippy, bare-metal crates",
-        bare_metal_clippy(place, &metadata),
-    );
+    report("rustfmt", run(place, Command::new("cargo").args(["fmt", "--all", "--check", "--", "-l"])));
+    report("clippy, host crates", run(place, clippy(&["--all-targets"], &[])));
+    report("clippy, bare-metal crates", bare_metal_clippy(place, &metadata));
     match broken {
         0 => Ok(()),
         1 => bail!("1 rule is broken"),
@@ -97,46 +60,22 @@ fn loadable_of(part: Part, path: &std::path::Path) -> Result<u64> {
 /// Every text file that git knows or would add.
 fn sources(place: &Place) -> Result<Vec<Source>> {
     let mut git = Command::new("git");
-    git.current_dir(&place.root).args([
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-    ]);
+    git.current_dir(&place.root).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
     let list = stdout_of(&mut git).context("lint looks at what git tracks")?;
-    let read = |path: &str| {
-        Some((
-            path.to_string(),
-            std::fs::read_to_string(place.root.join(path)).ok()?,
-        ))
-    };
-    Ok(list
-        .split('\0')
-        .filter(|path| !path.is_empty())
-        .filter_map(read)
-        .collect())
+    let read = |path: &str| Some((path.to_string(), std::fs::read_to_string(place.root.join(path)).ok()?));
+    Ok(list.split('\0').filter(|path| !path.is_empty()).filter_map(read).collect())
 }
 
 fn unsafety(place: &Place, metadata: &Metadata, sources: &[Source]) -> Vec<String> {
-    let roots: Vec<_> = metadata
-        .packages
-        .iter()
-        .flat_map(|package| package.crate_roots())
-        .collect();
+    let roots: Vec<_> = metadata.packages.iter().flat_map(|package| package.crate_roots()).collect();
     let rust = sources.iter().filter(|(path, _)| path.ends_with(".rs"));
-    rust.flat_map(|(path, text)| {
-        unsafety::check(path, text, roots.contains(&place.root.join(path).as_path()))
-    })
-    .collect()
+    rust.flat_map(|(path, text)| unsafety::check(path, text, roots.contains(&place.root.join(path).as_path())))
+        .collect()
 }
 
 fn clippy(select: &[&str], packages: &[&str]) -> Command {
     let mut cargo = Command::new("cargo");
-    cargo
-        .arg("clippy")
-        .args(select)
-        .args(packages.iter().flat_map(|package| ["-p", package]));
+    cargo.arg("clippy").args(select).args(packages.iter().flat_map(|package| ["-p", package]));
     if !std::io::stderr().is_terminal() {
         cargo.arg("--quiet");
     }
@@ -154,13 +93,7 @@ fn bare_metal_clippy(place: &Place, metadata: &Metadata) -> Vec<String> {
     });
     let packages: Vec<&str> = members.map(|package| package.name.as_str()).collect();
     if Route::ready() == Some(Route::Active) {
-        return run(
-            place,
-            clippy(
-                &["--lib", "--bins", "--profile", "image", "--target", TARGET],
-                &packages,
-            ),
-        );
+        return run(place, clippy(&["--lib", "--bins", "--profile", "image", "--target", TARGET], &packages));
     }
     run(place, clippy(&["--lib"], &packages))
 }
@@ -169,10 +102,7 @@ fn bare_metal_clippy(place: &Place, metadata: &Metadata) -> Vec<String> {
 fn run(place: &Place, mut command: impl std::borrow::BorrowMut<Command>) -> Vec<String> {
     const SHOWN: usize = 60;
     let command = command.borrow_mut();
-    let out = command
-        .current_dir(&place.root)
-        .stdin(Stdio::null())
-        .output();
+    let out = command.current_dir(&place.root).stdin(Stdio::null()).output();
     match out {
         Ok(out) if out.status.success() => Vec::new(),
         Ok(out) => {

@@ -46,11 +46,7 @@ pub fn lines(text: &str) -> Vec<Line> {
         let next = chars.get(at + 1).copied();
         if c == '\n' {
             lines.push(Line::default());
-            state = if state == State::LineComment {
-                State::Code
-            } else {
-                state
-            };
+            state = if state == State::LineComment { State::Code } else { state };
             at += 1;
             continue;
         }
@@ -75,14 +71,7 @@ pub fn lines(text: &str) -> Vec<Line> {
             (State::Code, c) => line.code.push(c),
             (State::LineComment, c) => line.comment.push(c),
             (State::BlockComment(depth), '*') if next == Some('/') => {
-                (state, step) = (
-                    if depth == 1 {
-                        State::Code
-                    } else {
-                        State::BlockComment(depth - 1)
-                    },
-                    2,
-                );
+                (state, step) = (if depth == 1 { State::Code } else { State::BlockComment(depth - 1) }, 2);
             }
             (State::BlockComment(depth), '/') if next == Some('*') => {
                 (state, step) = (State::BlockComment(depth + 1), 2)
@@ -94,9 +83,7 @@ pub fn lines(text: &str) -> Vec<Line> {
                 line.code.push('"');
                 state = State::Code;
             }
-            (State::Text(Some(hashes)), '"')
-                if chars[at + 1..].iter().take_while(|c| **c == '#').count() >= hashes =>
-            {
+            (State::Text(Some(hashes)), '"') if chars[at + 1..].iter().take_while(|c| **c == '#').count() >= hashes => {
                 line.code.push('"');
                 (state, step) = (State::Code, hashes + 1);
             }
@@ -120,10 +107,7 @@ fn raw_hashes(chars: &[char], at: usize) -> Option<usize> {
 /// The length of the character literal at `at`; `None` for a lifetime.
 fn char_literal(chars: &[char], at: usize) -> Option<usize> {
     match (chars.get(at + 1)?, chars.get(at + 2)?) {
-        ('\\', _) => chars[at + 3..]
-            .iter()
-            .position(|c| *c == '\'')
-            .map(|len| len + 4),
+        ('\\', _) => chars[at + 3..].iter().position(|c| *c == '\'').map(|len| len + 4),
         (_, '\'') => Some(3),
         _ => None,
     }
@@ -156,11 +140,7 @@ pub fn test_modules(lines: &[Line]) -> Vec<String> {
     let mut modules = Vec::new();
     for (line, next) in lines.iter().zip(lines.iter().skip(1)) {
         if line.code.trim() == "#[cfg(test)]"
-            && let Some(module) = next
-                .code
-                .trim()
-                .strip_prefix("mod ")
-                .and_then(|rest| rest.strip_suffix(';'))
+            && let Some(module) = next.code.trim().strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';'))
         {
             modules.push(module.to_string());
         }
@@ -173,10 +153,7 @@ mod tests {
     use super::*;
 
     fn code(text: &str) -> Vec<String> {
-        lines(text)
-            .into_iter()
-            .map(|line| line.code.trim().to_string())
-            .collect()
+        lines(text).into_iter().map(|line| line.code.trim().to_string()).collect()
     }
 
     #[test]
@@ -184,10 +161,7 @@ mod tests {
         assert_eq!(code("a // unsafe\n/* unsafe\n unsafe */ b"), ["a", "", "b"]);
         assert_eq!(code(r#"let s = "unsafe { \" // ";"#), [r#"let s = "";"#]);
         assert_eq!(code("let s = r#\"a \" unsafe\"#; x"), ["let s = \"\"; x"]);
-        assert_eq!(
-            code("f('\"', '\\'', b'{') ; &'a str"),
-            ["f(', ', b') ; &'a str"]
-        );
+        assert_eq!(code("f('\"', '\\'', b'{') ; &'a str"), ["f(', ', b') ; &'a str"]);
         assert_eq!(code("\"one \\\n unsafe\" two"), ["\"", "\" two"]);
     }
 
@@ -201,12 +175,10 @@ mod tests {
 
     #[test]
     fn test_items_are_left_out_and_nothing_else() {
-        let text = "a\n#[cfg(test)]\nmod tests {\n fn b() { x }\n}\nc\n#[cfg(test)]\nmod far;\nd\n#[cfg(test)] use e;\nf";
+        let text =
+            "a\n#[cfg(test)]\nmod tests {\n fn b() { x }\n}\nc\n#[cfg(test)]\nmod far;\nd\n#[cfg(test)] use e;\nf";
         let lines = lines(text);
-        let kept: Vec<_> = without_tests(&lines)
-            .into_iter()
-            .map(|line| line.code.as_str())
-            .collect();
+        let kept: Vec<_> = without_tests(&lines).into_iter().map(|line| line.code.as_str()).collect();
         assert_eq!(kept, ["a", "c", "d", "f"]);
         assert_eq!(test_modules(&lines), ["far"]);
     }

@@ -4,20 +4,14 @@ use super::source::{Line, lines};
 
 /// Whether a file may hold unsafe code.
 fn may_hold(path: &str) -> bool {
-    path.starts_with("domain-rt/")
-        || (path.starts_with("kernel/") && !path.starts_with("kernel/core/"))
+    path.starts_with("domain-rt/") || (path.starts_with("kernel/") && !path.starts_with("kernel/core/"))
 }
 
 /// Findings of one Rust file, given by its path from the workspace root.
 pub fn check(path: &str, text: &str, is_crate_root: bool) -> Vec<String> {
     let lines = lines(text);
     let mut findings = Vec::new();
-    if !may_hold(path)
-        && is_crate_root
-        && !lines
-            .iter()
-            .any(|line| line.code.contains("#![forbid(unsafe_code)]"))
-    {
+    if !may_hold(path) && is_crate_root && !lines.iter().any(|line| line.code.contains("#![forbid(unsafe_code)]")) {
         findings.push(format!("{path}: no #![forbid(unsafe_code)]"));
     }
     for (index, line) in lines.iter().enumerate() {
@@ -34,9 +28,7 @@ pub fn check(path: &str, text: &str, is_crate_root: bool) -> Vec<String> {
 /// Blocks and impls make a claim; `unsafe fn` and `unsafe extern` only pass one on.
 fn needs_reason(line: &Line) -> bool {
     let words = line.code.replace('{', " { ");
-    let mut words = words
-        .split_whitespace()
-        .skip_while(|word| !word.ends_with("unsafe"));
+    let mut words = words.split_whitespace().skip_while(|word| !word.ends_with("unsafe"));
     words.next().is_some() && matches!(words.next(), Some("{" | "impl"))
 }
 
@@ -71,24 +63,14 @@ mod tests {
         let text = "#![forbid(unsafe_code)]\nfn f() { unsafe { g() } }";
         assert_eq!(check("dom0/src/lib.rs", text, true).len(), 1);
         assert_eq!(check("kernel/core/src/lib.rs", text, true).len(), 1);
-        assert_eq!(
-            check(
-                "dom0/src/x.rs",
-                "// unsafe\nlet unsafe_count = \"unsafe\";",
-                false
-            ),
-            Vec::<String>::new()
-        );
+        assert_eq!(check("dom0/src/x.rs", "// unsafe\nlet unsafe_count = \"unsafe\";", false), Vec::<String>::new());
     }
 
     #[test]
     fn a_crate_root_must_forbid_it() {
         assert_eq!(check("abi/src/lib.rs", "#![no_std]", true).len(), 1);
         assert_eq!(check("abi/src/other.rs", "", false), Vec::<String>::new());
-        assert_eq!(
-            check("kernel/src/main.rs", "#![no_std]", true),
-            Vec::<String>::new()
-        );
+        assert_eq!(check("kernel/src/main.rs", "#![no_std]", true), Vec::<String>::new());
     }
 
     #[test]
@@ -113,11 +95,7 @@ mod tests {
             "// SAFETY: no threads yet\n#[allow(x)]\nunsafe impl Send for X {}",
         ];
         for good in good {
-            assert_eq!(
-                check("domain-rt/src/a.rs", good, false),
-                Vec::<String>::new(),
-                "{good}"
-            );
+            assert_eq!(check("domain-rt/src/a.rs", good, false), Vec::<String>::new(), "{good}");
         }
     }
 }
