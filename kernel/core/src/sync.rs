@@ -27,3 +27,14 @@ pub type Guard<'a, P, T> = lock_api::MutexGuard<'a, <P as Platform>::RawMutex, T
 pub type ArcGuard<P, T> = lock_api::ArcMutexGuard<<P as Platform>::RawMutex, T>;
 /// A lock with many readers or one writer.
 pub type RwLock<P, T> = lock_api::RwLock<<P as Platform>::RawRwLock, T>;
+
+/// The atomics of the words that are tested under loom: `tests/loom.rs` compiles those files once more, with loom's in
+/// place of these.
+pub mod atomic {
+    pub use core::sync::atomic::{AtomicU32, AtomicU64};
+
+    /// Nothing here: sequentially consistent operations are ordered among themselves. loom takes them for acquire and
+    /// release only, so that it needs a fence where that order counts.
+    #[inline(always)]
+    pub fn order() {}
+}

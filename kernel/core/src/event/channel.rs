@@ -1,0 +1,317 @@
+//! What event_channel_op, and the core itself, do to ports.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::SeqCst;
+
+use abi::event::PortStatus;
+use abi::{DomId, Errno, Port, VcpuId, Virq};
+
+use super::{Both, Bound, Channel, Peer, Ports};
+use crate::Core;
+use crate::dispatch::Stop;
+use crate::domain::Domain;
+use crate::platform::Platform;
+
+/// Ports that a reset closes between two looks at whether it should make room.
+const RESET_SLICE: u32 = 64;
+
+/// What there is to know of a port: see `Status` of `event_channel.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortInfo {
+    /// What it is bound to.
+    pub status: PortStatus,
+    /// The vCPU it notifies.
+    pub vcpu: VcpuId,
+    /// The peer domain, the interrupt or the virtual interrupt.
+    pub detail: u32,
+    /// The peer's port.
+    pub remote_port: Port,
+}
+
+/// Is a virtual interrupt one of the whole domain, rather than one of each vCPU?
+fn is_global(virq: Virq) -> bool {
+    !matches!(virq, Virq::TIMER | Virq::DEBUG | Virq::XENOPROF | Virq::XENPMU)
+}
+
+impl<P: Platform> Core<P> {
+    /// Makes a port that `remote` may bind to. EINVAL for a dying domain, ENOSPC when it has no port left, ENOMEM.
+    pub fn alloc_unbound(&self, domain: &Domain<P>, remote: DomId) -> Result<Port, Errno> {
+        self.bind(domain, Bound::Unbound(remote), VcpuId(0)).map(|(port, _)| port)
+    }
+
+    /// Connects a new port of `near` to an unbound one of `far`, and makes it pending: what was sent before there was
+    /// anybody to hear is not lost. EINVAL if that port does not wait for `near`; else as `alloc_unbound`.
+    pub fn bind_interdomain(&self, near: &Arc<Domain<P>>, far: &Arc<Domain<P>>, remote: Port) -> Result<Port, Errno> {
+        if near.is_dying() || far.is_dying() {
+            return Err(Errno::EINVAL);
+        }
+        let mut both = Both::lock(near, far);
+        let port = both.near.find_free()?;
+        let peer_vcpu = match both.far().get(remote) {
+            Some(Channel { bound: Bound::Unbound(who), vcpu }) if *who == near.id => *vcpu,
+            _ => return Err(Errno::EINVAL),
+        };
+        // Both ports exist, which was all that could go wrong.
+        if let Some(channel) = both.far().get_mut(remote) {
+            channel.bound = Bound::Interdomain(Peer { domain: near.clone(), port, vcpu: VcpuId(0) });
+        }
+        if let Some(channel) = both.near.get_mut(port) {
+            let peer = Peer { domain: far.clone(), port: remote, vcpu: peer_vcpu };
+            *channel = Channel { bound: Bound::Interdomain(peer), vcpu: VcpuId(0) };
+        }
+        self.deliver(near, port, VcpuId(0));
+        Ok(port)
+    }
+
+    /// Binds a port to a virtual interrupt. EINVAL for one that does not exist, and for one of the whole domain on
+    /// another vCPU than 0; ENOENT without that vCPU; EEXIST if it is bound; else as `alloc_unbound`.
+    pub fn bind_virq(&self, domain: &Domain<P>, virq: Virq, vcpu: VcpuId) -> Result<Port, Errno> {
+        if virq.0 >= Virq::COUNT || is_global(virq) && vcpu.0 != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let slot = domain.vcpu(vcpu).and_then(|v| v.events.virq(virq)).ok_or(Errno::ENOENT)?;
+        let mut ports = domain.events.ports.lock();
+        if slot.load(SeqCst) != 0 {
+            return Err(Errno::EEXIST);
+        }
+        let port = self.bind_locked(domain, &mut ports, Bound::Virq(virq), vcpu)?;
+        slot.store(port.0, SeqCst);
+        Ok(port)
+    }
+
+    /// Binds a port for signals to one of the domain's own vCPUs. ENOENT without it; else as `alloc_unbound`.
+    pub fn bind_ipi(&self, domain: &Domain<P>, vcpu: VcpuId) -> Result<Port, Errno> {
+        domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
+        self.bind(domain, Bound::Ipi, vcpu).map(|(port, _)| port)
+    }
+
+    /// Binds a port to an interrupt that the domain was given. EEXIST if it is bound; what [`Core::open_pirq`] says;
+    /// else as `alloc_unbound`.
+    pub fn bind_pirq(&self, domain: &Arc<Domain<P>>, pirq: u32, share: bool) -> Result<Port, Errno> {
+        let port = {
+            let mut ports = domain.events.ports.lock();
+            if ports.pirqs.iter().any(|&(bound, _)| bound == pirq) {
+                return Err(Errno::EEXIST);
+            }
+            ports.pirqs.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            let port = self.bind_locked(domain, &mut ports, Bound::Pirq(pirq), VcpuId(0))?;
+            ports.pirqs.push((pirq, port));
+            port
+        };
+        // Outside the lock: an interrupt may come at once.
+        self.open_pirq(domain, pirq, share).inspect_err(|_| self.unbind(domain, port))?;
+        Ok(port)
+    }
+
+    /// An interrupt that a domain was given went off. False if it has no port bound to it.
+    pub fn raise_pirq(&self, domain: &Domain<P>, pirq: u32) -> bool {
+        let ports = domain.events.ports.lock();
+        let Some(&(_, port)) = ports.pirqs.iter().find(|&&(bound, _)| bound == pirq) else { return false };
+        let vcpu = ports.get(port).map_or(VcpuId(0), |channel| channel.vcpu);
+        self.deliver(domain, port, vcpu);
+        true
+    }
+
+    /// Takes a free port for `bound`.
+    fn bind(&self, domain: &Domain<P>, bound: Bound<P>, vcpu: VcpuId) -> Result<(Port, VcpuId), Errno> {
+        let mut ports = domain.events.ports.lock();
+        Ok((self.bind_locked(domain, &mut ports, bound, vcpu)?, vcpu))
+    }
+
+    fn bind_locked(
+        &self,
+        domain: &Domain<P>,
+        ports: &mut Ports<P>,
+        bound: Bound<P>,
+        vcpu: VcpuId,
+    ) -> Result<Port, Errno> {
+        // Looked at under the lock: a domain's ports are closed for good only after it began to die.
+        if domain.is_dying() {
+            return Err(Errno::EINVAL);
+        }
+        let port = ports.find_free()?;
+        if let Some(channel) = ports.get_mut(port) {
+            *channel = Channel { bound, vcpu };
+        }
+        Ok(port)
+    }
+
+    /// Sends an event through a port. EINVAL for one that nothing can be sent through; an unbound one drops it.
+    #[inline]
+    pub fn send(&self, domain: &Domain<P>, port: Port) -> Result<(), Errno> {
+        let ports = domain.events.ports.lock();
+        match ports.get(port) {
+            Some(Channel { bound: Bound::Interdomain(peer), .. }) => self.deliver(&peer.domain, peer.port, peer.vcpu),
+            Some(Channel { bound: Bound::Ipi, vcpu }) => self.deliver(domain, port, *vcpu),
+            Some(Channel { bound: Bound::Unbound(_), .. }) => {}
+            _ => return Err(Errno::EINVAL),
+        }
+        Ok(())
+    }
+
+    /// Unmasks a port, and delivers what is pending. EINVAL for one that is not valid.
+    pub fn unmask_port(&self, domain: &Domain<P>, port: Port) -> Result<(), Errno> {
+        let ports = domain.events.ports.lock();
+        let vcpu = ports.get(port).ok_or(Errno::EINVAL)?.vcpu;
+        self.unmask(domain, port, vcpu);
+        Ok(())
+    }
+
+    /// What a port is bound to. EINVAL for one that is not valid.
+    pub fn port_info(&self, domain: &Domain<P>, port: Port) -> Result<PortInfo, Errno> {
+        let ports = domain.events.ports.lock();
+        let channel = ports.get(port).ok_or(Errno::EINVAL)?;
+        let (status, detail, remote_port) = match &channel.bound {
+            Bound::Free | Bound::Reserved => (PortStatus::CLOSED, 0, Port(0)),
+            Bound::Unbound(who) => (PortStatus::UNBOUND, u32::from(who.0), Port(0)),
+            Bound::Interdomain(peer) => (PortStatus::INTERDOMAIN, u32::from(peer.domain.id.0), peer.port),
+            Bound::Pirq(pirq) => (PortStatus::PIRQ, *pirq, Port(0)),
+            Bound::Virq(virq) => (PortStatus::VIRQ, virq.0, Port(0)),
+            Bound::Ipi => (PortStatus::IPI, 0, Port(0)),
+        };
+        Ok(PortInfo { status, vcpu: channel.vcpu, detail, remote_port })
+    }
+
+    /// How many ports are valid: all below are. For debugging and audits.
+    pub fn valid_ports(&self, domain: &Domain<P>) -> u32 {
+        domain.events.ports.lock().valid()
+    }
+
+    /// Moves a port's notifications to another vCPU. ENOENT without it; EINVAL for a port that is not valid, or is
+    /// bound to a vCPU for good.
+    pub fn bind_vcpu(&self, domain: &Arc<Domain<P>>, port: Port, vcpu: VcpuId) -> Result<(), Errno> {
+        domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
+        loop {
+            let far = {
+                let mut ports = domain.events.ports.lock();
+                let channel = ports.get_mut(port).ok_or(Errno::EINVAL)?;
+                match &channel.bound {
+                    Bound::Interdomain(peer) => peer.domain.clone(),
+                    Bound::Virq(virq) if !is_global(*virq) => return Err(Errno::EINVAL),
+                    Bound::Unbound(_) | Bound::Pirq(_) | Bound::Virq(_) => {
+                        channel.vcpu = vcpu;
+                        return Ok(());
+                    }
+                    Bound::Free | Bound::Reserved | Bound::Ipi => return Err(Errno::EINVAL),
+                }
+            };
+            // The peer's half names the vCPU too. Unless the channel has changed meanwhile:
+            let mut both = Both::lock(domain, &far);
+            let Some(remote) = both.peer_port(port, &far) else { continue };
+            if let Some(Channel { bound: Bound::Interdomain(back), .. }) = both.far().get_mut(remote) {
+                back.vcpu = vcpu;
+            }
+            if let Some(channel) = both.near.get_mut(port) {
+                channel.vcpu = vcpu;
+            }
+            return Ok(());
+        }
+    }
+
+    /// Closes a port. EINVAL for one that is not open. The other half of a channel waits for a new peer.
+    pub fn close(&self, domain: &Arc<Domain<P>>, port: Port) -> Result<(), Errno> {
+        loop {
+            let far = {
+                let mut ports = domain.events.ports.lock();
+                match &ports.get(port).ok_or(Errno::EINVAL)?.bound {
+                    Bound::Free | Bound::Reserved => return Err(Errno::EINVAL),
+                    Bound::Interdomain(peer) => peer.domain.clone(),
+                    Bound::Pirq(pirq) => {
+                        let pirq = *pirq;
+                        drop(ports);
+                        self.close_pirq(domain, pirq);
+                        self.unbind(domain, port);
+                        return Ok(());
+                    }
+                    Bound::Virq(_) | Bound::Unbound(_) | Bound::Ipi => {
+                        self.free(domain, &mut ports, port);
+                        return Ok(());
+                    }
+                }
+            };
+            let mut both = Both::lock(domain, &far);
+            let Some(remote) = both.peer_port(port, &far) else { continue };
+            if let Some(channel) = both.far().get_mut(remote) {
+                // Its notifications stay with the vCPU they went to.
+                channel.bound = Bound::Unbound(domain.id);
+            }
+            let freed = self.free(domain, &mut both.near, port);
+            // What was bound holds the peer: given up only after the locks are.
+            drop(both);
+            drop(freed);
+            return Ok(());
+        }
+    }
+
+    /// Frees a port whose binding is a pirq's, if it still is.
+    fn unbind(&self, domain: &Domain<P>, port: Port) {
+        let mut ports = domain.events.ports.lock();
+        if matches!(ports.get(port), Some(Channel { bound: Bound::Pirq(_), .. })) {
+            self.free(domain, &mut ports, port);
+        }
+    }
+
+    /// Makes a port free again; returns what it was bound to.
+    fn free(&self, domain: &Domain<P>, ports: &mut Ports<P>, port: Port) -> Option<Bound<P>> {
+        let channel = ports.get_mut(port)?;
+        let was = core::mem::replace(channel, Channel::FREE);
+        match &was.bound {
+            Bound::Virq(virq) => {
+                for slot in domain.vcpus.iter().filter_map(|v| v.events.virq(*virq)) {
+                    // Only the one that names this port changes.
+                    let _ = slot.compare_exchange(port.0, 0, SeqCst, SeqCst);
+                }
+            }
+            Bound::Pirq(pirq) => ports.pirqs.retain(|(bound, _)| bound != pirq),
+            _ => {}
+        }
+        self.clear_pending(domain, port);
+        Some(was.bound)
+    }
+
+    /// Closes all ports of a domain, a slice at a time: `Preempted` while there are more. A reset of a live domain
+    /// that was preempted is `resumed`; EBUSY for a second one meanwhile.
+    ///
+    /// Ports that the guest binds while its own reset is under way may be closed by it or not.
+    pub fn reset_ports(&self, domain: &Arc<Domain<P>>, resumed: bool) -> Result<(), Stop> {
+        let mut port = {
+            let mut ports = domain.events.ports.lock();
+            if resumed != (ports.reset_at != 0) {
+                return Err(Errno::EBUSY.into());
+            }
+            if !resumed {
+                ports.reset_at = 1;
+            }
+            ports.reset_at
+        };
+        while port < self.valid_ports(domain) {
+            // A port that is not open is no error here.
+            let _ = self.close(domain, Port(port));
+            port += 1;
+            if port.is_multiple_of(RESET_SLICE) && self.platform.preempt() {
+                domain.events.ports.lock().reset_at = port;
+                return Err(Stop::Preempted);
+            }
+        }
+        domain.events.ports.lock().reset_at = 0;
+        Ok(())
+    }
+
+    /// Closes all ports of a dying domain, a slice at a time: `Preempted` while there are more. May be called as often
+    /// as one likes.
+    pub fn destroy_ports(&self, domain: &Arc<Domain<P>>) -> Result<(), Stop> {
+        // Nothing can be bound any more, whatever reset was under way.
+        let resumed = domain.events.ports.lock().reset_at != 0;
+        self.reset_ports(domain, resumed)
+    }
+}
+
+impl<P: Platform> Both<'_, P> {
+    /// The peer's port of an interdomain channel, if `near`'s port is one to `far`.
+    fn peer_port(&self, port: Port, far: &Arc<Domain<P>>) -> Option<Port> {
+        match self.near.get(port) {
+            Some(Channel { bound: Bound::Interdomain(peer), .. }) if Arc::ptr_eq(&peer.domain, far) => Some(peer.port),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! How an event reaches a vCPU: the 2-level layout.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::SeqCst;
+
+use abi::{PAGE_SHIFT, PAGE_SIZE, Port, VcpuId, Virq};
+
+use super::raise::{Notified, Set, Words};
+use super::{Bound, layout};
+use crate::domain::{Domain, Privilege};
+use crate::frame::Frame;
+use crate::platform::Platform;
+use crate::vcpu::Vcpu;
+use crate::{Core, guest};
+
+/// The port that a vCPU polls when it polls several.
+const ANY: u32 = 0;
+
+impl<P: Platform> Core<P> {
+    /// Where a vCPU's `vcpu_info` is: a frame, and the index of its first word.
+    #[inline(always)]
+    pub fn info_words(&self, vcpu: &Vcpu<P>) -> Option<(Frame, usize)> {
+        let at = vcpu.info_at();
+        let frame = self.frames.get(abi::Mfn(at.0 >> PAGE_SHIFT))?;
+        Some((frame, (at.0 as usize % PAGE_SIZE) / 8))
+    }
+
+    /// Is an upcall due: an event pending, and not masked?
+    #[inline(always)]
+    pub fn upcall_due(&self, vcpu: &Vcpu<P>) -> bool {
+        self.info_words(vcpu).is_some_and(|(frame, at)| {
+            let word = guest::load(&self.platform, frame, at + layout::UPCALL);
+            word & layout::UPCALL_PENDING != 0 && word & layout::UPCALL_MASK == 0
+        })
+    }
+
+    /// Are a vCPU's upcalls masked?
+    #[inline(always)]
+    pub fn upcall_mask(&self, vcpu: &Vcpu<P>) -> bool {
+        self.info_words(vcpu).is_some_and(|(frame, at)| {
+            guest::load(&self.platform, frame, at + layout::UPCALL) & layout::UPCALL_MASK != 0
+        })
+    }
+
+    /// Masks or unmasks a vCPU's upcalls; returns whether they were masked.
+    #[inline(always)]
+    pub fn set_upcall_mask(&self, vcpu: &Vcpu<P>, masked: bool) -> bool {
+        let Some((frame, at)) = self.info_words(vcpu) else { return false };
+        let word = at + layout::UPCALL;
+        let old = guest::clear_bits(&self.platform, frame, word, layout::UPCALL_MASK);
+        if masked {
+            guest::set_bits(&self.platform, frame, word, 1 << 8);
+        }
+        old & layout::UPCALL_MASK != 0
+    }
+
+    /// Makes a port pending, from the core itself. A port that is closed meanwhile is left alone.
+    pub fn send_event(&self, domain: &Domain<P>, port: Port) {
+        let ports = domain.events.ports.lock();
+        if let Some(channel) = ports.get(port)
+            && !matches!(channel.bound, Bound::Free | Bound::Reserved)
+        {
+            self.deliver(domain, port, channel.vcpu);
+        }
+    }
+
+    /// Raises a virtual interrupt: of a vCPU, or one of the whole domain. Not bound means not wanted.
+    pub fn send_virq(&self, domain: &Domain<P>, vcpu: Option<VcpuId>, virq: Virq) {
+        let at = vcpu.unwrap_or(VcpuId(0));
+        let Some(slot) = domain.vcpu(at).and_then(|v| v.events.virq(virq)) else { return };
+        let port = Port(slot.load(SeqCst));
+        if port.0 == 0 {
+            return;
+        }
+        // The port may have been closed, and be another's by now: the lock and the channel's own word decide.
+        let ports = domain.events.ports.lock();
+        if let Some(channel) = ports.get(port)
+            && matches!(channel.bound, Bound::Virq(bound) if bound == virq)
+        {
+            self.deliver(domain, port, channel.vcpu);
+        }
+    }
+
+    /// Raises a virtual interrupt of the machine's, in the domain whose business it is.
+    pub fn send_global_virq(&self, virq: Virq) {
+        let whose = match virq {
+            Virq::DOM_EXC => Privilege::STORE,
+            Virq::CONSOLE | Virq::CON_RING => Privilege::CONSOLE,
+            _ => Privilege::INITIAL,
+        };
+        let table = self.domains.table.read();
+        table.iter().filter(|d| d.privilege.contains(whose)).for_each(|d| self.send_virq(d, None, virq));
+    }
+
+    /// Makes a port pending and tells its vCPU. The caller holds the lock of this port, or of the half of the channel
+    /// that names it: so the domain has not gone, and neither has its `vcpu_info`.
+    #[inline]
+    pub(super) fn deliver(&self, domain: &Domain<P>, port: Port, vcpu: VcpuId) {
+        let set = self.with_words(domain, port, |words| words.set());
+        match set {
+            Set::Already => return,
+            Set::Masked => {}
+            Set::Raised => self.tell(domain, port, vcpu),
+        }
+        if domain.events.pollers.load(SeqCst) != 0 {
+            self.end_polls(domain, port);
+        }
+    }
+
+    /// Unmasks a port, and tells its vCPU if it was pending. The caller holds the lock of the domain's ports.
+    pub(super) fn unmask(&self, domain: &Domain<P>, port: Port, vcpu: VcpuId) {
+        if self.with_words(domain, port, |words| words.unmask()) {
+            self.tell(domain, port, vcpu);
+        }
+    }
+
+    /// Is a port pending?
+    pub(super) fn is_pending(&self, domain: &Domain<P>, port: Port) -> bool {
+        self.with_words(domain, port, |words| words.pending.load(SeqCst) & words.bit != 0)
+    }
+
+    /// A port is being closed: whatever was pending is over.
+    pub(super) fn clear_pending(&self, domain: &Domain<P>, port: Port) {
+        let word = layout::PENDING + port.0 as usize / 64;
+        guest::clear_bits(&self.platform, domain.shared_info, word, 1 << (port.0 % 64));
+    }
+
+    #[inline(always)]
+    fn with_words<R>(&self, domain: &Domain<P>, port: Port, f: impl FnOnce(Words<'_>) -> R) -> R {
+        let at = port.0 as usize / 64 % 64;
+        let page = domain.shared_info;
+        f(Words {
+            pending: guest::shared_word(&self.platform, page, layout::PENDING + at),
+            mask: guest::shared_word(&self.platform, page, layout::MASK + at),
+            bit: 1 << (port.0 % 64),
+        })
+    }
+
+    /// Sets the selector and the upcall byte of a vCPU, and makes it look.
+    #[inline(always)]
+    fn tell(&self, domain: &Domain<P>, port: Port, vcpu: VcpuId) {
+        let Some(vcpu) = domain.vcpu(vcpu) else { return };
+        let Some((frame, at)) = self.info_words(vcpu) else { return };
+        let news = Notified {
+            selector: guest::shared_word(&self.platform, frame, at + layout::SELECTOR),
+            upcall: guest::shared_word(&self.platform, frame, at + layout::UPCALL),
+            bit: 1 << (port.0 / 64 % 64),
+        }
+        .tell();
+        if news {
+            self.kick(vcpu);
+        }
+    }
+
+    /// Wakes the vCPUs that poll this port.
+    fn end_polls(&self, domain: &Domain<P>, port: Port) {
+        for vcpu in domain.vcpus.iter().filter(|v| v.sched.state.view().polling()) {
+            let polled = vcpu.sched.poll_port.load(SeqCst);
+            if polled == ANY || polled == port.0 {
+                self.wake(vcpu);
+            }
+        }
+    }
+
+    /// SCHEDOP_block: the running vCPU unmasks its upcalls and waits for one. True if it has to wait: the caller
+    /// posts a reschedule.
+    pub fn block(&self, vcpu: &Arc<Vcpu<P>>) -> bool {
+        self.set_upcall_mask(vcpu, false);
+        vcpu.sched.state.block(false);
+        // Look for events only now: one that came before the line above did not see that this vCPU waits.
+        if self.upcall_due(vcpu) {
+            self.wake(vcpu);
+            return false;
+        }
+        true
+    }
+
+    /// SCHEDOP_poll begins: the vCPU counts as waiting from here on. What it waits for is looked at afterwards.
+    pub(crate) fn begin_poll(&self, domain: &Domain<P>, vcpu: &Arc<Vcpu<P>>, only: Option<Port>) {
+        vcpu.sched.poll_port.store(only.map_or(ANY, |port| port.0), SeqCst);
+        domain.events.pollers.fetch_add(1, SeqCst);
+        vcpu.sched.state.block(true);
+    }
+
+    /// Is one of the caller's own ports pending? None if it is no valid port.
+    pub(crate) fn poll_port(&self, domain: &Domain<P>, port: Port) -> Option<bool> {
+        let valid = port.0 < domain.events.ports.lock().valid();
+        valid.then(|| self.is_pending(domain, port))
+    }
+}

@@ -1,0 +1,192 @@
+//! Event channels.
+//!
+//! A domain's ports are in buckets of [`BUCKET`], allocated as they are needed. One lock a domain guards them; an
+//! operation on an interdomain channel that changes both halves takes both locks, that of the lower domain first. Each
+//! half of a channel holds all that is needed to notify the other, so that sending takes one lock only, and while that
+//! is held the channel cannot be closed from either side.
+//!
+//! This page has what the ports are; [`deliver`](self) is how an event reaches a vCPU, `channel` what
+//! event_channel_op does to ports.
+
+mod channel;
+mod deliver;
+mod info;
+pub mod layout;
+pub mod raise;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use abi::event::EVTCHN_2L_NR_CHANNELS;
+use abi::{DomId, Errno, Port, VcpuId, Virq};
+
+pub use channel::PortInfo;
+
+use crate::domain::Domain;
+use crate::platform::Platform;
+use crate::sync::{Guard, Lock};
+
+/// Ports in a bucket. A port is valid, in the sense of EINVAL, if its bucket exists: as in Xen.
+const BUCKET: usize = 64;
+
+/// A domain's event channels.
+pub struct Events<P: Platform> {
+    ports: Lock<P, Ports<P>>,
+    /// How many of its vCPUs wait in SCHEDOP_poll.
+    pollers: AtomicU32,
+}
+
+/// What is guarded by the lock of a domain's ports.
+struct Ports<P: Platform> {
+    buckets: Vec<Box<[Channel<P>]>>,
+    /// One more than the highest port that may be used.
+    limit: u32,
+    /// The interrupts that ports are bound to.
+    pirqs: Vec<(u32, Port)>,
+    /// Where a reset that was preempted goes on; 0 if none is under way.
+    reset_at: u32,
+}
+
+/// One half of a channel.
+struct Channel<P: Platform> {
+    bound: Bound<P>,
+    /// The vCPU it notifies.
+    vcpu: VcpuId,
+}
+
+/// What a port is bound to.
+enum Bound<P: Platform> {
+    /// Nothing.
+    Free,
+    /// Port 0, which is never used.
+    Reserved,
+    /// A domain may bind to it.
+    Unbound(DomId),
+    /// A port of a domain, perhaps the same one.
+    Interdomain(Peer<P>),
+    /// An interrupt of the machine, as the domain numbers it.
+    Pirq(u32),
+    /// A virtual interrupt.
+    Virq(Virq),
+    /// A vCPU of the domain itself.
+    Ipi,
+}
+
+/// The other half of a channel, and the vCPU that it notifies.
+struct Peer<P: Platform> {
+    domain: Arc<Domain<P>>,
+    port: Port,
+    vcpu: VcpuId,
+}
+
+impl<P: Platform> Channel<P> {
+    const FREE: Self = Self { bound: Bound::Free, vcpu: VcpuId(0) };
+}
+
+impl<P: Platform> Ports<P> {
+    #[inline(always)]
+    fn get(&self, port: Port) -> Option<&Channel<P>> {
+        self.buckets.get(port.0 as usize / BUCKET)?.get(port.0 as usize % BUCKET)
+    }
+
+    fn get_mut(&mut self, port: Port) -> Option<&mut Channel<P>> {
+        self.buckets.get_mut(port.0 as usize / BUCKET)?.get_mut(port.0 as usize % BUCKET)
+    }
+
+    /// How many ports are valid.
+    fn valid(&self) -> u32 {
+        (self.buckets.len() * BUCKET) as u32
+    }
+
+    /// Adds a bucket of free ports.
+    fn grow(&mut self) -> Result<(), Errno> {
+        let mut bucket = Vec::new();
+        bucket.try_reserve_exact(BUCKET).map_err(|_| Errno::ENOMEM)?;
+        bucket.extend(core::iter::repeat_with(|| Channel::FREE).take(BUCKET));
+        self.buckets.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        self.buckets.push(bucket.into_boxed_slice());
+        Ok(())
+    }
+
+    /// The lowest free port. ENOSPC when all that the domain may have are in use.
+    fn find_free(&mut self) -> Result<Port, Errno> {
+        let limit = self.limit.min(EVTCHN_2L_NR_CHANNELS);
+        let free = |c: &Channel<P>| matches!(c.bound, Bound::Free);
+        let found = self.buckets.iter().flat_map(|b| b.iter()).position(free).map_or(self.valid(), |at| at as u32);
+        if found >= limit {
+            return Err(Errno::ENOSPC);
+        }
+        if found >= self.valid() {
+            self.grow()?;
+        }
+        Ok(Port(found))
+    }
+}
+
+impl<P: Platform> Events<P> {
+    /// No channels. The domain may use ports up to `highest`; 0 is all that the layout has. ENOMEM where there is no
+    /// memory for the first bucket.
+    pub fn new(highest: u32) -> Result<Self, Errno> {
+        let highest = if highest == 0 { u32::MAX } else { highest };
+        let mut ports = Ports { buckets: Vec::new(), limit: highest.saturating_add(1), pirqs: Vec::new(), reset_at: 0 };
+        ports.grow()?;
+        if let Some(first) = ports.get_mut(Port(0)) {
+            first.bound = Bound::Reserved;
+        }
+        Ok(Self { ports: Lock::<P, _>::new(ports), pollers: AtomicU32::new(0) })
+    }
+
+    /// A vCPU no longer polls.
+    pub(crate) fn poll_ended(&self) {
+        self.pollers.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The ports of two domains, locked in order; of one, if they are the same.
+struct Both<'a, P: Platform> {
+    near: Guard<'a, P, Ports<P>>,
+    far: Option<Guard<'a, P, Ports<P>>>,
+}
+
+impl<'a, P: Platform> Both<'a, P> {
+    fn lock(near: &'a Arc<Domain<P>>, far: &'a Arc<Domain<P>>) -> Self {
+        if Arc::ptr_eq(near, far) {
+            Self { near: near.events.ports.lock(), far: None }
+        } else if near.id < far.id {
+            let near = near.events.ports.lock();
+            Self { near, far: Some(far.events.ports.lock()) }
+        } else {
+            let far = far.events.ports.lock();
+            Self { near: near.events.ports.lock(), far: Some(far) }
+        }
+    }
+
+    fn far(&mut self) -> &mut Ports<P> {
+        self.far.as_deref_mut().unwrap_or(&mut self.near)
+    }
+}
+
+/// What of event channels belongs to a vCPU: the ports of its virtual interrupts; 0 where none is bound.
+pub struct VcpuEvents {
+    virqs: [AtomicU32; Virq::COUNT as usize],
+}
+
+impl VcpuEvents {
+    /// None.
+    pub fn new() -> Self {
+        Self { virqs: [const { AtomicU32::new(0) }; Virq::COUNT as usize] }
+    }
+
+    /// The port that a virtual interrupt is bound to.
+    fn virq(&self, virq: Virq) -> Option<&AtomicU32> {
+        self.virqs.get(virq.0 as usize)
+    }
+}
+
+impl Default for VcpuEvents {
+    fn default() -> Self {
+        Self::new()
+    }
+}

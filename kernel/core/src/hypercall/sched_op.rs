@@ -1,0 +1,127 @@
+//! `sched_op(op, arg)`, hypercall 29: when the caller runs, and how its domain ends.
+//!
+//! - Arguments: the operation (low half of the register), and the address of its structure, see [`abi::sched`].
+//! - Returns: 0; `watchdog` the number of a new watchdog.
+//! - Faults: EFAULT where the structure or the ports of a poll cannot be copied in. EINVAL: a poll of more than 128
+//!   ports or of one that is not valid; a watchdog that does not exist; a CPU to be pinned to that is not online.
+//!   ENOSPC: both watchdogs are in use. ESRCH, EPERM: remote_shutdown. EPERM: pin_override by other than the initial
+//!   domain. ENOSYS: an operation that does not exist.
+//! - Notes: `block` unmasks the caller's upcalls. A poll returns at once if an upcall is due. No shutdown returns to
+//!   the guest but one that was cancelled.
+//! - Source: `sched.h`.
+
+use abi::hypercall::Hypercall;
+use abi::sched::{PinOverride, Poll, RemoteShutdown, SchedOp, Shutdown, Watchdog};
+use abi::{Errno, Port};
+use core::sync::atomic::Ordering::SeqCst;
+
+use crate::counters::Counter;
+use crate::cpu::{CpuId, CpuSet, pending};
+use crate::dispatch::{Args, Caller, HcResult, Stop};
+use crate::domain::Privilege;
+use crate::platform::Platform;
+use crate::time::NEVER;
+
+/// See the head of this file.
+pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
+    let [op, arg, ..] = a.0;
+    let op = SchedOp(op as u32);
+    c.core.count(c.cpu, Counter::Sub(Hypercall::SCHED_OP.0, op.0));
+    match op {
+        SchedOp::YIELD => c.core.yield_now(c.cpu, c.vcpu),
+        SchedOp::BLOCK => {
+            if c.core.block(c.vcpu) {
+                c.cpu.post(pending::RESCHEDULE);
+            }
+        }
+        SchedOp::POLL => poll(c, arg)?,
+        SchedOp::SHUTDOWN => {
+            let Shutdown { reason } = c.get(arg)?;
+            c.core.shutdown(c.domain, reason);
+        }
+        SchedOp::SHUTDOWN_CODE => {
+            let Shutdown { reason } = c.get(arg)?;
+            c.domain.latch_shutdown_code(reason);
+        }
+        SchedOp::REMOTE_SHUTDOWN => {
+            let RemoteShutdown { domain_id, reason, .. } = c.get(arg)?;
+            let domain = c.core.domains.get(domain_id).ok_or(Errno::ESRCH)?;
+            c.need(Privilege::BUILDER)?;
+            c.core.shutdown(&domain, reason);
+        }
+        SchedOp::WATCHDOG => return watchdog(c, arg),
+        SchedOp::PIN_OVERRIDE => pin_override(c, arg)?,
+        _ => return Err(Errno::ENOSYS.into()),
+    }
+    Ok(0)
+}
+
+fn poll<P: Platform>(c: &mut Caller<'_, P>, arg: u64) -> Result<(), Stop> {
+    let poll: Poll = c.get(arg)?;
+    if poll.nr_ports > Poll::MAX_PORTS {
+        return Err(Errno::EINVAL.into());
+    }
+    let only = match poll.nr_ports {
+        1 => Some(c.get::<Port>(poll.ports.0)?),
+        _ => None,
+    };
+    c.core.begin_poll(c.domain, c.vcpu, only);
+    // From here on every event of this domain looks whether it is polled for: so none is missed.
+    let found = poll_finds(c, &poll, only);
+    if found == Ok(false) {
+        if poll.timeout != 0 {
+            c.core.set_poll_limit(c.cpu, c.vcpu, poll.timeout);
+        }
+        c.cpu.post(pending::RESCHEDULE);
+    } else {
+        c.core.wake(c.vcpu);
+    }
+    found.map(|_| ())
+}
+
+/// Is there something to return for at once?
+fn poll_finds<P: Platform>(c: &Caller<'_, P>, poll: &Poll, only: Option<Port>) -> Result<bool, Stop> {
+    if c.core.upcall_due(c.vcpu) {
+        return Ok(true);
+    }
+    for at in 0..poll.nr_ports {
+        let port = match only {
+            Some(port) => port,
+            None => c.get_at::<Port>(poll.ports.0, u64::from(at))?,
+        };
+        if c.core.poll_port(c.domain, port).ok_or(Errno::EINVAL)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn watchdog<P: Platform>(c: &mut Caller<'_, P>, arg: u64) -> HcResult {
+    let Watchdog { id, timeout } = c.get(arg)?;
+    let deadline = c.core.platform.now().saturating_add(u64::from(timeout).saturating_mul(1_000_000_000));
+    let clock = &c.domain.clock;
+    if id == 0 {
+        let id = c.core.take_watchdog(c.domain)?;
+        if let Some(which) = clock.watchdogs.get(id - 1) {
+            c.core.set_watchdog(c.cpu, c.domain, which, deadline);
+        }
+        return Ok(id as i64);
+    }
+    let which = clock.watchdogs.get(id as usize - 1).ok_or(Errno::EINVAL)?;
+    let bit = 1 << (id - 1);
+    if clock.watchdogs_used.load(SeqCst) & bit == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    c.core.set_watchdog(c.cpu, c.domain, which, if timeout == 0 { NEVER } else { deadline });
+    if timeout == 0 {
+        clock.watchdogs_used.fetch_and(!bit, SeqCst);
+    }
+    Ok(0)
+}
+
+fn pin_override<P: Platform>(c: &mut Caller<'_, P>, arg: u64) -> Result<(), Stop> {
+    c.need(Privilege::INITIAL)?;
+    let PinOverride { pcpu } = c.get(arg)?;
+    let to = u32::try_from(pcpu).map_or(CpuSet(u64::MAX), |cpu| CpuSet::of(CpuId(cpu)));
+    Ok(c.core.set_affinity(c.vcpu, to)?)
+}

@@ -1,0 +1,48 @@
+//! How long a vCPU runs, and whom it goes before.
+
+/// Where on a queue a vCPU goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Behind all others, with a whole slice.
+    Back,
+    /// In front of all others, with what is left of its slice.
+    Front,
+    /// In front of all others, and in place of the one that runs once that has run for [`Policy::least`].
+    Ahead,
+}
+
+/// A scheduling policy: a few pure decisions. All times are in nanoseconds.
+pub trait Policy {
+    /// The length of a whole slice.
+    fn slice(&self) -> u64;
+    /// How long a vCPU runs at least before one that was woken takes its place.
+    fn least(&self) -> u64;
+    /// Where a vCPU goes that was woken with `left` of its slice.
+    fn woken(&self, left: u64) -> Place;
+    /// Where a vCPU goes that stopped running with `left` of its slice while it could go on.
+    fn left(&self, left: u64, yielded: bool) -> Place;
+}
+
+/// Each in turn, for one slice.
+///
+/// A vCPU that waits before its slice is over keeps the rest and, when woken, goes before those that compute; it
+/// lines up behind them when the rest is used up. So what answers quickly is answered quickly, and nobody starves.
+pub struct RoundRobin;
+
+impl Policy for RoundRobin {
+    fn slice(&self) -> u64 {
+        5_000_000
+    }
+
+    fn least(&self) -> u64 {
+        200_000
+    }
+
+    fn woken(&self, left: u64) -> Place {
+        if left == 0 { Place::Back } else { Place::Ahead }
+    }
+
+    fn left(&self, left: u64, yielded: bool) -> Place {
+        if left == 0 || yielded { Place::Back } else { Place::Front }
+    }
+}

@@ -1,0 +1,156 @@
+//! A CPU's run queue.
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use super::Place;
+use crate::cpu::CpuId;
+use crate::platform::Platform;
+use crate::sync::Lock;
+use crate::vcpu::Vcpu;
+
+/// The vCPUs that wait for a CPU, and the turn of the one that runs there.
+pub struct Queue<P: Platform> {
+    waiting: Lock<P, Waiting<P>>,
+    /// How many wait; to be read without the lock.
+    len: AtomicUsize,
+    /// The CPU has nothing to run.
+    idle: AtomicBool,
+    /// One that was woken is in front and wants the CPU.
+    pressed: AtomicBool,
+    /// When the turn of the vCPU that runs began, or was last charged to it.
+    since: AtomicU64,
+    /// When it ends.
+    until: AtomicU64,
+}
+
+struct Waiting<P: Platform> {
+    list: VecDeque<Arc<Vcpu<P>>>,
+    /// As many as may ever wait: `list` has room for them.
+    most: usize,
+}
+
+impl<P: Platform> Queue<P> {
+    /// Empty, and its CPU idle.
+    pub fn new() -> Self {
+        Self {
+            waiting: Lock::<P, _>::new(Waiting { list: VecDeque::new(), most: 0 }),
+            len: AtomicUsize::new(0),
+            idle: AtomicBool::new(true),
+            pressed: AtomicBool::new(false),
+            since: AtomicU64::new(0),
+            until: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// Makes room for `more` vCPUs; false if there is no memory.
+    pub(super) fn reserve(&self, more: usize) -> bool {
+        let mut waiting = self.waiting.lock();
+        let most = waiting.most.saturating_add(more);
+        let missing = most.saturating_sub(waiting.list.len());
+        let done = waiting.list.try_reserve(missing).is_ok();
+        if done {
+            waiting.most = most;
+        }
+        done
+    }
+
+    /// The opposite of [`reserve`](Self::reserve).
+    pub(super) fn unreserve(&self, less: usize) {
+        let mut waiting = self.waiting.lock();
+        waiting.most = waiting.most.saturating_sub(less);
+    }
+
+    /// Adds one. True if none waited.
+    pub(super) fn push(&self, vcpu: Arc<Vcpu<P>>, place: Place) -> bool {
+        let mut waiting = self.waiting.lock();
+        match place {
+            Place::Back => waiting.list.push_back(vcpu),
+            Place::Front | Place::Ahead => waiting.list.push_front(vcpu),
+        }
+        if place == Place::Ahead {
+            self.pressed.store(true, Ordering::SeqCst);
+        }
+        self.len.store(waiting.list.len(), Ordering::SeqCst);
+        waiting.list.len() == 1
+    }
+
+    /// Takes the first that may run and is allowed on `cpu`; it is the caller's from then on.
+    pub(super) fn pop(&self, cpu: CpuId) -> Option<Arc<Vcpu<P>>> {
+        while self.len() != 0 {
+            let vcpu = {
+                let mut waiting = self.waiting.lock();
+                let at = waiting.list.iter().position(|v| v.sched.affinity().has(cpu))?;
+                let vcpu = waiting.list.remove(at)?;
+                self.pressed.store(false, Ordering::SeqCst);
+                self.len.store(waiting.list.len(), Ordering::SeqCst);
+                vcpu
+            };
+            if vcpu.sched.state.take() {
+                return Some(vcpu);
+            }
+        }
+        None
+    }
+
+    /// Takes off all that `which` names, without changing their state; returns how many.
+    pub(super) fn remove(&self, which: impl Fn(&Arc<Vcpu<P>>) -> bool) -> usize {
+        let mut waiting = self.waiting.lock();
+        let before = waiting.list.len();
+        waiting.list.retain(|v| !which(v));
+        self.len.store(waiting.list.len(), Ordering::SeqCst);
+        before - waiting.list.len()
+    }
+
+    /// How many wait.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::SeqCst)
+    }
+
+    /// Does nobody wait?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Has the CPU nothing to run?
+    pub fn is_idle(&self) -> bool {
+        self.idle.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn set_idle(&self, idle: bool) {
+        if self.idle.load(Ordering::Relaxed) != idle {
+            self.idle.store(idle, Ordering::SeqCst);
+        }
+    }
+
+    /// Does one that was woken want the CPU?
+    pub(super) fn is_pressed(&self) -> bool {
+        self.pressed.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn begin(&self, now: u64) {
+        self.since.store(now, Ordering::Relaxed);
+    }
+
+    pub(super) fn since(&self) -> u64 {
+        self.since.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_until(&self, end: u64) {
+        self.until.store(end, Ordering::Relaxed);
+    }
+
+    /// When the turn of the vCPU that runs ends, in system time; `u64::MAX` while nobody waits.
+    #[inline(always)]
+    pub fn until(&self) -> u64 {
+        self.until.load(Ordering::Relaxed)
+    }
+}
+
+impl<P: Platform> Default for Queue<P> {
+    fn default() -> Self {
+        Self::new()
+    }
+}

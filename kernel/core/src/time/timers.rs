@@ -1,0 +1,282 @@
+//! Timers: the single-shot, periodic and poll timers of vCPUs, and the watchdogs of domains.
+//!
+//! The timers of the vCPU that runs are looked up in the vCPU itself, so that setting one is a store. When a vCPU
+//! stops running with a timer set, it is *parked*: put on the timer queue of the CPU it ran on, and taken off when
+//! it runs again. So it is on one queue at most, and all queues have room for it ([`Core::enroll`]).
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::{AtomicU32, AtomicU64};
+
+use abi::Virq;
+use abi::sched::ShutdownReason;
+
+use super::VcpuTime;
+use crate::Core;
+use crate::counters::{Counter, Event};
+use crate::cpu::{Cpu, CpuId, pending};
+use crate::domain::Domain;
+use crate::platform::Platform;
+use crate::sync::Lock;
+use crate::vcpu::Vcpu;
+
+/// The deadline of a timer that is not set.
+pub const NEVER: u64 = u64::MAX;
+/// No CPU.
+const NOWHERE: u32 = u32::MAX;
+
+/// Whose timer it is.
+enum Owner<P: Platform> {
+    Vcpu(Arc<Vcpu<P>>),
+    Watchdog(Arc<Domain<P>>),
+}
+
+/// A CPU's timer queue.
+pub struct Timers<P: Platform> {
+    queue: Lock<P, Parked<P>>,
+    /// The first deadline in the queue; to be read without the lock.
+    first: AtomicU64,
+    /// What the hardware was last asked for.
+    programmed: AtomicU64,
+}
+
+struct Parked<P: Platform> {
+    /// The latest deadline first, so that the next one is taken off the end.
+    list: Vec<(u64, Owner<P>)>,
+    most: usize,
+}
+
+impl<P: Platform> Timers<P> {
+    /// Empty.
+    pub fn new() -> Self {
+        Self {
+            queue: Lock::<P, _>::new(Parked { list: Vec::new(), most: 0 }),
+            first: AtomicU64::new(NEVER),
+            programmed: AtomicU64::new(NEVER),
+        }
+    }
+
+    /// Makes room for `more` owners of timers; false if there is no memory.
+    pub(crate) fn reserve(&self, more: usize) -> bool {
+        let mut queue = self.queue.lock();
+        let most = queue.most.saturating_add(more);
+        let missing = most.saturating_sub(queue.list.len());
+        let done = queue.list.try_reserve(missing).is_ok();
+        if done {
+            queue.most = most;
+        }
+        done
+    }
+
+    /// The opposite of [`reserve`](Self::reserve).
+    pub(crate) fn unreserve(&self, less: usize) {
+        let mut queue = self.queue.lock();
+        queue.most = queue.most.saturating_sub(less);
+    }
+
+    fn insert(&self, deadline: u64, owner: Owner<P>) {
+        let mut queue = self.queue.lock();
+        let at = queue.list.partition_point(|(d, _)| *d > deadline);
+        queue.list.insert(at, (deadline, owner));
+        self.note_first(&queue);
+    }
+
+    /// Takes the first one that is due.
+    fn pop(&self, now: u64) -> Option<Owner<P>> {
+        if self.first.load(SeqCst) > now {
+            return None;
+        }
+        let mut queue = self.queue.lock();
+        let due = queue.list.pop_if(|(d, _)| *d <= now);
+        self.note_first(&queue);
+        due.map(|(_, owner)| owner)
+    }
+
+    fn retain(&self, keep: impl Fn(&Owner<P>) -> bool) {
+        let mut queue = self.queue.lock();
+        queue.list.retain(|(_, owner)| keep(owner));
+        self.note_first(&queue);
+    }
+
+    /// Takes off all that belongs to a domain.
+    pub(crate) fn forget(&self, domain: &Arc<Domain<P>>) {
+        self.retain(|owner| match owner {
+            Owner::Vcpu(v) => !domain.vcpus.iter().any(|own| Arc::ptr_eq(own, v)),
+            Owner::Watchdog(d) => !Arc::ptr_eq(d, domain),
+        });
+    }
+
+    fn note_first(&self, queue: &Parked<P>) {
+        self.first.store(queue.list.last().map_or(NEVER, |(d, _)| *d), SeqCst);
+    }
+}
+
+impl<P: Platform> Default for Timers<P> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<P: Platform> VcpuTime<P> {
+    /// The deadline of the timers that go on while it does not run.
+    fn asleep_until(&self) -> u64 {
+        self.singleshot.load(SeqCst).min(self.poll.load(SeqCst))
+    }
+
+    /// The next tick of the periodic timer.
+    fn next_tick(&self) -> u64 {
+        match self.period.load(Relaxed) {
+            0 => NEVER,
+            period => self.ticked.load(Relaxed).saturating_add(period),
+        }
+    }
+
+    /// Ends the poll's time limit.
+    pub(crate) fn stop_poll(&self) {
+        self.poll.store(NEVER, SeqCst);
+    }
+}
+
+/// Is the timer due? If so it is no longer set; one caller only is told so.
+fn take_due(timer: &AtomicU64, now: u64) -> bool {
+    let deadline = timer.load(SeqCst);
+    deadline <= now && timer.compare_exchange(deadline, NEVER, SeqCst, SeqCst).is_ok()
+}
+
+impl<P: Platform> Core<P> {
+    /// The timer of `cpu`, which this runs on, went off: does all that is due, and sets it again.
+    pub fn run_timers(&self, cpu: &Cpu<P>, current: Option<&Arc<Vcpu<P>>>) {
+        self.count(cpu, Counter::Event(Event::Timer));
+        cpu.timers.programmed.store(NEVER, Relaxed);
+        let now = self.platform.now();
+        while let Some(owner) = cpu.timers.pop(now) {
+            match owner {
+                Owner::Vcpu(v) => {
+                    v.time.parked.store(NOWHERE, SeqCst);
+                    self.fire(&v, now);
+                }
+                Owner::Watchdog(domain) => self.watch(cpu, domain, now),
+            }
+        }
+        if let Some(v) = current {
+            self.fire(v, now);
+        }
+        if now >= cpu.queue.until() {
+            cpu.post(pending::RESCHEDULE);
+        }
+        self.program(cpu, current);
+    }
+
+    /// Does what is due of one vCPU's timers.
+    pub(crate) fn fire(&self, vcpu: &Arc<Vcpu<P>>, now: u64) {
+        let time = &vcpu.time;
+        let mut tick = take_due(&time.singleshot, now);
+        if now >= time.next_tick() && vcpu.sched.state.view().running() {
+            time.ticked.store(now, Relaxed);
+            tick = true;
+        }
+        if tick && let Some(domain) = vcpu.domain.upgrade() {
+            self.send_virq(&domain, Some(vcpu.id), Virq::TIMER);
+        }
+        if take_due(&time.poll, now) {
+            self.wake(vcpu);
+        }
+    }
+
+    /// Sets the hardware's timer for the first thing to come on this CPU, if it is not set for that.
+    pub(crate) fn program(&self, cpu: &Cpu<P>, current: Option<&Arc<Vcpu<P>>>) {
+        let own = current.map_or(NEVER, |v| v.time.singleshot.load(SeqCst).min(v.time.next_tick()));
+        let next = cpu.timers.first.load(SeqCst).min(cpu.queue.until()).min(own);
+        if next != cpu.timers.programmed.load(Relaxed) {
+            cpu.timers.programmed.store(next, Relaxed);
+            self.platform.set_timer(next);
+        }
+    }
+
+    /// Makes sure that the hardware's timer goes off by `deadline`. An earlier one stays: it costs one look too many.
+    #[inline]
+    fn program_by(&self, cpu: &Cpu<P>, deadline: u64) {
+        if deadline < cpu.timers.programmed.load(Relaxed) {
+            cpu.timers.programmed.store(deadline, Relaxed);
+            self.platform.set_timer(deadline);
+        }
+    }
+
+    /// Sets the single-shot timer of the vCPU that runs on `cpu`; [`NEVER`] stops it.
+    #[inline]
+    pub fn set_singleshot(&self, cpu: &Cpu<P>, vcpu: &Vcpu<P>, deadline: u64) {
+        vcpu.time.singleshot.store(deadline, SeqCst);
+        self.program_by(cpu, deadline);
+    }
+
+    /// Sets the time limit of the poll that the vCPU on `cpu` is about to enter.
+    pub(crate) fn set_poll_limit(&self, cpu: &Cpu<P>, vcpu: &Vcpu<P>, deadline: u64) {
+        vcpu.time.poll.store(deadline, SeqCst);
+        self.program_by(cpu, deadline);
+    }
+
+    /// Sets a vCPU's periodic timer; 0 stops it.
+    pub fn set_periodic(&self, vcpu: &Arc<Vcpu<P>>, period: u64) {
+        vcpu.time.ticked.store(self.platform.now(), Relaxed);
+        vcpu.time.period.store(period, Relaxed);
+        if let Some(cpu) = self.cpu(vcpu.sched.cpu()) {
+            if cpu.id == self.platform.this_cpu() {
+                self.program_by(cpu, vcpu.time.next_tick());
+            } else if vcpu.sched.state.view().running() {
+                cpu.post(pending::TIMER);
+                self.platform.kick(cpu.id);
+            }
+        }
+    }
+
+    /// A vCPU stops running on `cpu`: its timers go on there. The caller still has it.
+    pub(crate) fn park(&self, cpu: &Cpu<P>, vcpu: &Arc<Vcpu<P>>) {
+        let deadline = vcpu.time.asleep_until();
+        if deadline != NEVER {
+            vcpu.time.parked.store(cpu.id.0, SeqCst);
+            cpu.timers.insert(deadline, Owner::Vcpu(vcpu.clone()));
+            self.program_by(cpu, deadline);
+        }
+    }
+
+    /// A vCPU is about to run: its timers are looked up in itself from now on.
+    pub(crate) fn unpark(&self, vcpu: &Arc<Vcpu<P>>) {
+        let at = vcpu.time.parked.swap(NOWHERE, SeqCst);
+        if let Some(cpu) = self.cpu(CpuId(at)) {
+            cpu.timers.retain(|owner| !matches!(owner, Owner::Vcpu(v) if Arc::ptr_eq(v, vcpu)));
+        }
+        // A poll's time limit ends with the poll.
+        if !vcpu.sched.state.view().polling() {
+            vcpu.time.stop_poll();
+        }
+    }
+
+    /// Sets a domain's watchdog `which` to go off at `deadline`.
+    pub(crate) fn set_watchdog(&self, cpu: &Cpu<P>, domain: &Arc<Domain<P>>, which: &AtomicU64, deadline: u64) {
+        which.store(deadline, SeqCst);
+        // One entry a domain, at the first deadline it had: poking a watchdog later is the store alone.
+        if deadline != NEVER && domain.clock.watched.compare_exchange(NOWHERE, cpu.id.0, SeqCst, SeqCst).is_ok() {
+            cpu.timers.insert(deadline, Owner::Watchdog(domain.clone()));
+            self.program_by(cpu, deadline);
+        }
+    }
+
+    /// A domain's watchdogs are to be looked at.
+    fn watch(&self, cpu: &Cpu<P>, domain: Arc<Domain<P>>, now: u64) {
+        domain.clock.watched.store(NOWHERE, SeqCst);
+        if domain.clock.watchdogs.iter().any(|w| take_due(w, now)) {
+            self.shutdown(&domain, ShutdownReason::WATCHDOG);
+            return;
+        }
+        let next = domain.clock.watchdogs.iter().map(|w| w.load(SeqCst)).min().unwrap_or(NEVER);
+        if next != NEVER && domain.clock.watched.compare_exchange(NOWHERE, cpu.id.0, SeqCst, SeqCst).is_ok() {
+            cpu.timers.insert(next, Owner::Watchdog(domain));
+        }
+    }
+}
+
+/// No CPU's timer queue holds it.
+pub(super) const fn nowhere() -> AtomicU32 {
+    AtomicU32::new(NOWHERE)
+}
