@@ -1,6 +1,6 @@
 //! A CPU as the core's logic sees it.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::platform::Platform;
 
@@ -59,8 +59,12 @@ pub struct Cpu<P: Platform> {
     pub id: CpuId,
     /// What waits for it; see [`pending`]. Set by anyone, taken by the CPU itself.
     pub pending: AtomicU32,
+    /// The flush clock when its TLB was last flushed of everything a guest mapped; see `Core::note_flush`.
+    pub flushed: AtomicU64,
     /// Who is to run here, and who does.
     pub queue: crate::sched::Queue<P>,
+    /// What has happened here, counted.
+    pub counters: crate::counters::Counters,
     /// What is to happen here, and when.
     pub timers: crate::time::Timers<P>,
 }
@@ -68,7 +72,7 @@ pub struct Cpu<P: Platform> {
 impl<P: Platform> Cpu<P> {
     /// A CPU with nothing to do.
     pub fn new(id: CpuId) -> Self {
-        Self { id, pending: AtomicU32::new(0), queue: crate::sched::Queue::new(), timers: crate::time::Timers::new() }
+        Self { id, counters: crate::counters::Counters::new(), pending: AtomicU32::new(0), flushed: AtomicU64::new(1), queue: crate::sched::Queue::new(), timers: crate::time::Timers::new() }
     }
 
     /// Leaves word for the CPU; the caller kicks it where it is another.

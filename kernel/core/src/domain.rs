@@ -49,13 +49,15 @@ pub struct Domain<P: Platform> {
     /// Its number.
     pub id: DomId,
     /// The 128-bit handle its builder gave it.
-    pub handle: [u8; 16],
+    pub handle: Lock<P, [u8; 16]>,
     /// What it may do beyond looking after itself.
     pub privilege: Privilege,
     /// One bit a hypercall number: may it be called at all? All ones for an ordinary guest.
     pub hypercalls: AtomicU64,
     /// Its stage of life ([`Stage`]), low byte, and the reason of its shutdown, next byte.
     pub life: AtomicU32,
+    /// The reason that its shutdown will have whatever is said then (SCHEDOP_shutdown_code), plus one; 0 for none.
+    pub shutdown_code: AtomicU32,
     /// How often it has been paused from outside.
     pub paused: AtomicU32,
     /// The page that `shared_info` is on. Belongs to the domain, as in Xen, and is never freed before it.
@@ -76,6 +78,8 @@ pub struct Domain<P: Platform> {
     pub grants: crate::grant::Grants<P>,
     /// The machine's interrupts, ports and frames that it was given.
     pub devices: Lock<P, crate::irq::Devices>,
+    /// The line that it is writing to the console.
+    pub console: Lock<P, crate::hypercall::console_io::Writer>,
     /// Its clock: offset of wall time, and counters.
     pub clock: crate::time::DomainClock,
 }
@@ -96,6 +100,13 @@ impl<P: Platform> Domain<P> {
         }
     }
 
+    /// Sets the reason that its shutdown will have; the first one counts. Returns the one that does.
+    pub fn latch_shutdown_code(&self, reason: abi::sched::ShutdownReason) -> abi::sched::ShutdownReason {
+        use core::sync::atomic::Ordering::SeqCst;
+        let latched = self.shutdown_code.compare_exchange(0, (reason.0 & 0xff) + 1, SeqCst, SeqCst);
+        abi::sched::ShutdownReason(latched.map_or_else(|first| first - 1, |_| reason.0 & 0xff))
+    }
+
     /// Has its end begun? Then nothing new may refer to it.
     pub fn is_dying(&self) -> bool {
         self.stage() >= Stage::Dying
@@ -111,12 +122,24 @@ impl<P: Platform> Domain<P> {
 pub struct Domains<P: Platform> {
     /// By number, lowest first. Changed only by creation and the last step of destruction.
     pub table: RwLock<P, Vec<Arc<Domain<P>>>>,
+    /// The number given last. Changed with `table` held for writing.
+    last: AtomicU32,
 }
 
 impl<P: Platform> Domains<P> {
     /// None yet.
     pub fn new() -> Self {
-        Self { table: RwLock::<P, _>::new(Vec::new()) }
+        Self { table: RwLock::<P, _>::new(Vec::new()), last: AtomicU32::new(0) }
+    }
+
+    /// The next number that is free, going round, so that one that has just died is not soon another's.
+    pub fn next_id(&self, table: &[Arc<Domain<P>>]) -> Option<DomId> {
+        let first = self.last.load(core::sync::atomic::Ordering::Relaxed);
+        let end = DomId::FIRST_RESERVED.0;
+        let mut round = (first + 1..u32::from(end)).chain(1..first + 1).map(|id| DomId(id as u16));
+        let free = round.find(|id| table.binary_search_by_key(&id.0, |d| d.id.0).is_err())?;
+        self.last.store(u32::from(free.0), core::sync::atomic::Ordering::Relaxed);
+        Some(free)
     }
 
     /// The domain with this number. Zombies are found too.

@@ -9,6 +9,7 @@ use core::sync::atomic::Ordering;
 use abi::{PAGE_SIZE, Vaddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::Core;
 use crate::frame::Frame;
 use crate::platform::{AddressSpace, Fault, Platform};
 
@@ -53,6 +54,13 @@ pub fn exchange<P: Platform>(platform: &P, frame: Frame, index: usize, old: u64,
     platform.word(frame, index).compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
 }
 
+/// A word that guest and core change at once, for the event paths that are written apart from where their words are.
+#[inline(always)]
+pub(crate) fn shared_word<P: Platform>(platform: &P, frame: Frame, index: usize) -> &crate::sync::atomic::AtomicU64 {
+    dirtied(frame);
+    platform.word(frame, index)
+}
+
 /// Stores a page-table entry. Only `mm` calls it.
 #[inline(always)]
 pub fn store_entry<P: Platform>(platform: &P, table: Frame, index: usize, entry: u64) {
@@ -82,7 +90,7 @@ pub fn get<P: Platform, T: FromBytes + IntoBytes>(platform: &P, space: AddressSp
 }
 
 /// Copies a value out to a guest's address.
-pub fn put<P: Platform, T: IntoBytes + Immutable>(
+pub fn put<P: Platform, T: ?Sized + IntoBytes + Immutable>(
     platform: &P,
     space: AddressSpace,
     to: Vaddr,
@@ -91,3 +99,43 @@ pub fn put<P: Platform, T: IntoBytes + Immutable>(
     platform.copy_to_guest(space, to, value.as_bytes())
 }
 
+
+impl<P: Platform> Core<P> {
+    /// Copies in from an address space that no CPU has loaded, by walking it. The platform's own copy comes here.
+    pub fn copy_from_space(&self, space: AddressSpace, from: Vaddr, to: &mut [u8]) -> Result<(), Fault> {
+        let mut at = from.0;
+        let mut rest = to;
+        while !rest.is_empty() {
+            let (frame, offset) = self.reach(space, at, false)?;
+            let (now, later) = rest.split_at_mut(rest.len().min(PAGE_SIZE - offset));
+            self.platform.read(frame, offset, now);
+            at = at.wrapping_add(now.len() as u64);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Copies out to an address space that no CPU has loaded, by walking it.
+    pub fn copy_to_space(&self, space: AddressSpace, to: Vaddr, from: &[u8]) -> Result<(), Fault> {
+        let mut at = to.0;
+        let mut rest = from;
+        while !rest.is_empty() {
+            let (frame, offset) = self.reach(space, at, true)?;
+            let (now, later) = rest.split_at(rest.len().min(PAGE_SIZE - offset));
+            write(&self.platform, frame, offset, now);
+            at = at.wrapping_add(now.len() as u64);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// The frame, and the byte in it, that a guest's own access would reach.
+    fn reach(&self, space: AddressSpace, at: u64, write: bool) -> Result<(Frame, usize), Fault> {
+        if !crate::mm::is_guest_address(Vaddr(at)) {
+            return Err(Fault);
+        }
+        let entry = self.walk(space, Vaddr(at)).target(write).ok_or(Fault)?;
+        let frame = self.frames.get(entry.mfn()).ok_or(Fault)?;
+        Ok((frame, at as usize % PAGE_SIZE))
+    }
+}

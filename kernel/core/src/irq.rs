@@ -14,3 +14,13 @@ pub struct PciAddress {
 }
 /// What of the machine a domain was given.
 pub struct Devices;
+
+impl<P: crate::Platform> crate::Core<P> {
+    /// A port was bound to an interrupt of a domain's: lets it through. EPERM: the domain was not given it.
+    pub fn open_pirq(&self, _domain: &crate::Domain<P>, _pirq: u32, _share: bool) -> Result<(), abi::Errno> {
+        Err(abi::Errno::EPERM)
+    }
+
+    /// The port was closed: stops the interrupt.
+    pub fn close_pirq(&self, _domain: &crate::Domain<P>, _pirq: u32) {}
+}

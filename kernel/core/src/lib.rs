@@ -10,20 +10,29 @@ extern crate alloc;
 #[cfg(any(test, feature = "testing"))]
 extern crate std;
 
+pub mod buddy;
+pub mod counters;
 pub mod cpu;
+pub mod cpuid;
 pub mod dispatch;
 pub mod domain;
+pub mod emulate;
 pub mod event;
 pub mod frame;
 pub mod grant;
 pub mod guest;
 pub mod hypercall;
 pub mod irq;
+pub mod lifecycle;
+pub mod log;
 pub mod memory;
 pub mod mm;
 pub mod platform;
 pub mod sched;
+pub mod segment;
 pub mod sync;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod time;
 pub mod trap;
 pub mod vcpu;
@@ -46,9 +55,16 @@ pub struct Core<P: Platform> {
     /// What each machine frame is, and who owns it.
     pub frames: frame::FrameTable,
     /// The free frames.
-    pub free: frame::Allocator<P>,
+    pub free: buddy::Allocator<P>,
     /// Every domain that exists, zombies included.
     pub domains: domain::Domains<P>,
     /// The CPUs that are online, by [`CpuId`].
     pub cpus: Box<[Cpu<P>]>,
+}
+
+/// Is there memory for `bytes` more? ENOMEM where there is not.
+///
+/// Asked right before something is put into a `Box` or an `Arc`, which cannot report that there is none.
+pub(crate) fn headroom(bytes: usize) -> Result<(), abi::Errno> {
+    alloc::vec::Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| abi::Errno::ENOMEM)
 }

@@ -5,7 +5,7 @@ use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::regs::CpuUserRegs;
-use abi::{Maddr, PAGE_SHIFT, VcpuId};
+use abi::{Errno, Maddr, PAGE_SHIFT, VcpuId};
 
 use crate::domain::Domain;
 use crate::frame::Frame;
@@ -20,9 +20,12 @@ pub const LDT_FRAMES: usize = 16;
 /// The machine state of a vCPU, as `vcpu_guest_context` describes it.
 ///
 /// Whoever holds its lock owns it: the CPU that runs the vCPU, for as long as it does; else whoever creates, inspects
-/// or changes it. The register file is first, so that the entry code stores registers where they stay.
-#[repr(C)]
+/// or changes it. The entry code stores registers straight into `regs`, where they stay: that ends on a 16-byte boundary
+/// behind `ss`, as the hardware's stack switch wants it.
+#[repr(C, align(16))]
 pub struct Run {
+    /// Room for the frame of a fault that the return to the guest itself raises, which lands below `regs.rip`.
+    pub headroom: [u64; 17],
     /// The guest's registers, stored here by the entry code and loaded from here at the exit.
     pub regs: CpuUserRegs,
     /// Is the guest in kernel mode? Its own flag, not a matter of CS.
@@ -75,6 +78,8 @@ pub struct Run {
     pub recent: [u8; 16],
 }
 
+const _: () = assert!((core::mem::offset_of!(Run, regs) + core::mem::offset_of!(CpuUserRegs, es)).is_multiple_of(16));
+
 /// The FPU and vector state in the form of XSAVE (legacy area first).
 #[repr(C, align(64))]
 pub struct FpuState {
@@ -84,7 +89,72 @@ pub struct FpuState {
     pub dirty: bool,
 }
 
+impl FpuState {
+    /// As after FNINIT, with SSE exceptions masked: FCW 37f, MXCSR 1f80, nothing else in use.
+    const INITIAL: [u8; 2752] = {
+        let mut area = [0; 2752];
+        (area[0], area[1]) = (0x7f, 0x03);
+        (area[24], area[25]) = (0x80, 0x1f);
+        area
+    };
+
+    /// Takes the legacy area in, in the form of FXSAVE; vector state beyond it becomes initial.
+    pub fn set_legacy(&mut self, from: &[u8; 512]) {
+        // MXCSR's reserved bits would fault when it is loaded.
+        const MXCSR: u32 = 0xffbf;
+        self.area = Self::INITIAL;
+        for (slot, byte) in self.area.iter_mut().zip(from) {
+            *slot = *byte;
+        }
+        let mxcsr = u32::from_le_bytes([from[24], from[25], from[26], from[27]]) & MXCSR;
+        for (slot, byte) in self.area.iter_mut().skip(24).zip(mxcsr.to_le_bytes()) {
+            *slot = byte;
+        }
+        // XSTATE_BV: x87 and SSE.
+        self.area[512] = 3;
+    }
+
+    /// Copies the legacy area out.
+    pub fn get_legacy(&self, to: &mut [u8; 512]) {
+        to.iter_mut().zip(&self.area).for_each(|(slot, byte)| *slot = *byte);
+    }
+}
+
 impl Run {
+    /// That of a vCPU which has no context yet: in kernel mode, all else zero. ENOMEM where there is no memory for it.
+    pub fn new() -> Result<Self, Errno> {
+        crate::headroom(size_of::<FpuState>())?;
+        let fpu = Box::new(FpuState { area: FpuState::INITIAL, dirty: false });
+        Ok(Self {
+            headroom: [0; 17],
+            regs: CpuUserRegs::default(),
+            kernel_mode: true,
+            initialised: false,
+            kernel_root: None,
+            user_root: None,
+            hardware_root: None,
+            kernel_ss: 0,
+            kernel_sp: 0,
+            fs_base: 0,
+            gs_base_kernel: 0,
+            gs_base_user: 0,
+            traps: crate::trap::TrapTable::new()?,
+            callbacks: crate::trap::Callbacks::new(),
+            debug: [0; 8],
+            gdt: [None; GDT_FRAMES],
+            gdt_entries: 0,
+            ldt: [None; LDT_FRAMES],
+            ldt_base: 0,
+            ldt_entries: 0,
+            cr0: 0,
+            cr4: 0,
+            xcr0: 1,
+            iopl: 0,
+            fpu,
+            recent: [0xff; 16],
+        })
+    }
+
     /// The guest root of the mode that the vCPU is in.
     pub fn root(&self) -> Option<Frame> {
         if self.kernel_mode { self.kernel_root } else { self.user_root }
@@ -112,11 +182,11 @@ pub struct Vcpu<P: Platform> {
     /// Where its `vcpu_info` is, as a machine address: in shared_info at first, then where it was registered.
     info: AtomicU64,
     /// What the scheduler knows of it.
-    pub sched: crate::sched::VcpuSched<P>,
+    pub sched: crate::sched::VcpuSched,
     /// Its timers and its runstate.
     pub time: crate::time::VcpuTime<P>,
-    /// Its queues of FIFO events.
-    pub fifo: crate::event::VcpuFifo<P>,
+    /// Its virtual interrupts, and its queues of FIFO events.
+    pub events: crate::event::VcpuEvents,
 }
 
 impl<P: Platform> Vcpu<P> {
@@ -129,7 +199,7 @@ impl<P: Platform> Vcpu<P> {
             info: AtomicU64::new(info.0),
             sched: crate::sched::VcpuSched::new(),
             time: crate::time::VcpuTime::new(),
-            fifo: crate::event::VcpuFifo::new(),
+            events: crate::event::VcpuEvents::new(),
         }
     }
 
