@@ -1,0 +1,311 @@
+//! Images from well-formed to random, laid out and built on the heap, then read back as a kernel would.
+
+extern crate std;
+
+use alloc::vec::Vec;
+
+use abi::start_info::StartInfo;
+use abi::{Maddr, PAGE_SIZE, Pfn, Port, PteFlags, Vaddr};
+use proptest::prelude::*;
+use zerocopy::FromBytes;
+
+use crate::testing::{HeapMemory, ImageMaker};
+use crate::*;
+
+const LINUX: u64 = 0xffff_ffff_8000_0000;
+const WIRING: Wiring<'_> =
+    Wiring { shared_info: Maddr(0x7777_000), store_port: Port(1), console_port: Port(2), console_info: b"vga" };
+
+fn guest(nr_pages: u64) -> Request<'static> {
+    Request { role: Role::Guest, nr_pages, ramdisk: Ramdisk::None, cmdline: b"root=/dev/xvda quiet" }
+}
+
+struct Built {
+    memory: HeapMemory,
+    start: Start,
+    info: StartInfo,
+}
+
+impl Built {
+    fn new(file: &[u8], request: Request<'_>) -> Self {
+        let image = Image::parse(file).unwrap();
+        let plan = Plan::new(&image, request).unwrap();
+        let mut memory = HeapMemory::new(request.nr_pages);
+        let Ok(start) = plan.build(&mut memory, &WIRING);
+        let page = memory.page(plan.start_info);
+        let (info, _) = StartInfo::read_from_prefix(page).unwrap();
+        let built = Self { memory, start, info };
+        built.check(&plan, &image);
+        built
+    }
+
+    /// What holds for every domain, whatever its image.
+    fn check(&self, plan: &Plan<'_>, image: &Image<'_>) {
+        let end = image.virt_base + plan.mapped_pages * 4096;
+        assert!(end.is_multiple_of(4 << 20));
+        assert!(end - self.start.stack >= 512 << 10);
+        assert!(self.at(end).is_none() && self.at(image.virt_base.wrapping_sub(4096)).is_none());
+        let tables: Vec<Pfn> = plan.table_frames().collect();
+        for page in 0..plan.mapped_pages {
+            let (pfn, flags) = self.at(image.virt_base + page * 4096).unwrap();
+            assert_eq!(pfn, Pfn(page));
+            assert_eq!(flags.contains(PteFlags::RW), !tables.contains(&pfn), "{pfn:?}");
+            assert!(flags.contains(PteFlags::USER));
+        }
+        let root = self.memory.pfn(self.start.root);
+        assert_eq!(self.at(self.info.pt_base.0).unwrap().0, root);
+        assert_eq!(self.info.nr_pages, plan.request.nr_pages);
+        let p2m: Vec<u8> =
+            (0..plan.request.nr_pages).flat_map(|pfn| self.memory.mfn(Pfn(pfn)).0.to_le_bytes()).collect();
+        self.expect(plan.p2m_vaddr, &p2m);
+        let stubs = image.hypercall_page();
+        for segment in image.segments() {
+            let mut bytes = segment.bytes.to_vec();
+            bytes.resize(segment.mem_size as usize, 0);
+            if let Some(at) = stubs.and_then(|page| page.checked_sub(segment.paddr)).filter(|at| *at < segment.mem_size)
+            {
+                bytes.truncate(at as usize); // the test of the hypercall page looks at the rest
+            }
+            self.expect(image.vaddr(segment.paddr), &bytes);
+        }
+    }
+
+    /// Checks the bytes mapped at `vaddr`, page by page.
+    fn expect(&self, mut vaddr: u64, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let offset = vaddr as usize % PAGE_SIZE;
+            let (now, later) = bytes.split_at(bytes.len().min(PAGE_SIZE - offset));
+            let page = self.memory.page(self.at(vaddr).unwrap().0);
+            assert!(page[offset..offset + now.len()] == *now, "wrong bytes at {vaddr:#x}");
+            (vaddr, bytes) = (vaddr + now.len() as u64, later);
+        }
+    }
+
+    fn at(&self, vaddr: u64) -> Option<(Pfn, PteFlags)> {
+        self.memory.walk(self.start.root, Vaddr(vaddr))
+    }
+
+    fn byte(&self, vaddr: u64) -> u8 {
+        self.memory.page(self.at(vaddr).unwrap().0)[vaddr as usize % PAGE_SIZE]
+    }
+
+    fn word(&self, vaddr: u64) -> u64 {
+        u64::from_le_bytes(core::array::from_fn(|at| self.byte(vaddr + at as u64)))
+    }
+}
+
+#[test]
+fn a_small_guest() {
+    let built = Built::new(&ImageMaker::small(LINUX).build(), guest(2048));
+    assert_eq!(built.start.entry, LINUX + 0x1000);
+    // Kernel 1..4, p2m 4..8, start_info, store, console, tables, stack.
+    assert_eq!(built.start.start_info, LINUX + 8 * 4096);
+    assert_eq!(built.info.mfn_list, Vaddr(LINUX + 4 * 4096));
+    assert_eq!(built.info.pt_base, Vaddr(LINUX + 11 * 4096));
+    assert_eq!(built.info.nr_pt_frames, 5, "L4, L3, L2 and two L1 for 4 MiB");
+    assert_eq!(built.memory.pfn(built.info.store_mfn), Pfn(9));
+    assert_eq!(built.memory.pfn(built.info.console_mfn), Pfn(10));
+    assert_eq!((built.info.store_evtchn, built.info.console_evtchn), (1, 2));
+    assert_eq!(built.info.flags & !StartInfo::SIF_VIRT_P2M_4TOOLS, 0);
+    assert_eq!(built.info.cmdline(), b"root=/dev/xvda quiet");
+    assert_eq!(&built.info.magic[..15], b"xen-3.0-x86_64\0");
+}
+
+#[test]
+fn the_initial_domain_has_no_rings() {
+    let request = Request { role: Role::Initial, ..guest(2048) };
+    let built = Built::new(&ImageMaker::small(0).build(), request);
+    assert_eq!(built.info.flags & 3, StartInfo::SIF_PRIVILEGED | StartInfo::SIF_INITDOMAIN);
+    assert_eq!((built.info.store_mfn.0, built.info.store_evtchn, built.info.console_evtchn), (0, 0, 0));
+    assert_eq!(built.info.console_mfn.0, 3 << 32 | 1168);
+    assert_eq!(built.byte(built.start.start_info + 1169), b'g');
+    assert_eq!(built.info.pt_base, Vaddr(9 * 4096));
+}
+
+#[test]
+fn ramdisk_mapped_unmapped_and_in_place() {
+    let disk: Vec<u8> = (0..10_000u32).map(|at| (at / 3) as u8).collect();
+    let request = Request { ramdisk: Ramdisk::Copy(&disk), ..guest(2048) };
+    let built = Built::new(&ImageMaker::small(LINUX).build(), request);
+    assert_eq!((built.info.mod_start, built.info.mod_len), (LINUX + 4 * 4096, 10_000));
+    assert!((0..10_000).all(|at| built.byte(built.info.mod_start + at) == disk[at as usize]));
+
+    let file = ImageMaker::small(LINUX).note(16, 1).build();
+    let built = Built::new(&file, request);
+    assert_eq!(built.info.flags & StartInfo::SIF_MOD_START_PFN, StartInfo::SIF_MOD_START_PFN);
+    assert_eq!(built.info.mod_start, 1024, "right behind the mapped 4 MiB");
+    assert_eq!(built.memory.page(Pfn(1024))[..4096], disk[..4096]);
+    assert_eq!(built.memory.page(Pfn(1026))[..1808], disk[8192..]);
+
+    let in_place = Built::new(&file, Request { ramdisk: Ramdisk::InPlace(10_000), ..request });
+    assert_eq!((in_place.info.mod_start, in_place.info.mod_len), (1024, 10_000));
+    assert_eq!(in_place.memory.page(Pfn(1024))[0], 0xa5, "left alone");
+}
+
+#[test]
+fn p2m_outside_the_kernel_mapping() {
+    let file = ImageMaker::small(LINUX).note(15, 0x80_0000_0000).build();
+    let built = Built::new(&file, guest(4096));
+    assert_eq!(built.info.mfn_list, Vaddr(0x80_0000_0000));
+    assert_eq!(built.info.first_p2m_pfn, Pfn(1024));
+    assert_eq!(built.info.nr_p2m_frames, 8 + 3, "the list, and an L3, L2 and L1 for it");
+    assert_eq!(built.info.nr_pt_frames, 5);
+}
+
+#[test]
+fn hypercall_page_is_filled() {
+    let built = Built::new(&ImageMaker::small(0x40_0000).note(2, 0x40_1000).build(), guest(4096));
+    assert_eq!(built.word(0x40_1000 + 32 * 12).to_le_bytes(), *b"\x51\x41\x53\xb8\x0c\0\0\0");
+    assert_eq!(built.byte(0x40_1000 + 32 * 23 + 3), 0x50);
+}
+
+#[test]
+fn initial_registers() {
+    let built = Built::new(&ImageMaker::small(LINUX).build(), guest(1024));
+    let mut context = Default::default();
+    built.start.fill(&mut context);
+    assert_eq!((context.user_regs.cs, context.user_regs.ss), (0xe033, 0xe02b));
+    assert_eq!(context.user_regs.rsi, built.start.start_info);
+    assert_eq!(context.user_regs.rsp % 4096, 0);
+    assert_eq!(context.ctrlreg[3], built.start.root.0 << 12);
+    assert_eq!(context.flags, 0x24);
+}
+
+#[test]
+fn every_complaint_names_its_field() {
+    let small = || ImageMaker::small(LINUX);
+    let wrong: &[(ImageMaker, ImageError)] = &[
+        (ImageMaker { notes: Vec::new(), ..small() }, ImageError::NoXenNotes),
+        (small().without(1).without(3).note(18, 0x10_0000), ImageError::PvhOnly),
+        (small().raw(1, b"abc".to_vec()), ImageError::BadNote(Note::Entry)),
+        (small().raw(13, b"abc".to_vec()), ImageError::BadNote(Note::L1MfnValid)),
+        (small().raw(10, b"\xff".to_vec()), ImageError::BadNote(Note::Features)),
+        (small().text(5, "xen-4.0"), ImageError::OtherInterface),
+        (small().text(10, "!supervisor_mode_kernel"), ImageError::RequiredFeature(3)),
+        (small().text(10, "!warp_drive"), ImageError::UnknownFeature),
+        (small().loads(&[]), ImageError::NoSegments),
+        (small().loads(&[(0x1000, 1, 1); 33]), ImageError::SegmentsOverlap(0, 1)),
+        (small().loads(&[(0x1000, 64, 32)]), ImageError::SegmentSize(0)),
+        (small().loads(&[(0x1000, 4096, 4096), (0x1ff0, 1, 1)]), ImageError::SegmentsOverlap(0, 1)),
+        (small().loads(&[(u64::MAX, 1, 2)]), ImageError::SegmentAddress(0)),
+        (small().note(4, 0x1001), ImageError::SegmentAddress(0)),
+        (small().note(3, LINUX + 1), ImageError::VirtBase),
+        (small().note(3, 0xffff_8000_0000_0000), ImageError::VirtBase),
+        (small().note(3, 1 << 47), ImageError::VirtBase),
+        (small().without(3).note(4, 0), ImageError::VirtBase),
+        (small().note(1, LINUX + 0x4000), ImageError::EntryOutside),
+        (small().note(2, LINUX + 0x1800), ImageError::HypercallPageOutside),
+        (small().note(2, LINUX + 0x4000), ImageError::HypercallPageOutside),
+        (small().note(12, 0xffff_8000_0000_1000), ImageError::HvStartLow),
+    ];
+    for (maker, error) in wrong {
+        assert_eq!(Image::parse(&maker.build()).err(), Some(*error), "{maker:x?}");
+        assert!(!error.as_str().is_empty());
+    }
+    let many: Vec<_> = (0..33).map(|at| (at * 4096, 1, 1)).collect();
+    assert_eq!(Image::parse(&small().loads(&many).build()).err(), Some(ImageError::TooManySegments));
+    assert_eq!(Image::parse(b"#!/bin/sh").err(), Some(ImageError::NotElf));
+    assert_eq!(Image::parse(b"\x7fELF\x01\x01").err(), Some(ImageError::NotX86_64));
+    assert_eq!(Image::parse(b"\x7fELF\x02\x01\x01").err(), Some(ImageError::Header));
+    let file = small().build();
+    assert_eq!(Image::parse(&file[..file.len() - 1]).err(), Some(ImageError::SegmentTruncated(1)));
+}
+
+#[test]
+fn a_domain_that_does_not_fit() {
+    let plan = |maker: ImageMaker, request| {
+        let file = maker.build();
+        let image = Image::parse(&file).unwrap();
+        Plan::new(&image, request).err()
+    };
+    let small = || ImageMaker::small(LINUX);
+    assert_eq!(plan(small(), guest(1023)), Some(ImageError::TooLittleMemory(1024)));
+    assert_eq!(plan(small(), guest(MAX_PAGES + 1)), Some(ImageError::TooManyPages));
+    assert_eq!(plan(small(), Request { cmdline: &[b'x'; 1024], ..guest(1024) }), Some(ImageError::CommandLine));
+    assert_eq!(plan(small(), Request { cmdline: &[b'x'; 1023], ..guest(1024) }), None);
+    assert_eq!(plan(small().note(15, LINUX), guest(1024)), Some(ImageError::InitP2m));
+    assert_eq!(plan(small().note(15, 0xffff_8000_0000_0000), guest(1024)), Some(ImageError::InitP2m));
+    let top = ImageMaker::small(u64::MAX - 0x3f_ffff).note(17, 0);
+    assert_eq!(plan(top.clone(), guest(4096)), Some(ImageError::DoesNotFitAddressSpace));
+    let initial = Request { role: Role::Initial, ..guest(4096) };
+    assert_eq!(plan(top, initial), Some(ImageError::NotForInitialDomain));
+    let huge = Request { ramdisk: Ramdisk::InPlace(u64::MAX), ..guest(4096) };
+    assert_eq!(plan(small(), huge), Some(ImageError::TooLittleMemory(MAX_PAGES)));
+    let low = ImageMaker::small((1 << 47) - (4 << 20));
+    assert_eq!(plan(low, guest(4096)), None, "up to the very end of the low half");
+}
+
+#[test]
+fn padding_adds_four_mebibytes_when_it_must() {
+    // 4 MiB less 512 KiB: kernel, 16 pages of p2m, 3 special pages, 5 tables and the stack end 1 page too late or not.
+    for (kernel_pages, mapped) in [(896 - 25, 1024), (896 - 24, 2048)] {
+        let maker = ImageMaker::small(LINUX).loads(&[(0x1000, 16, (kernel_pages - 1) * 4096)]);
+        let file = maker.build();
+        let image = Image::parse(&file).unwrap();
+        let plan = Plan::new(&image, guest(8192)).unwrap();
+        assert_eq!(plan.mapped_pages, mapped, "kernel of {kernel_pages} pages");
+    }
+}
+
+/// Parses, lays out and builds whatever `file` is; nothing may panic, and what is built must be right.
+fn exercise(file: &[u8], ramdisk: u64, role: Role) {
+    let Ok(image) = Image::parse(file) else { return };
+    let request = Request { role, ramdisk: Ramdisk::InPlace(ramdisk), ..guest(4096) };
+    if let Ok(plan) = Plan::new(&image, request) {
+        let mut memory = HeapMemory::new(4096);
+        let Ok(_) = plan.build(&mut memory, &WIRING);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn mutated_images_never_panic(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut in any::<prop::sample::Index>(),
+        ramdisk in 0..1u64 << 22,
+        initial: bool,
+    ) {
+        let maker = ImageMaker::small(LINUX).note(2, LINUX + 0x1000).note(15, 0x80_0000_0000).note(16, 1).note(12, 0);
+        let mut file = maker.build();
+        // Mutate headers and notes, not the padding of the segments.
+        let head = file.len() - 0x1004;
+        for (at, value) in changes {
+            let at = at.index(head);
+            file[at] = value;
+        }
+        let role = if initial { Role::Initial } else { Role::Guest };
+        exercise(&file, ramdisk, role);
+        file.truncate(cut.index(file.len()));
+        exercise(&file, ramdisk, role);
+    }
+
+    #[test]
+    fn random_notes_never_panic(
+        values in prop::collection::vec((1u32..19, prop_oneof![any::<u64>(), 0..1u64 << 26, Just(LINUX), Just(u64::MAX)]), 0..12),
+        segments in prop::collection::vec((0..1u64 << 26, 0usize..64, 0..1u64 << 24), 0..5),
+        legacy in any::<[u8; 24]>(),
+    ) {
+        let maker = values.iter().fold(ImageMaker::small(LINUX).loads(&segments), |maker, (kind, value)| maker.note(*kind, *value));
+        exercise(&maker.build(), 0, Role::Guest);
+        let maker = ImageMaker::small(LINUX).raw(10, legacy.to_vec()).raw(13, legacy.to_vec());
+        exercise(&maker.build(), 0, Role::Guest);
+    }
+
+    #[test]
+    fn any_sane_kernel_is_built_right(
+        base in prop_oneof![Just(0u64), Just(LINUX), (0..1u64 << 26).prop_map(|page| page * 4096)],
+        code in 1usize..9000, bss in 0..3_000_000u64, ramdisk in 0usize..100_000, p2m in prop::option::of(0..64u64),
+        unmapped: bool, initial: bool,
+    ) {
+        let mut maker = ImageMaker::small(base).loads(&[(0x1000, code, code as u64 + bss)]).note(16, unmapped.into());
+        if let Some(slot) = p2m {
+            maker = maker.note(15, (slot + 65) << 39 | slot << 21 | slot << 12);
+        }
+        let disk = std::vec![7; ramdisk];
+        let role = if initial { Role::Initial } else { Role::Guest };
+        let request = Request { role, ramdisk: Ramdisk::Copy(&disk), ..guest(4096) };
+        Built::new(&maker.build(), request);
+    }
+}
