@@ -1,7 +1,38 @@
 //! The machine's interrupts, ports and frames, given to domains.
+//!
+//! A domain names an interrupt by a *pirq* of its own, which stands for a [`Line`] of the machine. A line that several
+//! domains share (INTx) goes to all of them, and is let through again when all that it was raised for have said that
+//! they served it. Message-signalled interrupts are programmed by the core alone: whoever writes their address and data
+//! can interrupt anybody.
+
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+
+use abi::{Errno, Mfn};
+
+use crate::Core;
+use crate::domain::{Domain, Privilege};
+use crate::frame::Frame;
+use crate::platform::Platform;
+
+/// First line that is a message, not a GSI.
+pub const FIRST_MESSAGE: u32 = 64;
+/// How many lines there are: a vector each.
+pub const LINES: u32 = 192;
+/// First pirq that is given for a message; below, a pirq is the GSI it stands for unless another was asked for.
+const FIRST_MESSAGE_PIRQ: u32 = 64;
+/// How many pirqs a domain can have.
+pub const PIRQS: u32 = 256;
+/// Ranges of one kind that a domain can be given.
+const MAX_RANGES: usize = 64;
+/// Sharers of a line.
+const MAX_SHARERS: usize = 8;
+
 /// An interrupt line of the machine as the core numbers it: a GSI, or a number above all GSIs for MSI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Line(pub u32);
+
 /// A PCI function: segment, bus, device and function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PciAddress {
@@ -12,15 +43,322 @@ pub struct PciAddress {
     /// Device in bits 7-3, function in bits 2-0.
     pub devfn: u8,
 }
-/// What of the machine a domain was given.
-pub struct Devices;
 
-impl<P: crate::Platform> crate::Core<P> {
-    /// A port was bound to an interrupt of a domain's: lets it through. EPERM: the domain was not given it.
-    pub fn open_pirq(&self, _domain: &crate::Domain<P>, _pirq: u32, _share: bool) -> Result<(), abi::Errno> {
-        Err(abi::Errno::EPERM)
+/// A set of numbers as ranges that neither overlap nor touch, lowest first.
+#[derive(Debug, Default)]
+pub struct Ranges(Vec<RangeInclusive<u64>>);
+
+impl Ranges {
+    /// Are all of these in it?
+    pub fn has(&self, wanted: &RangeInclusive<u64>) -> bool {
+        self.0.iter().any(|r| r.contains(wanted.start()) && r.contains(wanted.end()))
     }
 
-    /// The port was closed: stops the interrupt.
-    pub fn close_pirq(&self, _domain: &crate::Domain<P>, _pirq: u32) {}
+    /// Adds a range. ENOMEM where it would have too many pieces.
+    pub fn add(&mut self, new: RangeInclusive<u64>) -> Result<(), Errno> {
+        self.replace(&new.clone(), Some(new))
+    }
+
+    /// Takes a range out. ENOMEM where it would have too many pieces.
+    pub fn remove(&mut self, gone: &RangeInclusive<u64>) -> Result<(), Errno> {
+        self.replace(gone, None)
+    }
+
+    fn replace(&mut self, hole: &RangeInclusive<u64>, with: Option<RangeInclusive<u64>>) -> Result<(), Errno> {
+        let mut pieces = Vec::new();
+        pieces.try_reserve_exact(self.0.len() + 2).map_err(|_| Errno::ENOMEM)?;
+        for r in &self.0 {
+            let below = *r.start()..=(*r.end()).min(hole.start().wrapping_sub(1));
+            let above = (*r.start()).max(hole.end().wrapping_add(1))..=*r.end();
+            pieces.extend([(below, *hole.start() > 0), (above, *hole.end() < u64::MAX)].into_iter().filter_map(
+                |(piece, real)| (real && !piece.is_empty()).then_some(piece),
+            ));
+        }
+        pieces.extend(with);
+        pieces.sort_unstable_by_key(|r| *r.start());
+        pieces.dedup_by(|next, last| {
+            let touches = last.end().checked_add(1) == Some(*next.start());
+            if touches {
+                *last = *last.start()..=*next.end();
+            }
+            touches
+        });
+        if pieces.len() > MAX_RANGES {
+            return Err(Errno::ENOMEM);
+        }
+        self.0 = pieces;
+        Ok(())
+    }
+}
+
+/// What a pirq of a domain stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pirq {
+    number: u32,
+    line: Line,
+    /// The device and MSI-X entry of a message.
+    message: Option<(PciAddress, Option<u16>)>,
+}
+
+/// What of the machine a domain was given.
+#[derive(Debug, Default)]
+pub struct Devices {
+    /// I/O ports.
+    pub ports: Ranges,
+    /// Machine frames that are not RAM.
+    pub frames: Ranges,
+    /// Interrupt lines by GSI.
+    pub lines: Ranges,
+    /// The PCI configuration address that it wrote last (port 0xcf8).
+    pub config_address: u32,
+    /// The page in which it looks up which pirqs need an EOI, with a writable reference held.
+    pub eoi_page: Option<Frame>,
+    pirqs: Vec<Pirq>,
+}
+
+impl Devices {
+    fn pirq(&self, number: u32) -> Option<Pirq> {
+        self.pirqs.iter().copied().find(|p| p.number == number)
+    }
+
+    /// A pirq that is free: from the message range, or for any GSI.
+    pub fn free_pirq(&self, message: bool) -> Option<u32> {
+        let mut numbers = if message { FIRST_MESSAGE_PIRQ..PIRQS } else { 16..FIRST_MESSAGE_PIRQ };
+        numbers.find(|&n| self.pirq(n).is_none())
+    }
+}
+
+/// One domain that has a line.
+struct Sharer<P: Platform> {
+    domain: Weak<Domain<P>>,
+    pirq: u32,
+    shares: bool,
+    /// The line was raised for it, and it has not said yet that it served it.
+    owes_eoi: bool,
+}
+
+/// Who has which line: a list of sharers by line.
+pub struct Lines<P: Platform> {
+    lines: Vec<(Line, Sharer<P>)>,
+    /// Frames that nobody may write: MSI-X tables.
+    tables: Ranges,
+}
+
+impl<P: Platform> Lines<P> {
+    /// Nobody has any.
+    pub const fn new() -> Self {
+        Self { lines: Vec::new(), tables: Ranges(Vec::new()) }
+    }
+
+    fn of(&mut self, line: Line) -> impl Iterator<Item = &mut Sharer<P>> {
+        self.lines.iter_mut().filter(move |(l, _)| *l == line).map(|(_, sharer)| sharer)
+    }
+}
+
+impl<P: Platform> Default for Lines<P> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Ports that are the core's own whoever asks: interrupt controllers, timer, the CMOS, the first serial port.
+const CORE_PORTS: [RangeInclusive<u16>; 6] =
+    [0x20..=0x21, 0x40..=0x43, 0x61..=0x61, 0x70..=0x71, 0xa0..=0xa1, 0x3f8..=0x3ff];
+/// Frames that are the core's own: I/O APICs, local APICs and the message range behind them.
+const CORE_FRAMES: [RangeInclusive<u64>; 2] = [0xfec00..=0xfec0f, 0xfee00..=0xfeeff];
+
+impl<P: Platform> Core<P> {
+    /// Was the domain given these ports? The machine's hardware domain has all that are not the core's.
+    pub fn may_use_ports(&self, domain: &Domain<P>, port: u16, bytes: u8) -> bool {
+        let last = port.saturating_add(u16::from(bytes) - 1);
+        let core = CORE_PORTS.iter().any(|r| port <= *r.end() && last >= *r.start());
+        let given = domain.privilege.contains(Privilege::HARDWARE)
+            || domain.devices.lock().ports.has(&(u64::from(port)..=u64::from(last)));
+        given && !core
+    }
+
+    /// May the domain map this frame, which is not RAM? True: writable too. EPERM where it was not given it.
+    pub fn may_map(&self, domain: &Domain<P>, mfn: Mfn) -> Result<bool, Errno> {
+        let core = CORE_FRAMES.iter().any(|r| r.contains(&mfn.0));
+        let given = domain.privilege.contains(Privilege::HARDWARE)
+            || domain.devices.lock().frames.has(&(mfn.0..=mfn.0));
+        if core || !given {
+            return Err(Errno::EPERM);
+        }
+        Ok(!self.lines.lock().tables.has(&(mfn.0..=mfn.0)))
+    }
+
+    /// Protects a device's MSI-X table from now on: nobody maps it writable.
+    pub fn protect_msix(&self, device: PciAddress) -> Result<(), Errno> {
+        match self.platform.msix_table(device) {
+            Some(frames) => self.lines.lock().tables.add(frames),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a pirq of the domain's stand for a GSI; `wanted` or the GSI's own number. Returns the pirq.
+    ///
+    /// EINVAL: no such GSI or pirq. EPERM: the domain was not given it. EEXIST: the pirq stands for another.
+    pub fn map_gsi(&self, domain: &Domain<P>, gsi: u32, wanted: Option<u32>) -> Result<u32, Errno> {
+        let number = wanted.unwrap_or(gsi);
+        if gsi >= FIRST_MESSAGE || number >= PIRQS {
+            return Err(Errno::EINVAL);
+        }
+        let mut devices = domain.devices.lock();
+        let given = domain.privilege.contains(Privilege::HARDWARE)
+            || devices.lines.has(&(u64::from(gsi)..=u64::from(gsi)));
+        if !given {
+            return Err(Errno::EPERM);
+        }
+        match devices.pirq(number) {
+            Some(same) if same.line == Line(gsi) => return Ok(number),
+            Some(_) => return Err(Errno::EEXIST),
+            None => {}
+        }
+        devices.pirqs.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        devices.pirqs.push(Pirq { number, line: Line(gsi), message: None });
+        Ok(number)
+    }
+
+    /// Makes a pirq of the domain's stand for a message of a device (an MSI-X entry, or MSI), and programs it. The
+    /// caller has checked that the domain has the device.
+    ///
+    /// ENOSPC: no line or pirq is free. ENODEV: the device has no such message. EEXIST: the pirq is taken.
+    pub fn map_message(
+        &self,
+        domain: &Domain<P>,
+        device: PciAddress,
+        entry: Option<u16>,
+        wanted: Option<u32>,
+    ) -> Result<u32, Errno> {
+        self.protect_msix(device)?;
+        let mut devices = domain.devices.lock();
+        if let Some(same) = devices.pirqs.iter().find(|p| p.message == Some((device, entry))) {
+            return if wanted.is_none_or(|n| n == same.number) { Ok(same.number) } else { Err(Errno::EEXIST) };
+        }
+        let number = wanted.or_else(|| devices.free_pirq(true)).filter(|&n| n < PIRQS).ok_or(Errno::ENOSPC)?;
+        if devices.pirq(number).is_some() {
+            return Err(Errno::EEXIST);
+        }
+        devices.pirqs.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        let line = self.take_line(domain, number)?;
+        if !self.platform.msi_enable(device, entry, line) {
+            self.leave_line(domain, line, number);
+            return Err(Errno::ENODEV);
+        }
+        devices.pirqs.push(Pirq { number, line, message: Some((device, entry)) });
+        Ok(number)
+    }
+
+    /// Takes a line for a message; from now on it is this domain's.
+    fn take_line(&self, domain: &Domain<P>, pirq: u32) -> Result<Line, Errno> {
+        let domain = domain.vcpus.first().map(|v| v.domain.clone()).ok_or(Errno::EINVAL)?;
+        let mut lines = self.lines.lock();
+        lines.lines.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        let mut numbers = (FIRST_MESSAGE..LINES).map(Line);
+        let line = numbers.find(|&line| lines.of(line).next().is_none()).ok_or(Errno::ENOSPC)?;
+        lines.lines.push((line, Sharer { domain, pirq, shares: false, owes_eoi: false }));
+        Ok(line)
+    }
+
+    /// A pirq no longer stands for anything. EINVAL: it does not now. EBUSY is never: a bound port hears nothing more.
+    pub fn unmap_pirq(&self, domain: &Domain<P>, number: u32) -> Result<(), Errno> {
+        let mut devices = domain.devices.lock();
+        let pirq = devices.pirq(number).ok_or(Errno::EINVAL)?;
+        devices.pirqs.retain(|p| p.number != number);
+        if let Some((device, entry)) = pirq.message {
+            self.platform.msi_disable(device, entry);
+        }
+        self.leave_line(domain, pirq.line, number);
+        Ok(())
+    }
+
+    /// A port was bound to an interrupt of a domain's: lets it through.
+    ///
+    /// EPERM: the pirq stands for nothing. EBUSY: somebody has the line, and one of both does not share.
+    pub fn open_pirq(&self, domain: &Arc<Domain<P>>, number: u32, shares: bool) -> Result<(), Errno> {
+        let pirq = domain.devices.lock().pirq(number).ok_or(Errno::EPERM)?;
+        let mut lines = self.lines.lock();
+        let (mut sharers, mut all_share) = (0, true);
+        for sharer in lines.of(pirq.line) {
+            if sharer.domain.as_ptr() == Arc::as_ptr(domain) && sharer.pirq == number {
+                return Ok(self.platform.irq_mask(pirq.line, false));
+            }
+            sharers += 1;
+            all_share &= sharer.shares;
+        }
+        if sharers > 0 && !(all_share && shares) || sharers == MAX_SHARERS {
+            return Err(Errno::EBUSY);
+        }
+        lines.lines.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        let domain = Arc::downgrade(domain);
+        lines.lines.push((pirq.line, Sharer { domain, pirq: number, shares, owes_eoi: false }));
+        self.platform.irq_mask(pirq.line, false);
+        Ok(())
+    }
+
+    /// The port was closed: the domain no longer hears of the line. A message stays its own.
+    pub fn close_pirq(&self, domain: &Domain<P>, number: u32) {
+        let pirq = domain.devices.lock().pirq(number);
+        if let Some(pirq) = pirq.filter(|p| p.message.is_none()) {
+            self.leave_line(domain, pirq.line, number);
+        }
+    }
+
+    fn leave_line(&self, domain: &Domain<P>, line: Line, pirq: u32) {
+        let mut lines = self.lines.lock();
+        let mut owed = false;
+        lines.lines.retain(|(l, sharer)| {
+            let leaves = *l == line && core::ptr::eq(sharer.domain.as_ptr(), domain) && sharer.pirq == pirq;
+            owed |= leaves && sharer.owes_eoi;
+            !leaves
+        });
+        if lines.of(line).next().is_none() {
+            self.platform.irq_mask(line, true);
+        } else if owed && lines.of(line).all(|s| !s.owes_eoi) {
+            self.platform.irq_eoi(line);
+        }
+    }
+
+    /// A line went off. One that is level-triggered is masked until [`end_of_interrupt`](Self::end_of_interrupt).
+    pub fn line_interrupt(&self, line: Line) {
+        let mut lines = self.lines.lock();
+        for sharer in lines.of(line) {
+            sharer.owes_eoi = sharer.domain.upgrade().is_some_and(|domain| self.raise_pirq(&domain, sharer.pirq));
+        }
+    }
+
+    /// A domain served an interrupt; where all have that owed it, the line is let through again. EINVAL: no such pirq.
+    pub fn end_of_interrupt(&self, domain: &Domain<P>, number: u32) -> Result<(), Errno> {
+        let pirq = domain.devices.lock().pirq(number).ok_or(Errno::EINVAL)?;
+        let mut lines = self.lines.lock();
+        let mut owed = false;
+        for sharer in lines.of(pirq.line) {
+            if core::ptr::eq(sharer.domain.as_ptr(), domain) && sharer.pirq == number {
+                owed |= core::mem::take(&mut sharer.owes_eoi);
+            }
+        }
+        if owed && lines.of(pirq.line).all(|s| !s.owes_eoi) {
+            self.platform.irq_eoi(pirq.line);
+        }
+        Ok(())
+    }
+
+    /// Does a pirq share its line? EINVAL: no such pirq.
+    pub fn is_shared(&self, domain: &Domain<P>, number: u32) -> Result<bool, Errno> {
+        let pirq = domain.devices.lock().pirq(number).ok_or(Errno::EINVAL)?;
+        Ok(self.lines.lock().of(pirq.line).any(|s| s.shares))
+    }
+
+    /// Takes everything of the machine back from a dying domain.
+    pub fn release_devices(&self, domain: &Domain<P>) {
+        while let Some(number) = { domain.devices.lock().pirqs.first().map(|p| p.number) } {
+            // Just seen there; nobody else takes a dying domain's pirqs.
+            let _ = self.unmap_pirq(domain, number);
+        }
+        let given = core::mem::take(&mut *domain.devices.lock());
+        if let Some(page) = given.eoi_page {
+            self.put_page_and_type(page);
+        }
+    }
 }

@@ -60,6 +60,8 @@ pub struct Core<P: Platform> {
     pub domains: domain::Domains<P>,
     /// The CPUs that are online, by [`CpuId`].
     pub cpus: Box<[Cpu<P>]>,
+    /// Who has which of the machine's interrupt lines.
+    pub lines: sync::Lock<P, irq::Lines<P>>,
 }
 
 /// Is there memory for `bytes` more? ENOMEM where there is not.

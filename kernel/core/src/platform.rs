@@ -94,6 +94,24 @@ pub trait Platform: Sized + Send + Sync + 'static {
     fn load_segments(&self, run: &Run);
     /// Reads the segment registers' bases, which a guest may change by loads of its own, back into `run`.
     fn save_segments(&self, run: &mut Run);
+    /// Takes `run`'s FS base and its mode's GS base into the hardware.
+    fn load_bases(&self, run: &Run) {
+        self.load_segments(run);
+    }
+    /// `run`'s mode is about to change: keeps the GS base of the mode it leaves, and loads that of the other.
+    fn swap_gs(&self, run: &mut Run) {
+        self.save_segments(run);
+        run.kernel_mode = !run.kernel_mode;
+        self.load_bases(run);
+        run.kernel_mode = !run.kernel_mode;
+    }
+    /// Loads GS with a selector for user mode, 0 where that faults; its base becomes `run.gs_base_user`. The GS base of
+    /// kernel mode, which `run` is in, stays.
+    fn load_user_gs(&self, run: &mut Run, selector: u16) {
+        run.regs.gs = selector;
+    }
+    /// Takes the CR4 bits that are the guest's own (TSD, DE, FSGSBASE, OSXSAVE) into the hardware.
+    fn load_control(&self, _run: &Run) {}
     /// Sets or clears CR0.TS, and keeps the FPU state right.
     fn set_task_switched(&self, run: &mut Run, set: bool);
     /// Takes `run`'s debug registers into the hardware.
@@ -131,7 +149,13 @@ pub trait Platform: Sized + Send + Sync + 'static {
     fn irq_mask(&self, line: crate::irq::Line, masked: bool);
     /// Acknowledges a level-triggered interrupt after its domain has served it.
     fn irq_eoi(&self, line: crate::irq::Line);
-    /// Programs an MSI or MSI-X entry of a PCI function to raise `vector`-less line `line`; false if it cannot.
+    /// The frames in which a PCI function's MSI-X table is, if it has one.
+    fn msix_table(&self, _device: crate::irq::PciAddress) -> Option<core::ops::RangeInclusive<u64>> {
+        None
+    }
+    /// Masks an MSI or MSI-X entry of a PCI function, for good until it is enabled again.
+    fn msi_disable(&self, _device: crate::irq::PciAddress, _entry: Option<u16>) {}
+    /// Programs an MSI or MSI-X entry of a PCI function to raise `line`; false if it cannot.
     fn msi_enable(&self, device: crate::irq::PciAddress, entry: Option<u16>, line: crate::irq::Line) -> bool;
 
     // ---- Console and end ----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::regs::CpuUserRegs;
-use abi::{Errno, Maddr, PAGE_SHIFT, VcpuId};
+use abi::{Errno, Maddr, PAGE_SHIFT, Vaddr, VcpuId};
 
 use crate::domain::Domain;
 use crate::frame::Frame;
@@ -72,6 +72,10 @@ pub struct Run {
     pub xcr0: u64,
     /// The I/O privilege level that set_iopl gave.
     pub iopl: u8,
+    /// Where the guest's bitmap of ports is that its user mode may use: a clear bit allows.
+    pub io_bitmap: Vaddr,
+    /// How many ports it covers.
+    pub io_bitmap_ports: u32,
     /// Enabled kinds of vm_assist are the domain's; see [`Domain::assist`].
     pub fpu: Box<FpuState>,
     /// The last hypercalls, newest last, for the story of a crash.
@@ -150,6 +154,8 @@ impl Run {
             cr4: 0,
             xcr0: 1,
             iopl: 0,
+            io_bitmap: Vaddr::NULL,
+            io_bitmap_ports: 0,
             fpu,
             recent: [0xff; 16],
         })

@@ -1,0 +1,143 @@
+//! What CPUID tells a guest's kernel that asks by the forced prefix. User mode sees the hardware's own answer.
+//!
+//! Hidden is what ring 3 cannot have or the core does not offer; everything else is the hardware's.
+
+use crate::platform::Platform;
+use crate::vcpu::Run;
+use crate::Core;
+
+/// First leaf of the hypervisor's own range (`arch-x86/cpuid.h`).
+const BASE: u32 = 0x4000_0000;
+/// "XenVMMXenVMM".
+const SIGNATURE: [u32; 3] = [0x566e_6558, 0x6558_4d4d, 0x4d4d_566e];
+/// First MSR of Xen's range; writing a frame's address there would fill a hypercall page.
+const HYPERCALL_MSR: u32 = 0x4000_0000;
+/// CR4.OSXSAVE.
+const CR4_OSXSAVE: u64 = 1 << 18;
+/// Machine addresses that a guest can meet have at most this many bits: grants stay in version 1.
+const MACHINE_ADDRESS_BITS: u32 = 44;
+
+/// A mask from bit numbers.
+const fn bits<const N: usize>(numbers: [u32; N]) -> u32 {
+    let mut mask = 0;
+    let mut at = 0;
+    while at < N {
+        mask |= 1 << numbers[at];
+        at += 1;
+    }
+    mask
+}
+
+/// Leaf 1 ecx: DTES64, MONITOR, DSCPL, VMX, SMX, EST, TM2, CNXT-ID, xTPR, PDCM, PCID, DCA, x2APIC, TSC deadline,
+/// OSXSAVE (shown as the guest has set it).
+const HIDDEN_1C: u32 = bits([2, 3, 4, 5, 6, 7, 8, 10, 14, 15, 17, 18, 21, 24, 27]);
+/// Leaf 1 ecx: a hypervisor is here.
+const HYPERVISOR: u32 = 1 << 31;
+const OSXSAVE: u32 = 1 << 27;
+const XSAVE: u32 = 1 << 26;
+/// Leaf 1 edx: VME, PSE, MCE, APIC, MTRR, PGE, MCA, PSE36, DS, ACPI, SS, HT, TM, PBE.
+const HIDDEN_1D: u32 = bits([1, 3, 7, 9, 12, 13, 14, 17, 21, 22, 27, 28, 29, 31]);
+/// Leaf 7 ebx: TSC_ADJUST, SGX, SMEP, INVPCID, PQM, MPX, PQE, SMAP, PT.
+const HIDDEN_7B: u32 = bits([1, 2, 7, 10, 12, 14, 15, 20, 25]);
+/// Leaf 7 ecx: UMIP, PKU, OSPKE, WAITPKG, CET_SS, LA57, BUS_LOCK, ENQCMD, SGX_LC, PKS.
+const HIDDEN_7C: u32 = bits([2, 3, 4, 5, 7, 16, 24, 29, 30, 31]);
+/// Leaf 7 edx: UINTR, PCONFIG, ARCH_LBR, CET_IBT, AMX (3), IBRSB, STIBP, L1D_FLUSH, ARCH_CAPS, CORE_CAPS, SSBD.
+const HIDDEN_7D: u32 = bits([5, 18, 19, 20, 22, 24, 25, 26, 27, 28, 29, 30, 31]);
+/// Leaf 0xd.1 eax: XSAVES, XFD.
+const HIDDEN_XSAVE: u32 = bits([3, 4]);
+/// The state components that are shown: x87, SSE, AVX, AVX-512.
+pub const XCR0_SHOWN: u64 = 0xe7;
+/// Leaf 0x80000001 ecx: SVM, ExtApic, IBS, SKINIT, WDT, LWP, NodeId, TopoExt, PerfCtr (3), MONITORX.
+const HIDDEN_81C: u32 = bits([2, 3, 10, 12, 13, 15, 19, 22, 23, 24, 28, 29]);
+/// Leaf 0x80000001 edx: PSE, MCE, APIC, MTRR, PGE, MCA, PSE36, 1 GiB pages.
+const HIDDEN_81D: u32 = bits([1, 3, 7, 9, 12, 13, 14, 17, 26]);
+
+impl<P: Platform> Core<P> {
+    /// The answer to a guest kernel: eax, ebx, ecx, edx.
+    pub fn cpuid(&self, run: &Run, leaf: u32, subleaf: u32) -> [u32; 4] {
+        if leaf & 0xffff_ff00 == BASE {
+            return self.hypervisor_leaf(leaf - BASE, subleaf);
+        }
+        let native = |leaf, subleaf| self.platform.cpuid(leaf, subleaf);
+        let [max, ..] = native(leaf & 0x8000_0000, 0);
+        if leaf > max {
+            return [0; 4];
+        }
+        let [mut a, mut b, mut c, mut d] = native(leaf, subleaf);
+        match (leaf, subleaf) {
+            (1, _) => {
+                // One logical processor, APIC id 0: guests learn of theirs otherwise.
+                b &= 0xffff;
+                c = c & !HIDDEN_1C | HYPERVISOR;
+                if c & XSAVE != 0 && run.cr4 & CR4_OSXSAVE != 0 {
+                    c |= OSXSAVE;
+                }
+                d &= !HIDDEN_1D;
+            }
+            (7, 0) => {
+                a = a.min(1);
+                b &= !HIDDEN_7B;
+                c &= !HIDDEN_7C;
+                d &= !HIDDEN_7D;
+            }
+            (7, 1) => (b, c, d) = (0, 0, 0),
+            (0xd, 0) => {
+                a &= XCR0_SHOWN as u32;
+                d = 0;
+                c = 0x240 + [(2, 0x100), (5, 0x40), (6, 0x200), (7, 0x400)]
+                    .iter()
+                    .filter(|(bit, _)| a >> bit & 1 != 0)
+                    .map(|(_, size)| size)
+                    .sum::<u32>();
+                c = c.max(if a >> 5 & 7 != 0 { 0xa80 } else { 0 });
+            }
+            (0xd, 1) => (a, b, c, d) = (a & !HIDDEN_XSAVE, 0, 0, 0),
+            (0xd, 2..=62) if XCR0_SHOWN >> subleaf & 1 == 0 => (a, b, c, d) = (0, 0, 0, 0),
+            // MONITOR, performance counters, topology, cache and platform quality of service, trace, enclaves.
+            (5 | 0xa | 0xb | 0xf | 0x10 | 0x12 | 0x14 | 0x17..=0x1f, _) => (a, b, c, d) = (0, 0, 0, 0),
+            // Thermal and power; deterministic caches keep their sizes, not who shares them.
+            (6, _) => (a, b, c, d) = (0, 0, 0, 0),
+            (4, _) => a &= 0x3fff,
+            (0x8000_0001, _) => {
+                c &= !HIDDEN_81C;
+                d &= !HIDDEN_81D;
+            }
+            (0x8000_0007, _) => (a, b, c, d) = (0, 0, 0, d & 1 << 8),
+            (0x8000_0008, _) => (b, c, d) = (b & 0x21, 0, 0),
+            (0x8000_000a | 0x8000_001b.., _) => (a, b, c, d) = (0, 0, 0, 0),
+            _ => {}
+        }
+        [a, b, c, d]
+    }
+
+    fn hypervisor_leaf(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        let [b, c, d] = SIGNATURE;
+        match (leaf, subleaf) {
+            (0, _) => [BASE + 5, b, c, d],
+            (1, _) => [4 << 16 | 17, 0, 0, 0],
+            (2, _) => [1, HYPERCALL_MSR, 1, 0],
+            (3, 0) => {
+                let (mul, shift) = self.platform.tsc_scale();
+                [0, 0, khz(mul, shift), 0]
+            }
+            (3, 1) => {
+                let (mul, shift) = self.platform.tsc_scale();
+                [0, 0, mul, shift as u32]
+            }
+            (3, 2) => {
+                let (mul, shift) = self.platform.tsc_scale();
+                [khz(mul, shift), 0, 0, 0]
+            }
+            (5, 0) => [0, MACHINE_ADDRESS_BITS, 0, 0],
+            _ => [0; 4],
+        }
+    }
+}
+
+/// The TSC's frequency in kHz, from how its ticks become nanoseconds.
+fn khz(mul: u32, shift: i8) -> u32 {
+    let scaled = 1_000_000u64 << 32;
+    let ticks = scaled / u64::from(mul.max(1));
+    let ticks = if shift >= 0 { ticks >> shift } else { ticks << -shift };
+    ticks.min(u64::from(u32::MAX)) as u32
+}

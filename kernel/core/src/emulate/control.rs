@@ -1,0 +1,167 @@
+//! Control and debug registers, MSRs, and the rest that needs no operand decoding: two opcode bytes and a ModRM of two
+//! registers.
+
+use super::Outcome;
+use crate::Core;
+use crate::dispatch::{Caller, Stop};
+use crate::hypercall::{debugreg, fpu_taskswitch};
+use crate::platform::Platform;
+use crate::trap::{CR0_TS, Exception};
+use abi::trap::vector;
+use abi::regs::CpuUserRegs;
+
+/// CR0 as every guest sees it: PE, MP, ET, NE, WP, AM, PG.
+pub const CR0: u64 = 0x8005_0033;
+/// CR4 bits that a guest always sees: PAE, MCE, OSFXSR, OSXMMEXCPT.
+pub const CR4_SHOWN: u64 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10;
+/// A general register by its number in an instruction.
+pub fn register(r: &mut CpuUserRegs, number: u8) -> &mut u64 {
+    match number & 15 {
+        0 => &mut r.rax,
+        1 => &mut r.rcx,
+        2 => &mut r.rdx,
+        3 => &mut r.rbx,
+        4 => &mut r.rsp,
+        5 => &mut r.rbp,
+        6 => &mut r.rsi,
+        7 => &mut r.rdi,
+        8 => &mut r.r8,
+        9 => &mut r.r9,
+        10 => &mut r.r10,
+        11 => &mut r.r11,
+        12 => &mut r.r12,
+        13 => &mut r.r13,
+        14 => &mut r.r14,
+        _ => &mut r.r15,
+    }
+}
+
+impl<P: Platform> Core<P> {
+    /// The instructions that are worth no decoder. Of the guest's kernel mode alone.
+    pub(super) fn emulate_short(&self, c: &mut Caller<'_, P>, code: &[u8]) -> Outcome {
+        if !c.run.kernel_mode {
+            return Outcome::Refused;
+        }
+        // REX only extends the register numbers here: operands are 64 bits wide anyway.
+        let (rex, code) = match code {
+            [rex @ 0x40..=0x4f, code @ ..] => (*rex, code),
+            _ => (0, code),
+        };
+        let prefix = u64::from(rex != 0);
+        match *code {
+            [0x0f, 0x30, ..] => self.write_msr(c, prefix + 2),
+            [0x0f, 0x32, ..] => self.read_msr(c, prefix + 2),
+            [0x0f, opcode @ 0x20..=0x23, modrm, ..] => {
+                // The upper two bits of ModRM are ignored: both operands are registers.
+                let special = modrm >> 3 & 7 | (rex & 4) << 1;
+                let general = modrm & 7 | (rex & 1) << 3;
+                self.move_special(c, opcode, special, general).unwrap_or(Outcome::Done(prefix + 3))
+            }
+            [0x0f, 0x06, ..] => {
+                fpu_taskswitch::switch(c, false);
+                Outcome::Done(prefix + 2)
+            }
+            // WBINVD and INVD: guests' memory is write-back only.
+            [0x0f, 0x08 | 0x09, ..] => Outcome::Done(prefix + 2),
+            // CLI and STI, where the virtual IOPL allows them: events are masked in vcpu_info alone.
+            [0xfa | 0xfb, ..] if self.has_iopl(c) => Outcome::Done(prefix + 1),
+            [0x0f, 0xa2, ..] => {
+                self.answer_cpuid(c);
+                Outcome::Done(prefix + 2)
+            }
+            [0x0f, 0x31, ..] => {
+                let tsc = self.platform.tsc();
+                (c.run.regs.rax, c.run.regs.rdx) = (tsc & 0xffff_ffff, tsc >> 32);
+                Outcome::Done(prefix + 2)
+            }
+            [0x0f, 0x01, 0xd1, ..] => self.set_xcr(c, prefix + 3),
+            _ => Outcome::Refused,
+        }
+    }
+
+    /// Is the virtual I/O privilege level enough for the mode the guest is in?
+    pub(super) fn has_iopl(&self, c: &Caller<'_, P>) -> bool {
+        let architectural = c.domain.assist.load(core::sync::atomic::Ordering::Relaxed) & crate::trap::ARCHITECTURAL_IOPL;
+        let needed = match (c.run.kernel_mode, architectural != 0) {
+            (false, _) => 3,
+            (true, false) => 1,
+            (true, true) => 0,
+        };
+        c.run.iopl >= needed
+    }
+
+    /// MOV to and from control and debug registers. None: done, go on behind it.
+    fn move_special(&self, c: &mut Caller<'_, P>, opcode: u8, special: u8, general: u8) -> Option<Outcome> {
+        let invalid = Some(Outcome::Raise(Exception::new(vector::UD)));
+        match opcode {
+            0x20 => {
+                let value = match special {
+                    0 => CR0 | c.run.cr0 & CR0_TS,
+                    2 => self.cr2(c),
+                    3 => c.run.kernel_root.map_or(0, |f| f.mfn().0 << abi::PAGE_SHIFT),
+                    4 => c.run.cr4 | CR4_SHOWN,
+                    _ => return invalid,
+                };
+                *register(&mut c.run.regs, general) = value;
+            }
+            0x21 => match debugreg::read(c.run, u32::from(special)) {
+                Some(value) => *register(&mut c.run.regs, general) = value,
+                None => return invalid,
+            },
+            0x22 => {
+                let value = *register(&mut c.run.regs, general);
+                return self.write_control(c, special, value);
+            }
+            _ => {
+                let value = *register(&mut c.run.regs, general);
+                if debugreg::write(c, u32::from(special), value).is_err() {
+                    return Some(Outcome::Refused);
+                }
+            }
+        }
+        None
+    }
+
+    fn write_control(&self, c: &mut Caller<'_, P>, number: u8, value: u64) -> Option<Outcome> {
+        match number {
+            0 if (value ^ CR0) & !CR0_TS == 0 => fpu_taskswitch::switch(c, value & CR0_TS != 0),
+            2 => self.set_cr2(c, value),
+            3 => match self.mm(c.domain).new_baseptr(c.run, abi::Mfn(value >> abi::PAGE_SHIFT)) {
+                Ok(()) => {}
+                Err(Stop::Preempted) => return Some(Outcome::Again),
+                Err(_) => return Some(Outcome::Refused),
+            },
+            4 => {
+                c.run.cr4 = self.admit_cr4(value);
+                self.platform.load_control(c.run);
+            }
+            0 => return Some(Outcome::Refused),
+            _ => return Some(Outcome::Raise(Exception::new(vector::UD))),
+        }
+        None
+    }
+
+    /// What becomes of a CR4 value: the bits that are the guest's own and that the CPU has.
+    pub fn admit_cr4(&self, value: u64) -> u64 {
+        let [_, _, features, _] = self.platform.cpuid(1, 0);
+        let [_, structured, _, _] = self.platform.cpuid(7, 0);
+        let xsave = u64::from(features >> 26 & 1) << 18;
+        let fsgsbase = u64::from(structured & 1) << 16;
+        value & (1 << 2 | 1 << 3 | xsave | fsgsbase)
+    }
+
+    /// XSETBV of XCR0, with what is shown of it.
+    fn set_xcr(&self, c: &mut Caller<'_, P>, length: u64) -> Outcome {
+        let r = &c.run.regs;
+        let value = r.rdx << 32 | r.rax & 0xffff_ffff;
+        let shown = r.rcx as u32 == 0 && value & !crate::cpuid::XCR0_SHOWN == 0;
+        if c.run.cr4 & 1 << 18 == 0 {
+            return Outcome::Raise(Exception::new(vector::UD));
+        }
+        if !shown || self.platform.xsetbv(value).is_err() {
+            return Outcome::Refused;
+        }
+        c.run.xcr0 = value;
+        Outcome::Done(length)
+    }
+}

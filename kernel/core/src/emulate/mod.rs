@@ -1,0 +1,118 @@
+//! Instructions that a guest's ring 3 cannot execute, executed for it.
+//!
+//! The instruction's bytes are read once. Privileged instructions are those of the guest's kernel mode alone; I/O
+//! belongs to whoever has the virtual privilege level for it. What is not emulated is the guest's own #GP.
+
+use abi::layout::FLAT_RING3_CS64;
+use abi::{PAGE_SIZE, Vaddr};
+
+use crate::Core;
+use crate::dispatch::Caller;
+use crate::platform::Platform;
+use crate::segment;
+use crate::trap::Exception;
+
+mod control;
+mod msr;
+
+pub use control::{CR0, CR4_SHOWN};
+
+/// How an emulation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done: go on behind an instruction of this many bytes.
+    Done(u64),
+    /// To be executed again: it was preempted, or it replaced rip itself.
+    Again,
+    /// It raises this in the guest.
+    Raise(Exception),
+    /// Nothing that is emulated: the guest gets the fault that brought it here.
+    Refused,
+}
+
+/// The bytes of an instruction, read once.
+pub struct Code {
+    bytes: [u8; 15],
+    len: usize,
+}
+
+impl Code {
+    /// What could be read: at least one byte.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&[])
+    }
+}
+
+impl<P: Platform> Core<P> {
+    /// Reads the instruction at rip, as far as it can be read.
+    pub(crate) fn fetch(&self, c: &Caller<'_, P>) -> Option<Code> {
+        let space = c.run.space()?;
+        let rip = Vaddr(c.run.regs.rip);
+        let mut code = Code { bytes: [0; 15], len: 0 };
+        let here = code.bytes.len().min(PAGE_SIZE - rip.page_offset());
+        let (first, rest) = code.bytes.split_at_mut_checked(here)?;
+        self.platform.copy_from_guest(space, rip, first).ok()?;
+        let next = Vaddr(rip.0.wrapping_add(here as u64));
+        let crosses = !rest.is_empty() && self.platform.copy_from_guest(space, next, rest).is_ok();
+        code.len = if crosses { 15 } else { here };
+        Some(code)
+    }
+
+    /// The descriptor that a selector names in the guest's tables or among the flat ones.
+    pub(crate) fn is_long_mode(&self, c: &Caller<'_, P>) -> bool {
+        let cs = c.run.regs.cs;
+        if cs == FLAT_RING3_CS64 {
+            return true;
+        }
+        let index = usize::from(cs >> 3);
+        let (frames, entries): (&[_], u32) = match cs & 4 {
+            0 => (&c.run.gdt, c.run.gdt_entries),
+            _ => (&c.run.ldt, c.run.ldt_entries),
+        };
+        let frame = frames.get(index / 512).copied().flatten().filter(|_| (index as u32) < entries);
+        frame.is_some_and(|f| segment::is_long_code(crate::guest::load(&self.platform, f, index % 512)))
+    }
+
+    /// A #GP without error code: is it an instruction that is emulated? Then it is done.
+    pub(crate) fn emulate_privileged(&self, c: &mut Caller<'_, P>) -> bool {
+        let Some(code) = self.fetch(c).filter(|_| self.is_long_mode(c)) else { return false };
+        let outcome = match self.emulate_short(c, code.bytes()) {
+            Outcome::Refused => Outcome::Refused,
+            outcome => outcome,
+        };
+        self.finish(c, outcome)
+    }
+
+    /// #UD: CPUID by the forced prefix?
+    pub(crate) fn emulate_invalid_opcode(&self, c: &mut Caller<'_, P>) -> bool {
+        /// `ud2; .ascii "xen"; cpuid`.
+        const FORCED_CPUID: [u8; 7] = [0x0f, 0x0b, b'x', b'e', b'n', 0x0f, 0xa2];
+        if !self.fetch(c).is_some_and(|code| code.bytes().starts_with(&FORCED_CPUID)) {
+            return false;
+        }
+        self.answer_cpuid(c);
+        self.finish(c, Outcome::Done(FORCED_CPUID.len() as u64))
+    }
+
+    fn answer_cpuid(&self, c: &mut Caller<'_, P>) {
+        let (leaf, subleaf) = (c.run.regs.rax as u32, c.run.regs.rcx as u32);
+        let answer = self.cpuid(c.run, leaf, subleaf);
+        let r = &mut c.run.regs;
+        [r.rax, r.rbx, r.rcx, r.rdx] = answer.map(u64::from);
+    }
+
+    fn finish(&self, c: &mut Caller<'_, P>, outcome: Outcome) -> bool {
+        match outcome {
+            Outcome::Done(length) => self.retire(c, length),
+            Outcome::Again => {}
+            Outcome::Raise(exception) => self.inject(c, exception),
+            Outcome::Refused => return false,
+        }
+        true
+    }
+
+    /// A write of the guest's kernel that a read-only mapping refused: is it one to a page table? Then it is done.
+    pub(crate) fn emulate_table_write(&self, _c: &mut Caller<'_, P>, _address: u64) -> bool {
+        false
+    }
+}

@@ -1,0 +1,66 @@
+//! The model-specific registers that a guest can see. All others raise #GP in it.
+
+use super::Outcome;
+use crate::Core;
+use crate::dispatch::Caller;
+use crate::hypercall::set_segment_base::{self, Base};
+use crate::platform::Platform;
+
+/// MSR numbers.
+mod number {
+    pub const TSC: u32 = 0x10;
+    pub const PLATFORM_ID: u32 = 0x17;
+    pub const BIOS_SIGN_ID: u32 = 0x8b;
+    pub const PLATFORM_INFO: u32 = 0xce;
+    pub const MISC_FEATURES_ENABLES: u32 = 0x140;
+    pub const MISC_ENABLE: u32 = 0x1a0;
+    pub const PAT: u32 = 0x277;
+    pub const EFER: u32 = 0xc000_0080;
+    pub const FS_BASE: u32 = 0xc000_0100;
+    pub const GS_BASE: u32 = 0xc000_0101;
+    pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
+}
+
+impl<P: Platform> Core<P> {
+    pub(super) fn read_msr(&self, c: &mut Caller<'_, P>, length: u64) -> Outcome {
+        let msr = c.run.regs.rcx as u32;
+        let base = matches!(msr, number::FS_BASE | number::GS_BASE | number::KERNEL_GS_BASE);
+        if base {
+            self.platform.save_segments(c.run);
+        }
+        let value = match msr {
+            number::FS_BASE => c.run.fs_base,
+            number::GS_BASE => c.run.gs_base_kernel,
+            number::KERNEL_GS_BASE => c.run.gs_base_user,
+            number::TSC => self.platform.tsc(),
+            number::PAT | number::EFER | number::MISC_ENABLE | number::BIOS_SIGN_ID | number::PLATFORM_ID => {
+                match self.platform.rdmsr(msr) {
+                    Some(value) => value,
+                    None => return Outcome::Refused,
+                }
+            }
+            number::PLATFORM_INFO | number::MISC_FEATURES_ENABLES => 0,
+            _ => return Outcome::Refused,
+        };
+        (c.run.regs.rax, c.run.regs.rdx) = (value & 0xffff_ffff, value >> 32);
+        Outcome::Done(length)
+    }
+
+    pub(super) fn write_msr(&self, c: &mut Caller<'_, P>, length: u64) -> Outcome {
+        let r = &c.run.regs;
+        let value = r.rdx << 32 | r.rax & 0xffff_ffff;
+        let base = match r.rcx as u32 {
+            number::FS_BASE => Base::Fs,
+            number::GS_BASE => Base::GsKernel,
+            number::KERNEL_GS_BASE => Base::GsUser,
+            // The microcode's signature is asked for by writing 0 first.
+            number::BIOS_SIGN_ID if value == 0 => return Outcome::Done(length),
+            number::MISC_FEATURES_ENABLES if value == 0 => return Outcome::Done(length),
+            _ => return Outcome::Refused,
+        };
+        match set_segment_base::set(c, base, value) {
+            Ok(()) => Outcome::Done(length),
+            Err(_) => Outcome::Refused,
+        }
+    }
+}

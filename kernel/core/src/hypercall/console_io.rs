@@ -1,0 +1,117 @@
+//! `console_io` (18): the machine's console.
+//!
+//! - Arguments: the command (0 write, 1 read); the number of bytes; their address.
+//! - Returns: 0 for a write; the number of bytes for a read, which does not wait.
+//! - Faults: EFAULT. E2BIG: a read of 2 GiB or more. EPERM: a read without the console's privilege. ENOSYS: no such
+//!   command.
+//! - Notes: with the console's privilege bytes go out as they are. Other domains may write, as under a Xen built with
+//!   CONFIG_VERBOSE_DEBUG (else they would get EPERM): printable bytes, whole lines, each marked with the domain,
+//!   at most [`LINES_PER_SECOND`]; lines beyond are dropped and counted. Preemptible between pieces of 128 bytes.
+//! - Source: `xen.h`.
+
+use crate::dispatch::{Args, Caller, HcResult, Stop};
+use crate::log::Line;
+use crate::platform::Platform;
+use abi::{Errno, Vaddr};
+
+/// Lines a second that a domain without the console's privilege may write.
+pub const LINES_PER_SECOND: u32 = 100;
+/// Bytes that are taken at once.
+const PIECE: usize = 128;
+
+/// What a domain has written of a line, and how fast.
+#[derive(Default)]
+pub struct Writer {
+    line: Line,
+    second: u64,
+    lines: u32,
+    dropped: u32,
+}
+
+/// The hypercall.
+pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
+    let [command, ..] = a.0;
+    match command as u32 {
+        0 => write(c, a),
+        1 => read(c, a),
+        _ => Err(Errno::ENOSYS.into()),
+    }
+}
+
+fn write<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
+    let [_, count, buffer, ..] = &mut a.0;
+    *count = u64::from(*count as u32);
+    while *count > 0 {
+        let mut piece = [0u8; PIECE];
+        let len = (*count).min(PIECE as u64) as usize;
+        let piece = piece.get_mut(..len).unwrap_or_default();
+        c.core.platform.copy_from_guest(c.space()?, Vaddr(*buffer), piece)?;
+        if c.domain.privilege.contains(crate::Privilege::CONSOLE) {
+            c.core.platform.console_write(piece);
+        } else {
+            lines(c, piece);
+        }
+        *count -= len as u64;
+        *buffer = buffer.wrapping_add(len as u64);
+        if *count > 0 && c.core.platform.preempt() {
+            return Err(Stop::Preempted);
+        }
+    }
+    Ok(0)
+}
+
+/// Appends to the domain's line, and writes it out at its end.
+fn lines<P: Platform>(c: &Caller<'_, P>, text: &[u8]) {
+    let mut writer = c.domain.console.lock();
+    for &byte in text {
+        let shown = matches!(byte, b'\t' | b' '..=b'~');
+        if byte == b'\n' || shown && !writer.line.push(byte) {
+            let line = core::mem::take(&mut writer.line);
+            if writer.may_write(c.core.platform.now() / 1_000_000_000) {
+                let words = core::str::from_utf8(line.as_bytes()).unwrap_or_default();
+                let dropped = core::mem::take(&mut writer.dropped);
+                if dropped > 0 {
+                    c.core.log(format_args!("d{}: {dropped} lines dropped", c.domain.id.0));
+                }
+                c.core.log_bare(format_args!("(d{}) {words}", c.domain.id.0));
+            }
+            if byte != b'\n' {
+                writer.line.push(byte);
+            }
+        }
+    }
+}
+
+impl Writer {
+    fn may_write(&mut self, second: u64) -> bool {
+        if second != self.second {
+            (self.second, self.lines) = (second, 0);
+        }
+        self.lines = self.lines.saturating_add(1);
+        let within = self.lines <= LINES_PER_SECOND;
+        self.dropped = self.dropped.saturating_add(u32::from(!within));
+        within
+    }
+}
+
+fn read<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
+    c.need(crate::Privilege::CONSOLE)?;
+    let [_, count, buffer, ..] = a.0;
+    let count = u64::from(count as u32);
+    if count > i32::MAX as u64 {
+        return Err(Errno::E2BIG.into());
+    }
+    let mut piece = [0u8; PIECE];
+    let mut done = 0u64;
+    while done < count {
+        let want = (count - done).min(PIECE as u64) as usize;
+        let got = c.core.platform.console_read(piece.get_mut(..want).unwrap_or_default());
+        if got == 0 {
+            break;
+        }
+        let typed = piece.get(..got).unwrap_or_default();
+        c.core.platform.copy_to_guest(c.space()?, Vaddr(buffer.wrapping_add(done)), typed)?;
+        done += got as u64;
+    }
+    Ok(done as i64)
+}

@@ -1,0 +1,150 @@
+//! `physdev_op` (33): interrupts, ports and PCI devices, for drivers in domains.
+//!
+//! - Arguments: the sub-operation; the address of its argument.
+//! - Returns: 0; the pirq, level or flags in the argument.
+//! - Faults: EFAULT. EINVAL: no such IOPL, pirq, GSI or kind of interrupt. EPERM: what was not given to the caller; PCI
+//!   devices and other domains' interrupts without the privilege. ESRCH: no such domain. EEXIST: the pirq stands for
+//!   something else, or the device is known. EBUSY: an EOI page is there already. ENOSYS: no such sub-operation, and
+//!   those that are not there: APIC registers, vectors, debug ports.
+//! - Notes: every interrupt wants an EOI, as `irq_status_query` says; on one that is not level-triggered it does nothing.
+//! - Source: `physdev.h`.
+
+use alloc::sync::Arc;
+
+use crate::Privilege;
+use crate::dispatch::{Args, Caller, HcResult, Stop};
+use crate::domain::Domain;
+use crate::frame::PageType;
+use crate::irq::PciAddress;
+use crate::platform::Platform;
+use abi::physdev::{
+    Eoi, GetFreePirq, IrqStatusQuery, MapPirq, MapPirqType, PciDevice, PciDeviceAdd, PhysdevOp, PirqEoiGmfn, SetIobitmap,
+    SetIopl, UnmapPirq,
+};
+use abi::{DomId, Errno, PAGE_SIZE, Vaddr};
+
+/// The hypercall.
+pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
+    let [op, arg, ..] = a.0;
+    match PhysdevOp(op as u32) {
+        PhysdevOp::SET_IOPL => {
+            let set: SetIopl = c.get(arg)?;
+            c.run.iopl = u8::try_from(set.iopl).ok().filter(|&level| level <= 3).ok_or(Errno::EINVAL)?;
+        }
+        PhysdevOp::SET_IOBITMAP => {
+            let set: SetIobitmap = c.get(arg)?;
+            if set.nr_ports > 0x1_0000 || set.bitmap != Vaddr::NULL && !crate::mm::is_guest_address(set.bitmap) {
+                return Err(Errno::EINVAL.into());
+            }
+            (c.run.io_bitmap, c.run.io_bitmap_ports) = (set.bitmap, set.nr_ports);
+        }
+        PhysdevOp::EOI => {
+            let eoi: Eoi = c.get(arg)?;
+            c.core.end_of_interrupt(c.domain, eoi.irq)?;
+        }
+        PhysdevOp::IRQ_UNMASK_NOTIFY => c.core.end_of_interrupt(c.domain, c.get::<Eoi>(arg)?.irq)?,
+        PhysdevOp::IRQ_STATUS_QUERY => {
+            let mut query: IrqStatusQuery = c.get(arg)?;
+            let shared = if c.core.is_shared(c.domain, query.irq)? { IrqStatusQuery::SHARED } else { 0 };
+            query.flags = IrqStatusQuery::NEEDS_EOI | shared;
+            c.put(arg, &query)?;
+        }
+        PhysdevOp::PIRQ_EOI_GMFN_V2 => eoi_page(c, c.get(arg)?)?,
+        PhysdevOp::MAP_PIRQ => {
+            let mut map: MapPirq = c.get(arg)?;
+            map.pirq = map_pirq(c, &map)? as i32;
+            c.put(arg, &map)?;
+        }
+        PhysdevOp::UNMAP_PIRQ => {
+            let unmap: UnmapPirq = c.get(arg)?;
+            c.core.unmap_pirq(&*owner(c, unmap.domid)?, unmap.pirq as u32)?;
+        }
+        PhysdevOp::GET_FREE_PIRQ => {
+            let mut wanted: GetFreePirq = c.get(arg)?;
+            let message = match wanted.kind {
+                MapPirqType::MSI | MapPirqType::MSI_SEG | MapPirqType::MULTI_MSI => true,
+                MapPirqType::GSI => false,
+                _ => return Err(Errno::EINVAL.into()),
+            };
+            wanted.pirq = c.domain.devices.lock().free_pirq(message).ok_or(Errno::ENOSPC)?;
+            c.put(arg, &wanted)?;
+        }
+        op => return pci_op(c, op, arg),
+    }
+    Ok(0)
+}
+
+/// What is said of PCI devices, by who discovers them. Nothing depends on it but that MSI-X tables are protected.
+fn pci_op<P: Platform>(c: &mut Caller<'_, P>, op: PhysdevOp, arg: u64) -> HcResult {
+    let known = [
+        PhysdevOp::SETUP_GSI,
+        PhysdevOp::MANAGE_PCI_ADD,
+        PhysdevOp::MANAGE_PCI_REMOVE,
+        PhysdevOp::MANAGE_PCI_ADD_EXT,
+        PhysdevOp::PCI_DEVICE_ADD,
+        PhysdevOp::PCI_DEVICE_REMOVE,
+        PhysdevOp::PCI_MMCFG_RESERVED,
+        PhysdevOp::PREPARE_MSIX,
+        PhysdevOp::RELEASE_MSIX,
+        PhysdevOp::RESTORE_MSI,
+        PhysdevOp::RESTORE_MSI_EXT,
+    ];
+    if !known.contains(&op) {
+        return Err(Errno::ENOSYS.into());
+    }
+    c.need(Privilege::HARDWARE)?;
+    let device = match op {
+        PhysdevOp::PCI_DEVICE_ADD => {
+            let add: PciDeviceAdd = c.get(arg)?;
+            PciDevice { seg: add.seg, bus: add.bus, devfn: add.devfn }
+        }
+        PhysdevOp::PREPARE_MSIX => c.get(arg)?,
+        _ => return Ok(0),
+    };
+    c.core.protect_msix(PciAddress { segment: device.seg, bus: device.bus, devfn: device.devfn })?;
+    Ok(0)
+}
+
+/// The domain whose interrupts are meant: the caller, or with the hardware's privilege another.
+fn owner<P: Platform>(c: &Caller<'_, P>, id: DomId) -> Result<Arc<Domain<P>>, Stop> {
+    if id != DomId::SELF && id != c.domain.id {
+        c.need(Privilege::HARDWARE)?;
+    }
+    c.target(id)
+}
+
+fn map_pirq<P: Platform>(c: &Caller<'_, P>, map: &MapPirq) -> Result<u32, Stop> {
+    let domain = owner(c, map.domid)?;
+    let wanted = u32::try_from(map.pirq).ok();
+    match map.kind {
+        MapPirqType::GSI => {
+            let gsi = u32::try_from(map.index).map_err(|_| Errno::EINVAL)?;
+            Ok(c.core.map_gsi(&domain, gsi, wanted)?)
+        }
+        // A message is programmed into a device, and whose that is only the hardware domain knows: it maps them, for
+        // itself and for the domain that it gives a device to.
+        MapPirqType::MSI | MapPirqType::MSI_SEG => {
+            c.need(Privilege::HARDWARE)?;
+            let segment = if map.kind == MapPirqType::MSI_SEG { (map.bus >> 16) as u16 } else { 0 };
+            let device = PciAddress { segment, bus: map.bus as u8, devfn: map.devfn as u8 };
+            let entry = (map.table_base != 0).then_some(map.entry_nr as u16);
+            Ok(c.core.map_message(&domain, device, entry, wanted)?)
+        }
+        _ => Err(Errno::EINVAL.into()),
+    }
+}
+
+/// A page of bits, one a pirq: does it need an EOI? All do.
+fn eoi_page<P: Platform>(c: &Caller<'_, P>, page: PirqEoiGmfn) -> Result<(), Stop> {
+    if c.domain.devices.lock().eoi_page.is_some() {
+        return Err(Errno::EBUSY.into());
+    }
+    let frame = c.core.get_page_and_type(page.gmfn, c.domain, PageType::Writable).map_err(|_| Errno::EINVAL)?;
+    for word in 0..PAGE_SIZE / 8 {
+        crate::guest::store(&c.core.platform, frame, word, u64::MAX);
+    }
+    if let Some(late) = c.domain.devices.lock().eoi_page.replace(frame) {
+        c.core.put_page_and_type(late);
+    }
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! `set_segment_base` (25): the bases of FS and GS, which ring 3 cannot write by itself.
+//!
+//! - Arguments: which (0 FS, 1 user mode's GS, 2 kernel mode's GS, 3 user mode's GS by selector); the base or selector.
+//! - Returns: 0.
+//! - Faults: EINVAL: no such base, or one that is not canonical.
+//! - Notes: a selector that cannot be loaded is taken as 0.
+//! - Source: `arch-x86/xen-x86_64.h`.
+
+use crate::dispatch::{Args, Caller, HcResult};
+use crate::platform::Platform;
+use abi::{Errno, Vaddr};
+
+/// Which base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// FS.
+    Fs,
+    /// GS of user mode.
+    GsUser,
+    /// GS of kernel mode.
+    GsKernel,
+}
+
+/// The hypercall.
+pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
+    let [which, value, ..] = a.0;
+    let which = match which as u32 {
+        0 => Base::Fs,
+        1 => Base::GsUser,
+        2 => Base::GsKernel,
+        3 => {
+            c.core.platform.load_user_gs(c.run, value as u16);
+            return Ok(0);
+        }
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    set(c, which, value)?;
+    Ok(0)
+}
+
+/// Sets a base; EINVAL if it is not canonical.
+pub fn set<P: Platform>(c: &mut Caller<'_, P>, which: Base, base: u64) -> Result<(), Errno> {
+    if !Vaddr(base).is_canonical() {
+        return Err(Errno::EINVAL);
+    }
+    c.core.platform.save_segments(c.run);
+    match which {
+        Base::Fs => c.run.fs_base = base,
+        Base::GsUser => c.run.gs_base_user = base,
+        Base::GsKernel => c.run.gs_base_kernel = base,
+    }
+    c.core.platform.load_bases(c.run);
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! `xen_version` (17): who we are and what we can do.
+//!
+//! - Arguments: the sub-operation; the address of its argument.
+//! - Returns: 0 (version), 7 (page size) and 10 (build id) a number; the others 0.
+//! - Faults: EFAULT. EINVAL: a feature submap that is not there; a page size asked with an argument. EPERM: the build id
+//!   without the builder's privilege. ENODATA: there is no build id. ENOSYS: no such sub-operation.
+//! - Notes: version(0) is what guests call to have their pending events delivered.
+//! - Source: `version.h`, `features.h`.
+
+use crate::Privilege;
+use crate::dispatch::{Args, Caller, HcResult, Stop};
+use crate::platform::Platform;
+use abi::Errno;
+use abi::version::{CompileInfo, FeatureInfo, VERSION_4_17, XenVersionOp, features};
+
+/// What goes before the point: 4.17.
+const VERSION: i64 = VERSION_4_17 as i64;
+/// What comes behind it.
+const EXTRA: &str = concat!("-ferrule-", env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"));
+
+/// The hypercall.
+pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
+    let [op, to, ..] = a.0;
+    let privileged = c.domain.privilege.contains(Privilege::BUILDER);
+    match XenVersionOp(op as u32) {
+        XenVersionOp::VERSION => Ok(VERSION),
+        XenVersionOp::EXTRAVERSION => text::<16, P>(c, to, EXTRA),
+        XenVersionOp::COMPILE_INFO => {
+            let mut info = CompileInfo::default();
+            put_text(&mut info.compiler, "rustc");
+            put_text(&mut info.compile_by, "ferrule");
+            c.put(to, &info)?;
+            Ok(0)
+        }
+        XenVersionOp::CAPABILITIES => text::<1024, P>(c, to, "xen-3.0-x86_64 "),
+        XenVersionOp::CHANGESET => text::<64, P>(c, to, concat!("ferrule ", env!("CARGO_PKG_VERSION"))),
+        XenVersionOp::PLATFORM_PARAMETERS => {
+            c.put(to, &abi::layout::HYPERVISOR_VIRT_START)?;
+            Ok(0)
+        }
+        XenVersionOp::GET_FEATURES => {
+            let mut info: FeatureInfo = c.get(to)?;
+            info.submap = features_of(c, info.submap_idx)?;
+            c.put(to, &info)?;
+            Ok(0)
+        }
+        XenVersionOp::PAGESIZE if to == 0 => Ok(abi::PAGE_SIZE as i64),
+        XenVersionOp::PAGESIZE => Err(Errno::EINVAL.into()),
+        XenVersionOp::GUEST_HANDLE => {
+            let handle = *c.domain.handle.lock();
+            c.put(to, &handle)?;
+            Ok(0)
+        }
+        XenVersionOp::COMMANDLINE => text::<1024, P>(c, to, if privileged { "" } else { "<denied>" }),
+        XenVersionOp::BUILD_ID => Err(if privileged { Errno::ENODATA } else { Errno::EPERM }.into()),
+        _ => Err(Errno::ENOSYS.into()),
+    }
+}
+
+fn features_of<P: Platform>(c: &Caller<'_, P>, submap: u32) -> Result<u32, Stop> {
+    if submap != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let mut bits = 1 << features::MMU_PT_UPDATE_PRESERVE_AD
+        | 1 << features::GNTTAB_MAP_AVAIL_BITS
+        | 1 << features::MEMORY_OP_VNODE_SUPPORTED
+        | 1 << features::NOT_DIRECT_MAPPED;
+    const PAE_EXTENDED_CR3: u64 = 1 << 3;
+    if c.domain.assist.load(core::sync::atomic::Ordering::Relaxed) & PAE_EXTENDED_CR3 != 0 {
+        bits |= 1 << features::PAE_PGDIR_ABOVE_4GB;
+    }
+    if c.domain.privilege.contains(Privilege::INITIAL) {
+        bits |= 1 << features::DOM0;
+    }
+    Ok(bits)
+}
+
+fn put_text(to: &mut [u8], words: &str) {
+    for (slot, byte) in to.iter_mut().zip(words.bytes()) {
+        *slot = byte;
+    }
+}
+
+/// Copies text out, filled up with zeros to `N` bytes.
+fn text<const N: usize, P: Platform>(c: &Caller<'_, P>, to: u64, words: &str) -> HcResult {
+    let mut bytes = [0u8; N];
+    put_text(&mut bytes, words);
+    c.put(to, &bytes)?;
+    Ok(0)
+}

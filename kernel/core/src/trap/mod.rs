@@ -1,0 +1,313 @@
+//! Exceptions, system calls and events, and how they reach a guest.
+//!
+//! A guest kernel runs in ring 3 and has no IDT. It registers handlers ([`TrapTable`], [`Callbacks`]), and the core
+//! enters them by a bounce frame on the guest's kernel stack ([`bounce`]). Before an exception is bounced the core
+//! looks whether it is one that it emulates instead: a write to a page table, a privileged instruction, a software
+//! interrupt, CPUID by the forced prefix ([`crate::emulate`]).
+
+mod bounce;
+mod crash;
+
+use alloc::boxed::Box;
+use core::sync::atomic::Ordering::Relaxed;
+
+use crate::dispatch::Caller;
+use crate::platform::Platform;
+use crate::vcpu::Run;
+use crate::Core;
+use abi::layout::FLAT_RING3_CS32;
+use abi::regs::rflags;
+use abi::trap::{TrapInfo, vector};
+use abi::{Errno, Vaddr};
+pub(crate) use bounce::ARCHITECTURAL_IOPL;
+pub use bounce::Bounce;
+pub use crash::Crash;
+
+/// Bits of a page fault's error code.
+pub mod fault {
+    /// The page was present: a protection violation.
+    pub const PRESENT: u32 = 1;
+    /// A write.
+    pub const WRITE: u32 = 2;
+    /// Seen from the guest: by its user mode.
+    pub const USER: u32 = 4;
+    /// A reserved bit was set in an entry.
+    pub const RESERVED: u32 = 8;
+    /// An instruction fetch.
+    pub const FETCH: u32 = 16;
+}
+
+/// CR0.TS.
+pub const CR0_TS: u64 = 8;
+/// DR6 when nothing has happened: the bits that are always one.
+pub const DR6_DEFAULT: u64 = 0xffff_0ff0;
+/// In `entry_vector`: the vCPU may be resumed by SYSRET, rcx and r11 hold no more than rip and rflags.
+pub const ENTRY_SYSCALL: u32 = 0x100;
+
+/// A guest's trap table: a handler for each vector.
+#[derive(Clone)]
+pub struct TrapTable([TrapInfo; 256]);
+
+impl TrapTable {
+    /// No handlers. ENOMEM where there is no memory for it.
+    pub fn new() -> Result<Box<Self>, Errno> {
+        crate::headroom(size_of::<Self>())?;
+        Ok(Box::new(Self([TrapInfo::default(); 256])))
+    }
+
+    /// The handler of a vector.
+    #[inline]
+    pub fn get(&self, vector: u8) -> TrapInfo {
+        self.0[usize::from(vector)]
+    }
+
+    /// Replaces the handler of the vector that `info` names.
+    pub fn set(&mut self, info: TrapInfo) {
+        self.0[usize::from(info.vector)] = info;
+    }
+
+    /// Forgets all handlers.
+    pub fn clear(&mut self) {
+        self.0 = [TrapInfo::default(); 256];
+    }
+}
+
+/// A callback: where, and whether events are masked on entry. Address 0: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Callback {
+    /// Where it is. Canonical.
+    pub address: u64,
+    /// Are events masked on entry?
+    pub masks: bool,
+}
+
+/// A guest's callbacks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Callbacks {
+    /// Event delivery; always masks events.
+    pub event: Callback,
+    /// Guest state that could not be restored.
+    pub failsafe: Callback,
+    /// SYSCALL from 64-bit user mode.
+    pub syscall: Callback,
+    /// SYSCALL from 32-bit user mode; without it the 64-bit one is used.
+    pub syscall32: Callback,
+    /// SYSENTER from user mode.
+    pub sysenter: Callback,
+    /// An NMI handler runs and has not yet returned by `iret`.
+    pub in_nmi: bool,
+}
+
+impl Callbacks {
+    /// None.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+/// What is delivered to a guest's handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// The vector.
+    pub vector: u8,
+    /// The error code, where the vector has one.
+    pub error: Option<u32>,
+    /// The faulting address of a page fault.
+    pub address: u64,
+}
+
+impl Exception {
+    /// One without an error code.
+    pub const fn new(vector: u8) -> Self {
+        Self { vector, error: None, address: 0 }
+    }
+
+    /// A general-protection fault.
+    pub const fn protection(error: u32) -> Self {
+        Self { vector: vector::GP, error: Some(error), address: 0 }
+    }
+
+    /// A page fault.
+    pub const fn page(error: u32, address: u64) -> Self {
+        Self { vector: vector::PF, error: Some(error), address }
+    }
+}
+
+impl<P: Platform> Core<P> {
+    /// Everything that the hardware raised while a guest ran, and everything its own IRETQ raised with the guest's
+    /// frame in place: mends, emulates, or bounces to the guest.
+    ///
+    /// `extra` is CR2 for a page fault, DR6 for a debug trap, else 0.
+    pub fn exception(&self, c: &mut Caller<'_, P>, vector: u8, error: u32, extra: u64) {
+        match vector {
+            vector::PF => self.page_fault(c, error, extra),
+            vector::GP => self.general_protection(c, error),
+            vector::UD => {
+                if !self.emulate_invalid_opcode(c) {
+                    self.inject(c, Exception::new(vector::UD));
+                }
+            }
+            vector::NM => self.device_not_available(c),
+            vector::DB => {
+                let seen = &mut c.run.debug[6];
+                *seen = (*seen | (extra & !DR6_DEFAULT)) & (extra | !DR6_DEFAULT);
+                self.inject(c, Exception::new(vector::DB));
+            }
+            _ => {
+                let error = vector::has_error_code(vector).then_some(error);
+                self.inject(c, Exception { vector, error, address: 0 });
+            }
+        }
+    }
+
+    fn page_fault(&self, c: &mut Caller<'_, P>, error: u32, address: u64) {
+        let write = error & (fault::PRESENT | fault::WRITE | fault::RESERVED | fault::FETCH);
+        if c.run.kernel_mode && write == fault::PRESENT | fault::WRITE && self.emulate_table_write(c, address) {
+            return;
+        }
+        self.inject(c, Exception::page(error, address));
+    }
+
+    /// `int n` traps with the vector in the error code, since no gate of the hardware's table may be used from
+    /// ring 3 but those of int3 and into.
+    fn general_protection(&self, c: &mut Caller<'_, P>, error: u32) {
+        const EXTERNAL: u32 = 1;
+        const IDT: u32 = 2;
+        if error & (EXTERNAL | IDT) == IDT {
+            let vector = (error >> 3) as u8;
+            let needed = if c.run.kernel_mode { 1 } else { 3 };
+            if c.run.traps.get(vector).dpl() >= needed {
+                c.run.regs.rip = c.run.regs.rip.wrapping_add(2);
+                return self.inject(c, Exception::new(vector));
+            }
+        }
+        if error == 0 && self.emulate_privileged(c) {
+            return;
+        }
+        self.inject(c, Exception::protection(error));
+    }
+
+    fn device_not_available(&self, c: &mut Caller<'_, P>) {
+        let wanted = c.run.cr0 & CR0_TS != 0;
+        c.run.cr0 &= !CR0_TS;
+        self.platform.set_task_switched(c.run, false);
+        if wanted {
+            self.inject(c, Exception::new(vector::NM));
+        }
+    }
+
+    /// Bounces an exception to the guest's handler. Without one the domain crashes.
+    pub fn inject(&self, c: &mut Caller<'_, P>, e: Exception) {
+        let gate = c.run.traps.get(e.vector);
+        let mut error = e.error;
+        if e.vector == vector::PF {
+            // The hardware saw ring 3 in either mode; the guest is told its own.
+            let user = if c.run.kernel_mode { 0 } else { fault::USER };
+            error = error.map(|bits| bits & !fault::USER | user);
+            self.set_cr2(c, e.address);
+        }
+        if gate.address == Vaddr::NULL {
+            return self.crash(c, Crash::Unhandled(e));
+        }
+        let b = Bounce { address: gate.address.0, masks: gate.masks_events(), error, segments: None };
+        self.bounce(c, &b);
+    }
+
+    /// A guest's user mode executed SYSCALL. `regs` hold rip behind it, and the 32-bit selector if it was such code.
+    pub fn syscall_from_user(&self, c: &mut Caller<'_, P>) {
+        let callbacks = &c.run.callbacks;
+        let compat = c.run.regs.cs == FLAT_RING3_CS32 && callbacks.syscall32.address != 0;
+        let callback = if compat { callbacks.syscall32 } else { callbacks.syscall };
+        if callback.address == 0 {
+            c.run.regs.rip = c.run.regs.rip.wrapping_sub(2);
+            return self.inject(c, Exception::new(vector::UD));
+        }
+        self.bounce(c, &Bounce::callback(callback));
+        c.run.regs.rflags &= !rflags::DF;
+        c.run.regs.r11 = c.run.regs.rflags;
+    }
+
+    /// A guest's user mode executed SYSENTER.
+    pub fn sysenter_from_user(&self, c: &mut Caller<'_, P>) {
+        let callback = c.run.callbacks.sysenter;
+        if callback.address == 0 || c.run.kernel_mode {
+            return self.inject(c, Exception::protection(0));
+        }
+        self.bounce(c, &Bounce::callback(callback));
+    }
+
+    /// The hardware would not take the guest's segment registers: tells the guest, with their selectors.
+    pub fn failsafe(&self, c: &mut Caller<'_, P>) {
+        let r = &c.run.regs;
+        let segments = [r.ds, r.es, r.fs, r.gs].map(u64::from);
+        let b = Bounce { segments: Some(segments), ..Bounce::callback(c.run.callbacks.failsafe) };
+        self.bounce(c, &b);
+    }
+
+    /// The last step before a guest goes on: an NMI or an upcall that is due becomes a bounce frame.
+    ///
+    /// Neither SYSRET nor IRETQ ever meets an address that is not canonical (lesson 15): the guest gets the
+    /// protection fault here.
+    pub fn return_to_guest(&self, c: &mut Caller<'_, P>) {
+        if !Vaddr(c.run.regs.rip).is_canonical() {
+            self.inject(c, Exception::protection(0));
+        }
+        if !c.run.callbacks.in_nmi && c.vcpu.sched.nmi.load(Relaxed) {
+            c.vcpu.sched.nmi.store(false, Relaxed);
+            let gate = c.run.traps.get(vector::NMI);
+            if gate.address != Vaddr::NULL {
+                c.run.callbacks.in_nmi = true;
+                self.bounce(c, &Bounce { address: gate.address.0, masks: gate.masks_events(), error: None, segments: None });
+            }
+        }
+        if self.upcall_due(c.vcpu) {
+            let event = Callback { masks: true, ..c.run.callbacks.event };
+            self.bounce(c, &Bounce::callback(event));
+        }
+    }
+
+    /// IRETQ to the guest faulted, or a segment register could not be loaded: the guest is told as if it had faulted
+    /// itself, with its own frame as it stands.
+    pub fn failed_return(&self, c: &mut Caller<'_, P>, vector: u8, error: u32) {
+        if error == 0 && vector == vector::GP {
+            // No instruction of the guest's is at fault: there is nothing to emulate.
+            return self.inject(c, Exception::protection(0));
+        }
+        self.exception(c, vector, error, 0);
+    }
+
+    /// Moves between kernel and user mode: the GS base and the page table go along.
+    pub fn toggle_mode(&self, run: &mut Run) {
+        self.platform.swap_gs(run);
+        run.kernel_mode = !run.kernel_mode;
+        run.hardware_root = run.root();
+        self.platform.load_root(run);
+    }
+
+    /// An emulated instruction of `length` bytes is done: goes on behind it, or steps.
+    pub(crate) fn retire(&self, c: &mut Caller<'_, P>, length: u64) {
+        const DR6_STEP: u64 = 1 << 14;
+        let r = &mut c.run.regs;
+        r.rip = r.rip.wrapping_add(length);
+        r.rflags &= !rflags::RF;
+        if r.rflags & rflags::TF != 0 {
+            c.run.debug[6] |= DR6_STEP | DR6_DEFAULT;
+            self.inject(c, Exception::new(vector::DB));
+        }
+    }
+
+    /// Writes the guest's CR2, which is in its `vcpu_info`.
+    pub(crate) fn set_cr2(&self, c: &Caller<'_, P>, value: u64) {
+        let at = c.vcpu.info_at();
+        if let Some(frame) = self.frames.get(abi::Mfn(at.0 >> abi::PAGE_SHIFT)) {
+            crate::guest::store(&self.platform, frame, (at.0 as usize & (abi::PAGE_SIZE - 1)) / 8 + 2, value);
+        }
+    }
+
+    /// Reads the guest's CR2.
+    pub(crate) fn cr2(&self, c: &Caller<'_, P>) -> u64 {
+        let at = c.vcpu.info_at();
+        let frame = self.frames.get(abi::Mfn(at.0 >> abi::PAGE_SHIFT));
+        frame.map_or(0, |f| crate::guest::load(&self.platform, f, (at.0 as usize & (abi::PAGE_SIZE - 1)) / 8 + 2))
+    }
+}
