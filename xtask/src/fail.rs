@@ -14,6 +14,18 @@ impl fmt::Display for Unable {
 
 impl std::error::Error for Unable {}
 
+/// All has been said already: nothing more is printed, exit code 1.
+#[derive(Debug)]
+pub struct Said;
+
+impl fmt::Display for Said {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+impl std::error::Error for Said {}
+
 /// Like `anyhow::bail!`, for an exit code of 2.
 #[macro_export]
 macro_rules! unable {

@@ -17,8 +17,10 @@ mod metadata;
 mod place;
 mod process;
 mod qemu;
+mod run;
 mod setup;
 mod terminal;
+mod test;
 mod toolchain;
 mod xen;
 
@@ -51,10 +53,14 @@ enum Task {
     Setup,
     /// Build the core, the domains and the test guests into target/ferrule/
     Build,
+    /// Boot the machine under QEMU, watch the tour, then dom0's prompt
+    Run(run::Options),
     /// Check the rules: crate directions, unsafe, clippy, rustfmt, sizes
     Lint,
     /// Run each test guest on Ferrule and on Debian's Xen, and compare their verdicts
     Conformance(conformance::Options),
+    /// Every check there is: lint, unit, loom, conformance, end to end
+    Test(test::Options),
     /// Measure, beside peers
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -73,6 +79,10 @@ fn dispatch(cli: Cli) -> Result<()> {
             need(&setup::for_build())?;
             build::command(&place)?;
         }
+        Some(Task::Run(options)) => {
+            need(&setup::for_run())?;
+            run::command(&place, &options)?;
+        }
         Some(Task::Lint) => {
             need(&setup::LINTERS)?;
             lint::command(&place)?;
@@ -80,6 +90,10 @@ fn dispatch(cli: Cli) -> Result<()> {
         Some(Task::Conformance(options)) => {
             need(&setup::for_qemu())?;
             conformance::command(&place, &options, cli.no_install)?;
+        }
+        Some(Task::Test(options)) => {
+            need(&setup::for_test())?;
+            test::command(&place, &options, cli.no_install)?;
         }
         Some(Task::Bench(bench)) => {
             need(&setup::for_qemu())?;
@@ -97,7 +111,9 @@ fn main() -> ExitCode {
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            if !error.is::<fail::Said>() {
+                eprintln!("error: {error:#}");
+            }
             ExitCode::from(fail::code(&error))
         }
     }

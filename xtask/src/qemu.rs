@@ -72,6 +72,8 @@ pub struct Machine {
     pub accel: Accel,
     /// Count instructions: one virtual nanosecond each, one CPU, exact.
     pub icount: bool,
+    /// Let the core end QEMU with its own exit codes; without it a power-off goes by ACPI.
+    pub debug_exit: bool,
     /// Devices and whatever else.
     pub extra: Vec<String>,
 }
@@ -87,6 +89,7 @@ impl Machine {
             mem: 256,
             accel: Accel::Tcg,
             icount: false,
+            debug_exit: true,
             extra: Vec::new(),
         }
     }
@@ -107,7 +110,9 @@ impl Machine {
             add(&["-accel", accel, "-cpu", cpu, "-smp", &self.smp.to_string()]);
         }
         add(&["-chardev", "stdio,id=serial0,signal=off", "-serial", "chardev:serial0"]);
-        add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+        if self.debug_exit {
+            add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+        }
         add(&["-kernel", &self.kernel.display().to_string(), "-append", &self.append]);
         if !self.initrd.is_empty() {
             add(&["-initrd", &self.initrd]);

@@ -4,6 +4,7 @@ use crate::place::Place;
 use crate::unable;
 use anyhow::{Context, Result};
 use serde::Deserialize;
+use std::path::PathBuf;
 
 /// The file.
 #[derive(Debug, Deserialize)]
@@ -73,9 +74,14 @@ impl Guest {
     }
 }
 
+/// Where the list is.
+pub fn path(place: &Place) -> PathBuf {
+    place.root.join("tests/guests/LIST.toml")
+}
+
 /// The guests to judge: all, or those whose name contains `only`.
 pub fn read(place: &Place, only: Option<&str>) -> Result<Vec<Guest>> {
-    let path = place.root.join("tests/guests/LIST.toml");
+    let path = path(place);
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", place.show(&path)))?;
     let list: List = toml::from_str(&text).with_context(|| format!("in {}", place.show(&path)))?;
     let judged = || list.guest.iter().filter(|guest| !guest.bench);

@@ -40,9 +40,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// Everything, on both.
-    pub fn all() -> Options {
-        Options { only: None, xen_only: false, ferrule_only: false, smp: None }
+    /// On both, everything or what has `only` in its name.
+    pub fn only(only: Option<String>) -> Options {
+        Options { only, xen_only: false, ferrule_only: false, smp: None }
     }
 }
 
