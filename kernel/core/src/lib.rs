@@ -14,6 +14,7 @@ pub mod buddy;
 pub mod counters;
 pub mod cpu;
 pub mod cpuid;
+pub mod debug;
 pub mod dispatch;
 pub mod domain;
 pub mod emulate;

@@ -1,3 +1,269 @@
-//! The frames a domain has and may have.
-/// A domain's frames.
-pub struct Account;
+//! The frames a domain has, and may have.
+
+use alloc::vec::Vec;
+
+use abi::memory::E820Entry;
+use abi::{Errno, Mfn};
+
+use crate::Core;
+use crate::domain::Domain;
+use crate::frame::{Frame, FrameTable, NIL, Owner, PageType, State};
+use crate::platform::Platform;
+
+/// The most pages of the core that one domain may be charged with, beyond its own memory: grant frames, status pages,
+/// event words.
+pub const MAX_CORE_PAGES: u32 = 1024;
+
+/// A list of frames, linked through the frame table.
+#[derive(Debug)]
+pub(crate) struct List {
+    head: u32,
+    tail: u32,
+}
+
+impl List {
+    pub(crate) const EMPTY: Self = Self { head: NIL, tail: NIL };
+
+    pub(crate) fn push(&mut self, table: &FrameTable, frame: Frame) {
+        let info = table.info(frame);
+        info.set_prev(self.tail);
+        info.set_next(NIL);
+        match table.link(self.tail) {
+            Some(last) => table.info(last).set_next(frame.index() as u32),
+            None => self.head = frame.index() as u32,
+        }
+        self.tail = frame.index() as u32;
+    }
+
+    /// Takes the first frame of a list of frames that are nobody's.
+    pub(crate) fn pop(&mut self, table: &FrameTable) -> Option<Frame> {
+        let first = table.link(self.head)?;
+        self.head = table.info(first).links().1;
+        match table.link(self.head) {
+            Some(next) => table.info(next).set_prev(NIL),
+            None => self.tail = NIL,
+        }
+        Some(first)
+    }
+}
+
+/// A domain's frames, and how many it may have.
+#[derive(Debug)]
+pub struct Account {
+    frames: List,
+    /// Those that destruction has been over, and that others still refer to.
+    kept: List,
+    /// How many frames it has.
+    pub pages: u64,
+    /// How many it may have.
+    pub max_pages: u64,
+    /// How many pages of the core it is charged with.
+    pub core_pages: u32,
+    /// The memory map that its builder set.
+    memory_map: Vec<E820Entry>,
+}
+
+impl Account {
+    /// None yet, and room for `max_pages`.
+    pub fn new(max_pages: u64) -> Self {
+        Self { frames: List::EMPTY, kept: List::EMPTY, pages: 0, max_pages, core_pages: 0, memory_map: Vec::new() }
+    }
+
+    /// The frames, in the order in which they were got.
+    pub fn iter<'a>(&'a self, table: &'a FrameTable) -> impl Iterator<Item = Frame> + 'a {
+        core::iter::successors(table.link(self.frames.head), move |&frame| table.link(table.info(frame).links().1))
+    }
+
+    /// The memory map that its builder set; empty if none was.
+    pub(crate) fn memory_map(&self) -> &[E820Entry] {
+        &self.memory_map
+    }
+
+    pub(crate) fn set_memory_map(&mut self, regions: Vec<E820Entry>) {
+        self.memory_map = regions;
+    }
+
+    /// The first frame that destruction has not been over yet, which it is now.
+    pub(crate) fn next_to_relinquish(&mut self, table: &FrameTable) -> Option<Frame> {
+        let frame = table.link(self.frames.head)?;
+        self.unlink(table, frame);
+        self.kept.push(table, frame);
+        Some(frame)
+    }
+
+    fn unlink(&mut self, table: &FrameTable, frame: Frame) {
+        let (prev, next) = table.info(frame).links();
+        let index = frame.index() as u32;
+        for list in [&mut self.frames, &mut self.kept] {
+            if list.head == index {
+                list.head = next;
+            }
+            if list.tail == index {
+                list.tail = prev;
+            }
+        }
+        if let Some(prev) = table.link(prev) {
+            table.info(prev).set_next(next);
+        }
+        if let Some(next) = table.link(next) {
+            table.info(next).set_prev(prev);
+        }
+    }
+}
+
+impl<P: Platform> Core<P> {
+    /// Gives `domain` a free frame, cleared. It has no references but the one of its allocation.
+    ///
+    /// ENOMEM where there is none, or the domain has all it may have; EINVAL when the domain is dying.
+    pub fn alloc_domain_page(&self, domain: &Domain<P>) -> Result<Frame, Errno> {
+        self.alloc_domain_pages(domain, 0, u64::MAX)
+    }
+
+    /// Gives `domain` a block of `1 << order` free frames below frame `limit`, cleared; returns the first.
+    pub fn alloc_domain_pages(&self, domain: &Domain<P>, order: u8, limit: u64) -> Result<Frame, Errno> {
+        let count = 1u64 << order;
+        {
+            let mut account = domain.memory.lock();
+            if domain.is_dying() {
+                return Err(Errno::EINVAL);
+            }
+            // Charged first, so that two that come at once cannot both have the last page.
+            if account.max_pages.saturating_sub(account.pages) < count {
+                return Err(Errno::ENOMEM);
+            }
+            account.pages += count;
+        }
+        let Some(first) = self.take_frames(order, limit) else {
+            domain.memory.lock().pages -= count;
+            return Err(Errno::ENOMEM);
+        };
+        for frame in (0..count).filter_map(|index| self.frames.get(Mfn(first.mfn().0 + index))) {
+            self.platform.clear(frame);
+            self.give(domain, frame);
+        }
+        Ok(first)
+    }
+
+    /// Puts a frame of nobody's, already charged, on a domain's list. A domain that began to die meanwhile does not get
+    /// it: its memory has been taken apart already.
+    pub(crate) fn give(&self, domain: &Domain<P>, frame: Frame) {
+        let mut account = domain.memory.lock();
+        if domain.is_dying() {
+            account.pages -= 1;
+            drop(account);
+            self.free_frame(frame);
+            return;
+        }
+        let info = self.frames.info(frame);
+        account.frames.push(&self.frames, frame);
+        info.set_owner(Owner::Domain(domain.id));
+        info.reset(State::ALLOCATED | State::REF);
+        drop(account);
+        self.dma_changed(frame);
+    }
+
+    /// Takes back the reference of a frame's allocation: it is freed with the last other reference. False if somebody
+    /// did so before.
+    pub(crate) fn deallocate(&self, frame: Frame) -> bool {
+        let info = self.frames.info(frame);
+        let mine = |state: State| {
+            (state.has(State::ALLOCATED) && !state.has(State::CORE)).then_some(State(state.0 & !State::ALLOCATED))
+        };
+        let done = info.update(mine).is_ok();
+        if done {
+            self.put_page(frame);
+        }
+        done
+    }
+
+    /// Takes a frame off its owner's list, contents and all: it is nobody's afterwards, but still charged, until it is
+    /// given back or another is given for it. EINVAL if anything but its allocation refers to it.
+    ///
+    /// Its type is forgotten with it (XSA-214). Nothing maps it, but TLBs may remember that something did; it is
+    /// stamped when it is freed.
+    pub(crate) fn steal(&self, domain: &Domain<P>, frame: Frame) -> Result<(), Errno> {
+        let info = self.frames.info(frame);
+        let alone = |state: State| {
+            (state.refs() == 1 && state.has(State::ALLOCATED) && !state.has(State::CORE) && state.type_refs() == 0)
+                .then_some(State(0))
+        };
+        if !info.is_owned_by(domain.id) {
+            return Err(Errno::EINVAL);
+        }
+        info.update(alone).map_err(|_| Errno::EINVAL)?;
+        let mut account = domain.memory.lock();
+        account.unlink(&self.frames, frame);
+        info.set_owner(Owner::Core);
+        Ok(())
+    }
+
+    /// Frees a frame whose last reference is gone.
+    #[cold]
+    pub(crate) fn free_unreferenced(&self, frame: Frame) {
+        let info = self.frames.info(frame);
+        if let Owner::Domain(id) = info.owner()
+            && let Some(domain) = self.domains.get(id)
+        {
+            let mut account = domain.memory.lock();
+            if info.state().has(State::CORE) {
+                account.core_pages -= 1;
+            } else {
+                account.unlink(&self.frames, frame);
+                account.pages -= 1;
+            }
+            // The owner word changes under the list's lock; the allocator sets its own.
+            info.set_owner(Owner::Core);
+        }
+        self.free_frame(frame);
+    }
+
+    /// A cleared page of the core.
+    ///
+    /// One that is charged to a domain can be mapped writable by it (shared_info, grant frames), and is nobody else's
+    /// business; one that is not stays the core's alone. ENOMEM where there is none, or the domain's allowance of
+    /// [`MAX_CORE_PAGES`] is used up.
+    pub fn alloc_core_page(&self, charged: Option<&Domain<P>>) -> Result<Frame, Errno> {
+        if let Some(domain) = charged {
+            let mut account = domain.memory.lock();
+            if account.core_pages >= MAX_CORE_PAGES {
+                return Err(Errno::ENOMEM);
+            }
+            account.core_pages += 1;
+        }
+        let Some(frame) = self.take_frames(0, u64::MAX) else {
+            if let Some(domain) = charged {
+                domain.memory.lock().core_pages -= 1;
+            }
+            return Err(Errno::ENOMEM);
+        };
+        self.platform.clear(frame);
+        self.platform.set_m2p(frame.mfn(), u64::MAX);
+        if let Some(domain) = charged {
+            self.share_page(frame, domain.id, true);
+        }
+        Ok(frame)
+    }
+
+    /// Shares a page of the core's with the domain it is charged to: writable, or read-only for good.
+    pub fn share_page(&self, frame: Frame, id: abi::DomId, writable: bool) {
+        let info = self.frames.info(frame);
+        let kind = if writable { PageType::Writable } else { PageType::None } as u64;
+        let base = State::CORE | State::ALLOCATED | State::VALIDATED | State::TYPE_REF | State::REF;
+        info.set_owner(Owner::Domain(id));
+        info.reset(base | kind << 56);
+        self.dma_changed(frame);
+    }
+
+    /// Gives up a page of the core: it is freed when its domain no longer maps it either.
+    pub fn free_core_page(&self, frame: Frame) {
+        let info = self.frames.info(frame);
+        if info.state().refs() == 0 {
+            self.free_frame(frame);
+            return;
+        }
+        let done = info.update(|state| state.has(State::ALLOCATED).then_some(State(state.0 & !State::ALLOCATED)));
+        if done.is_ok() {
+            self.put_page_and_type(frame);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The free frames: a buddy allocator over the frame table.
+//!
+//! Free blocks are kept by zone (below 4 GiB, which old devices can reach, and above) and by order. A block remembers
+//! the latest flush stamp of its frames; whoever takes it flushes the TLBs that have not been flushed since. So a
+//! frame that is handed out is remembered by no TLB, and a run of frames costs one flush at most.
+
+use abi::Mfn;
+
+use crate::Core;
+use crate::frame::{Frame, FrameTable, NIL, Owner, State};
+use crate::platform::{Flush, Platform};
+use crate::sync::Lock;
+
+/// Blocks are of `1 << order` frames, order 0 to 18 (1 GiB).
+pub const MAX_ORDER: u8 = 18;
+const ORDERS: usize = MAX_ORDER as usize + 1;
+/// The first frame of the upper zone.
+const ZONE_SPLIT: u64 = 1 << 20;
+/// How many blocks are looked at for a request with an address limit inside the lower zone.
+const SCAN: usize = 4096;
+
+/// The free frames.
+pub struct Allocator<P: Platform>(Lock<P, Blocks>);
+
+struct Blocks {
+    heads: [[u32; ORDERS]; 2],
+    frames: u64,
+    scatter: bool,
+}
+
+impl<P: Platform> Allocator<P> {
+    /// Nothing free yet. With `scatter`, frames are handed out one by one in a scattered order, and no larger block
+    /// ever: a test that nothing relies on neighbours.
+    pub fn new(scatter: bool) -> Self {
+        Self(Lock::<P, _>::new(Blocks { heads: [[NIL; ORDERS]; 2], frames: 0, scatter }))
+    }
+
+    /// How many frames are free.
+    pub fn frames(&self) -> u64 {
+        self.0.lock().frames
+    }
+}
+
+fn zone(frame: Frame) -> usize {
+    usize::from(frame.mfn().0 >= ZONE_SPLIT)
+}
+
+impl Blocks {
+    fn push(&mut self, table: &FrameTable, block: Frame, order: u8, stamp: u32) {
+        let Some(head) = self.heads.get_mut(zone(block)).and_then(|orders| orders.get_mut(usize::from(order))) else {
+            return;
+        };
+        let info = table.info(block);
+        info.set_owner(Owner::Free(Some(order)));
+        info.set_stamp(stamp);
+        info.set_prev(NIL);
+        info.set_next(*head);
+        if let Some(next) = table.link(*head) {
+            table.info(next).set_prev(block.index() as u32);
+        }
+        *head = block.index() as u32;
+    }
+
+    fn unlink(&mut self, table: &FrameTable, block: Frame, order: u8) {
+        let (prev, next) = table.info(block).links();
+        match table.link(prev) {
+            Some(prev) => table.info(prev).set_next(next),
+            None => self.heads[zone(block)][usize::from(order)] = next,
+        }
+        if let Some(next) = table.link(next) {
+            table.info(next).set_prev(prev);
+        }
+        table.info(block).set_owner(Owner::Free(None));
+    }
+
+    fn free(&mut self, table: &FrameTable, mut block: Frame, mut order: u8, mut stamp: u32) {
+        self.frames += 1 << order;
+        while order < MAX_ORDER && !self.scatter {
+            let Some(buddy) = table.get(Mfn(block.mfn().0 ^ 1 << order)) else { break };
+            let info = table.info(buddy);
+            if info.owner() != Owner::Free(Some(order)) {
+                break;
+            }
+            let now = table.stamp_now();
+            if now.wrapping_sub(info.stamp()) < now.wrapping_sub(stamp) {
+                stamp = info.stamp();
+            }
+            self.unlink(table, buddy, order);
+            block = block.min(buddy);
+            order += 1;
+        }
+        self.push(table, block, order, stamp);
+    }
+
+    /// Takes a block whose frames are all below `limit`; returns its first frame and its stamp.
+    fn take(&mut self, table: &FrameTable, order: u8, limit: u64) -> Option<(Frame, u32)> {
+        if self.scatter && order > 0 {
+            return None;
+        }
+        let zones: &[usize] = if limit >= ZONE_SPLIT << 12 { &[1, 0] } else { &[0] };
+        for &zone in zones {
+            for have in order..=MAX_ORDER {
+                let mut at = self.heads[zone][usize::from(have)];
+                for _ in 0..SCAN {
+                    let Some(block) = table.link(at) else { break };
+                    if block.mfn().0 + (1 << order) <= limit {
+                        self.unlink(table, block, have);
+                        let stamp = table.info(block).stamp();
+                        for half in (order..have).rev() {
+                            let upper = table.get(Mfn(block.mfn().0 + (1 << half)))?;
+                            self.push(table, upper, half, stamp);
+                        }
+                        self.frames -= 1 << order;
+                        return Some((block, stamp));
+                    }
+                    at = table.info(block).links().1;
+                }
+            }
+        }
+        None
+    }
+}
+
+impl<P: Platform> Core<P> {
+    /// Gives frames to the allocator while the machine starts: `count` from `first` on, all of which
+    /// [`FrameTable::add_ram`] knows.
+    pub fn add_free(&self, first: Mfn, count: u64) {
+        let mut blocks = self.free.0.lock();
+        // A stride that shares no factor with the count visits every frame once, far apart.
+        let mut stride = if blocks.scatter { count * 5 / 8 | 1 } else { 1 };
+        while gcd(stride, count) > 1 {
+            stride += 2;
+        }
+        for step in 0..count {
+            if let Some(frame) = self.frames.get(Mfn(first.0 + step * stride % count)) {
+                self.frames.info(frame).reset(0);
+                blocks.free(&self.frames, frame, 0, 0);
+            }
+        }
+    }
+
+    /// Takes a block of `1 << order` free frames below `limit`, which the caller makes somebody's. Nothing in it is
+    /// cleared; no TLB remembers it. While they are nobody's yet their owner is the core.
+    pub(crate) fn take_frames(&self, order: u8, limit: u64) -> Option<Frame> {
+        let taken = self.free.0.lock().take(&self.frames, order, limit);
+        let (block, stamp) = taken?;
+        for index in 0..1u64 << order {
+            if let Some(frame) = self.frames.get(Mfn(block.mfn().0 + index)) {
+                self.frames.info(frame).set_owner(Owner::Core);
+            }
+        }
+        self.flush(self.stale(self.online(), stamp), Flush::All);
+        Some(block)
+    }
+
+    /// Gives back a frame that nothing refers to.
+    pub(crate) fn free_frame(&self, frame: Frame) {
+        let info = self.frames.info(frame);
+        debug_assert_eq!(info.state().refs(), 0);
+        info.reset(State(0).0);
+        self.dma_changed(frame);
+        self.platform.set_m2p(frame.mfn(), u64::MAX);
+        let stamp = self.frames.stamp_now();
+        self.free.0.lock().free(&self.frames, frame, 0, stamp);
+    }
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}

@@ -1,0 +1,363 @@
+//! `memory_op` (12): a domain's frames: how many, which, and what the machine's memory looks like.
+//!
+//! - Arguments: the operation, with the number of extents already done above its low 6 bits; the address of its
+//!   structure.
+//! - Returns: for increase_reservation, decrease_reservation and populate_physmap the number of extents done, however
+//!   few and whatever stopped it; for questions the answer; else 0.
+//! - Faults: ESRCH: no such domain. EPERM: another domain without the builder's privilege. EINVAL, EFAULT. ENOMEM:
+//!   exchange. EACCES: add_to_physmap, which is for translated guests. E2BIG: a memory map of more than 128 regions.
+//!   ENOSYS: no memory map was set; an operation that this core has not.
+//! - Notes: frames come cleared. A frame that is given back while something still maps it is freed when nothing does.
+//!   Preemptible between extents.
+//! - Source: `memory.h`.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use abi::layout::{MACH2PHYS_NR_ENTRIES, MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
+use abi::memory::{
+    AddToPhysmap, E820Entry, ForeignMemoryMap, MachphysMapping, MachphysMfnList, MapSpace, MemoryDomain, MemoryExchange,
+    MemoryMap, MemoryOp, MemoryReservation, RemoveFromPhysmap,
+};
+use abi::{DomId, Errno, Mfn, PAGE_SHIFT, PteFlags, Vaddr};
+
+use crate::dispatch::{Args, Caller, HcResult};
+use crate::domain::{Domain, Privilege};
+use crate::frame::Frame;
+use crate::memory::List;
+use crate::platform::{Flush, Platform};
+use crate::{Stop, guest};
+
+/// The largest extent a domain may ask for, by order: 2 MiB; 16 MiB for those that were given devices.
+const ORDER: u32 = 9;
+const DEVICE_ORDER: u32 = 12;
+/// The most regions that a memory map has: `E820MAX` of Xen.
+const MAX_REGIONS: u32 = 128;
+/// Where `shared_info.arch.max_pfn` is, in words.
+const MAX_PFN_WORD: usize = core::mem::offset_of!(abi::shared_info::SharedInfo, arch) / 8;
+
+/// The hypercall.
+pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
+    let [op, at, ..] = a.0;
+    let start = op >> MemoryOp::EXTENT_SHIFT;
+    let kind = MemoryOp(op as u32 & MemoryOp::CMD_MASK);
+    match kind {
+        MemoryOp::INCREASE_RESERVATION | MemoryOp::DECREASE_RESERVATION | MemoryOp::POPULATE_PHYSMAP => {
+            reservation(c, a, kind, start, at)
+        }
+        MemoryOp::EXCHANGE => exchange(c, at),
+        MemoryOp::ADD_TO_PHYSMAP => add_to_physmap(c, at),
+        MemoryOp::REMOVE_FROM_PHYSMAP => remove_from_physmap(c, at),
+        MemoryOp::MEMORY_MAP => memory_map(c, at),
+        MemoryOp::SET_MEMORY_MAP => set_memory_map(c, at),
+        _ if start != 0 => Err(Errno::EINVAL.into()),
+        MemoryOp::MAXIMUM_RAM_PAGE => Ok(c.core.frames.len() as i64),
+        MemoryOp::CURRENT_RESERVATION | MemoryOp::MAXIMUM_RESERVATION | MemoryOp::MAXIMUM_GPFN => {
+            question(c, kind, at)
+        }
+        MemoryOp::MACHPHYS_MAPPING => {
+            let max_mfn = Mfn(MACH2PHYS_NR_ENTRIES - 1);
+            c.put(at, &MachphysMapping { v_start: MACH2PHYS_VIRT_START, v_end: MACH2PHYS_VIRT_END, max_mfn })?;
+            Ok(0)
+        }
+        MemoryOp::MACHPHYS_MFN_LIST => machphys_mfn_list(c, at),
+        MemoryOp::SET_POD_TARGET | MemoryOp::GET_POD_TARGET => Err(Errno::EINVAL.into()),
+        _ => Err(Errno::ENOSYS.into()),
+    }
+}
+
+/// The domain that a structure names. Unlike `Caller::target`, whether it exists is answered to anyone, as in Xen.
+fn named<P: Platform>(c: &Caller<'_, P>, id: DomId) -> Result<Arc<Domain<P>>, Stop> {
+    if id != DomId::SELF && id != c.domain.id && c.core.domains.get(id).is_none() {
+        return Err(Errno::ESRCH.into());
+    }
+    c.target(id)
+}
+
+fn max_order<P: Platform>(c: &Caller<'_, P>) -> u32 {
+    if crate::mm::may_choose_caching(c.domain) { DEVICE_ORDER } else { ORDER }
+}
+
+/// The first frame that may not be used, by the address bits in the flags.
+fn limit(flags: u32) -> Option<u64> {
+    match flags & 0xff {
+        0 | 64.. => Some(u64::MAX),
+        bits if bits <= PAGE_SHIFT => None,
+        bits => Some(1 << (bits - PAGE_SHIFT)),
+    }
+}
+
+fn reservation<P: Platform>(c: &Caller<'_, P>, a: &mut Args, kind: MemoryOp, start: u64, at: u64) -> HcResult {
+    let nothing = Ok(start as i64);
+    let Ok(r) = c.get::<MemoryReservation>(at) else { return nothing };
+    let most = u64::from(u32::MAX >> MemoryOp::EXTENT_SHIFT);
+    let (Ok(domain), Some(limit)) = (named(c, r.domid), limit(r.mem_flags)) else { return nothing };
+    if r.nr_extents > most || start >= r.nr_extents || r.extent_order > max_order(c) {
+        return nothing;
+    }
+    let work = Work { domain: &domain, r: &r, limit };
+    let mut done = start;
+    while done < r.nr_extents {
+        if done > start && c.core.platform.preempt() {
+            a.0[0] = u64::from(kind.0) | done << MemoryOp::EXTENT_SHIFT;
+            return Err(Stop::Preempted);
+        }
+        let extent = match kind {
+            MemoryOp::INCREASE_RESERVATION => work.increase(c, done),
+            MemoryOp::DECREASE_RESERVATION => work.decrease(c, done),
+            _ => work.populate(c, done),
+        };
+        if extent.is_err() {
+            break;
+        }
+        done += 1;
+    }
+    Ok(done as i64)
+}
+
+struct Work<'a, P: Platform> {
+    domain: &'a Domain<P>,
+    r: &'a MemoryReservation,
+    limit: u64,
+}
+
+impl<P: Platform> Work<'_, P> {
+    fn frames(&self) -> u64 {
+        1 << self.r.extent_order
+    }
+
+    fn increase(&self, c: &Caller<'_, P>, extent: u64) -> Result<(), Stop> {
+        let first = c.core.alloc_domain_pages(self.domain, self.r.extent_order as u8, self.limit)?;
+        if self.r.extent_start == Vaddr::NULL {
+            return Ok(());
+        }
+        c.put_at(self.r.extent_start.0, extent, &first.mfn())
+    }
+
+    fn decrease(&self, c: &Caller<'_, P>, extent: u64) -> Result<(), Stop> {
+        let first: Mfn = c.get_at(self.r.extent_start.0, extent)?;
+        for offset in 0..self.frames() {
+            let frame = c.core.get_page(Mfn(first.0.wrapping_add(offset)), self.domain)?;
+            c.core.deallocate(frame);
+            c.core.put_page(frame);
+        }
+        Ok(())
+    }
+
+    fn populate(&self, c: &Caller<'_, P>, extent: u64) -> Result<(), Stop> {
+        let pfn: u64 = c.get_at(self.r.extent_start.0, extent)?;
+        let first = c.core.alloc_domain_pages(self.domain, self.r.extent_order as u8, self.limit)?;
+        set_pfns(c, first, pfn, self.frames());
+        c.put_at(self.r.extent_start.0, extent, &first.mfn())
+    }
+}
+
+fn set_pfns<P: Platform>(c: &Caller<'_, P>, first: Frame, pfn: u64, frames: u64) {
+    for offset in 0..frames {
+        c.core.platform.set_m2p(Mfn(first.mfn().0 + offset), pfn.wrapping_add(offset));
+    }
+}
+
+fn exchange<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
+    let mut x: MemoryExchange = c.get(at)?;
+    let result = exchange_all(c, &mut x);
+    // Progress is in the structure: if that cannot be written, it does not go on either.
+    c.put(at.wrapping_add(core::mem::offset_of!(MemoryExchange, nr_exchanged) as u64), &x.nr_exchanged)?;
+    result.map(|()| 0)
+}
+
+fn exchange_all<P: Platform>(c: &Caller<'_, P>, x: &mut MemoryExchange) -> Result<(), Stop> {
+    let (input, output) = (x.input, x.output);
+    let order = input.extent_order.max(output.extent_order);
+    if order > max_order(c) {
+        return Err(Errno::EPERM.into());
+    }
+    let fits = |r: &MemoryReservation| u64::MAX >> r.extent_order >= r.nr_extents;
+    if x.nr_exchanged > input.nr_extents
+        || input.domid != output.domid
+        || !fits(&input)
+        || !fits(&output)
+        || input.nr_extents << input.extent_order != output.nr_extents << output.extent_order
+    {
+        return Err(Errno::EINVAL.into());
+    }
+    let domain = named(c, input.domid)?;
+    let limit = limit(output.mem_flags).ok_or(Errno::EINVAL)?;
+    // A chunk is the larger of the two extents, and so many of the input's.
+    let inputs = 1u64 << (order - input.extent_order);
+    let begin = x.nr_exchanged / inputs;
+    for chunk in begin..input.nr_extents / inputs {
+        if chunk > begin && c.core.platform.preempt() {
+            return Err(Stop::Preempted);
+        }
+        let mut pools = Pools { taken: List::EMPTY, new: List::EMPTY };
+        let got = pools.fill(c, &domain, &input, &output, chunk * inputs..(chunk + 1) * inputs, limit);
+        let told = pools.settle(c, &domain, &output, chunk << order >> output.extent_order, got.is_ok());
+        got?;
+        x.nr_exchanged = (chunk + 1) * inputs;
+        told?;
+    }
+    x.nr_exchanged = input.nr_extents;
+    Ok(())
+}
+
+/// The frames of one chunk, which belong to nobody while they are here.
+struct Pools {
+    taken: List,
+    new: List,
+}
+
+impl Pools {
+    fn fill<P: Platform>(
+        &mut self,
+        c: &Caller<'_, P>,
+        domain: &Domain<P>,
+        input: &MemoryReservation,
+        output: &MemoryReservation,
+        extents: core::ops::Range<u64>,
+        limit: u64,
+    ) -> Result<(), Stop> {
+        let mut frames = 0u64;
+        for extent in extents {
+            let first: Mfn = c.get_at(input.extent_start.0, extent)?;
+            for offset in 0..1u64 << input.extent_order {
+                let frame = c.core.frames.get(Mfn(first.0.wrapping_add(offset))).ok_or(Errno::EINVAL)?;
+                c.core.steal(domain, frame)?;
+                self.taken.push(&c.core.frames, frame);
+                frames += 1;
+            }
+        }
+        for _ in 0..frames >> output.extent_order {
+            let first = c.core.take_frames(output.extent_order as u8, limit).ok_or(Errno::ENOMEM)?;
+            for offset in 0..1u64 << output.extent_order {
+                if let Some(frame) = c.core.frames.get(Mfn(first.mfn().0 + offset)) {
+                    c.core.platform.clear(frame);
+                    self.new.push(&c.core.frames, frame);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the exchange, or undoes it. The output's extents, from `extent` on, say which PFN each is to be and hear
+    /// which frame it is.
+    fn settle<P: Platform>(
+        mut self,
+        c: &Caller<'_, P>,
+        domain: &Domain<P>,
+        output: &MemoryReservation,
+        mut extent: u64,
+        done: bool,
+    ) -> Result<(), Stop> {
+        let (free, give) = if done { (&mut self.taken, &mut self.new) } else { (&mut self.new, &mut self.taken) };
+        while let Some(frame) = free.pop(&c.core.frames) {
+            c.core.free_frame(frame);
+        }
+        let mut told = Ok(());
+        let mut index = 0u64;
+        while let Some(frame) = give.pop(&c.core.frames) {
+            if !done {
+                // It lost its type, but a TLB may remember that it was writable.
+                c.core.flush(c.core.stale(c.core.online(), c.core.frames.info(frame).stamp()), Flush::All);
+            }
+            c.core.give(domain, frame);
+            if done && index.is_multiple_of(1 << output.extent_order) {
+                let pfn = c.get_at(output.extent_start.0, extent);
+                let named = pfn.map(|pfn: u64| set_pfns(c, frame, pfn, 1 << output.extent_order));
+                told = told.and(named).and(c.put_at(output.extent_start.0, extent, &frame.mfn()));
+                extent += 1;
+            }
+            index += 1;
+        }
+        told
+    }
+}
+
+fn question<P: Platform>(c: &Caller<'_, P>, kind: MemoryOp, at: u64) -> HcResult {
+    let which: MemoryDomain = c.get(at)?;
+    let domain = named(c, which.domid)?;
+    let account = domain.memory.lock();
+    Ok(match kind {
+        MemoryOp::CURRENT_RESERVATION => account.pages as i64,
+        MemoryOp::MAXIMUM_RESERVATION => account.max_pages as i64,
+        _ => {
+            let pfns = guest::load(&c.core.platform, domain.shared_info, MAX_PFN_WORD);
+            pfns.max(1) as i64 - 1
+        }
+    })
+}
+
+/// The frames that the machine-to-physical table is on, one for each 2 MiB of it.
+fn machphys_mfn_list<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
+    const STEP: u64 = 2 << 20;
+    let mut list: MachphysMfnList = c.get(at)?;
+    let bytes = c.core.frames.len() as u64 * 8;
+    let mut written = 0;
+    while written < list.max_extents && u64::from(written) * STEP < bytes {
+        let va = Vaddr(MACH2PHYS_VIRT_START.0 + u64::from(written) * STEP);
+        let walk = c.core.walk(c.space()?, va);
+        let leaf = if walk.entries[2].has(PteFlags::PSE) { walk.entries[2] } else { walk.entries[3] };
+        if !leaf.present() {
+            break;
+        }
+        c.put_at(list.extent_start.0, u64::from(written), &leaf.mfn())?;
+        written += 1;
+    }
+    list.nr_extents = written;
+    c.put(at, &list)?;
+    Ok(0)
+}
+
+fn memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
+    let mut map: MemoryMap = c.get(at)?;
+    // Copied under the lock, since the builder may set another; it is small.
+    let account = c.domain.memory.lock();
+    let regions = account.memory_map();
+    if regions.is_empty() {
+        return Err(Errno::ENOSYS.into());
+    }
+    let wanted = if map.buffer == Vaddr::NULL { regions.len() } else { map.nr_entries as usize };
+    map.nr_entries = wanted.min(regions.len()) as u32;
+    if map.buffer != Vaddr::NULL {
+        for (index, region) in (0..).zip(regions.iter().take(wanted)) {
+            c.put_at(map.buffer.0, index, region)?;
+        }
+    }
+    drop(account);
+    c.put(at, &map)?;
+    Ok(0)
+}
+
+fn set_memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
+    let new: ForeignMemoryMap = c.get(at)?;
+    if new.map.nr_entries > MAX_REGIONS {
+        return Err(Errno::E2BIG.into());
+    }
+    let domain = named(c, new.domid)?;
+    c.need(Privilege::BUILDER)?;
+    let mut regions: Vec<E820Entry> = Vec::new();
+    regions.try_reserve_exact(new.map.nr_entries as usize).map_err(|_| Errno::ENOMEM)?;
+    for index in 0..u64::from(new.map.nr_entries) {
+        regions.push(c.get_at(new.map.buffer.0, index)?);
+    }
+    domain.memory.lock().set_memory_map(regions);
+    Ok(0)
+}
+
+fn add_to_physmap<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
+    let new: AddToPhysmap = c.get(at)?;
+    if new.space == MapSpace::GMFN_FOREIGN {
+        return Err(Errno::ENOSYS.into());
+    }
+    named(c, new.domid)?;
+    Err(Errno::EACCES.into())
+}
+
+fn remove_from_physmap<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
+    let old: RemoveFromPhysmap = c.get(at)?;
+    let domain = named(c, old.domid)?;
+    // An untranslated domain's physmap is its own: there is nothing to remove it from.
+    let frame = c.core.get_page(Mfn(old.gpfn.0), &domain).map_err(|_| Errno::ENOENT)?;
+    c.core.put_page(frame);
+    Ok(0)
+}

@@ -1,0 +1,217 @@
+//! `mmu_update` (1): a batch of page-table and machine-to-physical updates.
+//!
+//! - Arguments: the address of an array of requests; how many; the address of a u32 that is raised by the number done,
+//!   or 0; whose (low half: the domain whose frames new entries name; high half: 1 + the domain whose tables they are,
+//!   or 0 for the caller).
+//! - Returns: 0 when all are done, else the error of the first that is not. Those before it stay done.
+//! - Faults: EINVAL: not a frame of the domain's, or an entry or slot that may not be. EBUSY: an L1 entry names a frame
+//!   that is not the domain's, or writable what is a table. EPERM: another domain without the builder's privilege, or
+//!   a frame that is not RAM and was not given. ESRCH: no such domain; the caller by its own number. ENOSYS: an unknown
+//!   kind. EFAULT.
+//! - Notes: a frame that is no table is simply written. No flush is done that the guest did not ask for, but a frame
+//!   changes its type only after one. Preemptible: the count's top bit marks what is left.
+//! - Source: `xen.h`.
+
+use alloc::sync::Arc;
+
+use abi::mmu::{MMU_UPDATE_PREEMPTED, MmuUpdate, MmuUpdateKind};
+use abi::{DomId, Errno, Mfn, PAGE_SHIFT, Pte, Vaddr};
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::dispatch::{Args, Caller, HcResult};
+use crate::domain::{Domain, Privilege};
+use crate::frame::{Frame, PageType};
+use crate::mm::{MappedOwner, Session, Store};
+use crate::platform::Platform;
+use crate::{Stop, guest};
+
+/// Requests copied in at once.
+const CHUNK: usize = 16;
+const PREEMPTED: u64 = MMU_UPDATE_PREEMPTED as u64;
+
+/// The hypercall.
+pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
+    let [requests, count, done_at, who, _] = a.0;
+    let tables = table_owner(c, who as u32)?;
+    let tables = tables.as_deref().unwrap_or(c.domain);
+    if requests == 0 && count == PREEMPTED {
+        c.core.mm(tables).finish()?;
+        return Ok(i64::from(done_at as i32));
+    }
+    let count = count as u32;
+    let resumed = count & MMU_UPDATE_PREEMPTED != 0;
+    let count = count & !MMU_UPDATE_PREEMPTED;
+    let frames = FrameOwner::find(c, DomId(who as u16))?;
+
+    let mut batch = Batch { tables, frames: &frames, session: c.core.mm(tables), cached: None };
+    let mut made = 0;
+    let mut result = batch.run(c, requests, count, &mut made);
+    if result == Err(Stop::Preempted) {
+        let at = requests.wrapping_add(u64::from(made) * size_of::<MmuUpdate>() as u64);
+        a.0 = [at, u64::from(count - made) | PREEMPTED, done_at, who, 0];
+    } else if batch.session.finish().is_err() {
+        // All is done but what the last request let go of.
+        a.0 = [0, PREEMPTED, code(result) as u64, who, 0];
+        result = Err(Stop::Preempted);
+    }
+    drop(batch);
+    if done_at != 0 {
+        let done: u32 = if resumed { c.get(done_at).unwrap_or(0) } else { 0 };
+        // That it cannot be written changes nothing about what was done.
+        let _ = c.put(done_at, &done.wrapping_add(made));
+    }
+    result
+}
+
+/// What a result that is no interruption leaves in rax.
+pub(super) fn code(result: HcResult) -> i64 {
+    match result {
+        Ok(value) => value,
+        Err(Stop::Error(errno)) => errno.code(),
+        Err(Stop::Preempted | Stop::Replaced) => 0,
+    }
+}
+
+/// The domain whose tables are meant, if it is not the caller.
+fn table_owner<P: Platform>(c: &Caller<'_, P>, who: u32) -> Result<Option<Arc<Domain<P>>>, Errno> {
+    match (who >> 16) as u16 {
+        0 => Ok(None),
+        id if DomId(id - 1) == c.domain.id => Ok(None),
+        id => c.core.domains.get(DomId(id - 1)).map(Some).ok_or(Errno::ESRCH),
+    }
+}
+
+/// Whose frames a hypercall's argument names.
+pub(super) enum FrameOwner<P: Platform> {
+    Caller,
+    Other(Arc<Domain<P>>),
+    Io,
+}
+
+impl<P: Platform> FrameOwner<P> {
+    /// ESRCH where there is no such domain, or the caller named itself by its number, as in Xen.
+    pub(super) fn find(c: &Caller<'_, P>, id: DomId) -> Result<Self, Errno> {
+        match id {
+            DomId::SELF => Ok(Self::Caller),
+            DomId::IO => Ok(Self::Io),
+            _ if id == c.domain.id => Err(Errno::ESRCH),
+            _ => c.core.domains.get(id).map(Self::Other).ok_or(Errno::ESRCH),
+        }
+    }
+
+    /// The domain, if it is one.
+    pub(super) fn domain<'a>(&'a self, c: &Caller<'a, P>) -> Option<&'a Domain<P>> {
+        match self {
+            Self::Caller => Some(c.domain),
+            Self::Other(domain) => Some(domain),
+            Self::Io => None,
+        }
+    }
+
+    /// For new L1 entries.
+    pub(super) fn mapped<'a>(&'a self, c: &Caller<'a, P>) -> MappedOwner<'a, P> {
+        self.domain(c).map_or(MappedOwner::Io(c.domain), MappedOwner::Domain)
+    }
+}
+
+struct Batch<'a, P: Platform> {
+    tables: &'a Domain<P>,
+    frames: &'a FrameOwner<P>,
+    session: Session<'a, P>,
+    /// The table of the last request, for as long as only L1 entries were changed since: it cannot have become
+    /// anything else.
+    cached: Option<(Mfn, Frame, u8)>,
+}
+
+impl<'a, P: Platform> Batch<'a, P> {
+    fn run(&mut self, c: &Caller<'a, P>, requests: u64, count: u32, made: &mut u32) -> HcResult {
+        let foreign = matches!(self.frames, FrameOwner::Other(_)) || self.tables.id != c.domain.id;
+        let mapped = self.frames.mapped(c);
+        let mut chunk = [MmuUpdate::new_zeroed(); CHUNK];
+        while *made < count {
+            if *made > 0 && c.core.platform.preempt() {
+                return Err(Stop::Preempted);
+            }
+            let copied = self.fetch(c, requests, *made, count, &mut chunk)?;
+            if foreign {
+                c.need(Privilege::BUILDER)?;
+            }
+            for request in chunk.iter().take(copied) {
+                self.request(c, request, &mapped)?;
+                *made += 1;
+                if self.session.is_unfinished() && *made < count {
+                    self.session.finish()?;
+                }
+            }
+        }
+        Ok(0)
+    }
+
+    /// Copies requests in, as many as fit and can be read, but at least one.
+    fn fetch(
+        &self,
+        c: &Caller<'a, P>,
+        requests: u64,
+        made: u32,
+        count: u32,
+        chunk: &mut [MmuUpdate; CHUNK],
+    ) -> Result<usize, Stop> {
+        let from = u64::from(made).wrapping_mul(size_of::<MmuUpdate>() as u64).wrapping_add(requests);
+        for wanted in [CHUNK.min((count - made) as usize), 1] {
+            let Some(some) = chunk.get_mut(..wanted) else { continue };
+            if c.core.platform.copy_from_guest(c.space()?, Vaddr(from), some.as_mut_bytes()).is_ok() {
+                return Ok(wanted);
+            }
+        }
+        Err(Errno::EFAULT.into())
+    }
+
+    fn request(&mut self, c: &Caller<'a, P>, request: &MmuUpdate, mapped: &MappedOwner<'a, P>) -> Result<(), Stop> {
+        let kind = (request.ptr & 7) as u32;
+        let how = match MmuUpdateKind(kind) {
+            MmuUpdateKind::NORMAL_PT_UPDATE | MmuUpdateKind::PT_UPDATE_NO_TRANSLATE => Store::Plain,
+            MmuUpdateKind::PT_UPDATE_PRESERVE_AD => Store::KeepAd,
+            MmuUpdateKind::MACHPHYS_UPDATE => return Ok(self.machphys(c, request)?),
+            _ => return Err(Errno::ENOSYS.into()),
+        };
+        let mfn = Mfn(request.ptr >> PAGE_SHIFT);
+        let index = (request.ptr >> 3 & 511) as usize;
+        let new = Pte(request.val);
+        let table = match self.cached {
+            Some(cached) if cached.0 == mfn => Some((cached.1, cached.2)),
+            _ => self.session.table_level(mfn),
+        };
+        match table {
+            Some((table, 1)) => {
+                self.cached = Some((mfn, table, 1));
+                Ok(self.session.update_l1(table, index, new, mapped, how)?)
+            }
+            Some((table, level)) => {
+                self.cached = None;
+                if !self.frames.domain(c).is_some_and(|domain| domain.id == self.tables.id) {
+                    return Err(Errno::EINVAL.into());
+                }
+                self.session.finish()?;
+                self.session.update_table(table, level, index, new, how)
+            }
+            None => {
+                // No table, or none in use: a word of memory.
+                let frame = c.core.get_page_and_type(mfn, self.tables, PageType::Writable)?;
+                guest::store(&c.core.platform, frame, index, new.0);
+                c.core.put_page_and_type(frame);
+                Ok(())
+            }
+        }
+    }
+
+    fn machphys(&self, c: &Caller<'a, P>, request: &MmuUpdate) -> Result<(), Errno> {
+        if self.tables.id != c.domain.id {
+            return Err(Errno::EPERM);
+        }
+        let owner = self.frames.domain(c).ok_or(Errno::EINVAL)?;
+        let frame = c.core.get_page(Mfn(request.ptr >> PAGE_SHIFT), owner)?;
+        c.core.platform.set_m2p(frame.mfn(), request.val);
+        c.core.put_page(frame);
+        Ok(())
+    }
+}

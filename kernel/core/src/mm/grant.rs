@@ -1,0 +1,90 @@
+//! L1 entries that map granted frames. Whether they may is the grant table's business; references, too, are the
+//! grant table's until an entry is stored, and the entry's from then on.
+
+use abi::{Errno, Maddr, Mfn, Pte, Vaddr};
+
+use super::Session;
+use super::entry::{PRESENT, RW};
+use crate::frame::Frame;
+use crate::guest;
+use crate::platform::Platform;
+
+/// Where a granted frame is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapAt {
+    /// At an address of the calling vCPU's.
+    Address(Vaddr),
+    /// In an entry of an L1 table of the domain's (GNTMAP_contains_pte).
+    Entry(Maddr),
+}
+
+impl<P: Platform> Session<'_, P> {
+    fn place(&self, root: Frame, at: MapAt) -> Result<(Frame, usize), Errno> {
+        match at {
+            MapAt::Address(va) => self.find_l1(root, va),
+            MapAt::Entry(maddr) if maddr.0 & 7 == 0 => self
+                .table_level(maddr.mfn())
+                .filter(|&(_, level)| level == 1)
+                .map(|(table, _)| (table, maddr.page_offset() / 8)),
+            MapAt::Entry(_) => None,
+        }
+        .ok_or(Errno::EINVAL)
+    }
+
+    /// Stores an entry that maps a granted frame. One general reference, and one of type Writable if `entry` is
+    /// writable, pass from the caller to the entry. What was mapped there before is let go of.
+    ///
+    /// EINVAL where the domain has no such L1 entry; then the references stay the caller's.
+    pub fn grant_map(&mut self, root: Frame, at: MapAt, entry: Pte) -> Result<(), Errno> {
+        let (table, index) = self.place(root, at)?;
+        let old = Pte(guest::load(&self.core.platform, table, index));
+        guest::store_entry(&self.core.platform, table, index, super::entry::adjust_l1(entry).0);
+        self.put_l1(old);
+        Ok(())
+    }
+
+    /// Empties the entry that maps `mfn`, writable or not as the grant's mapping was. Its references pass to the
+    /// caller, who flushes before it gives them back.
+    ///
+    /// EINVAL where there is no such entry, or it maps something else, or otherwise (XSA-234).
+    pub fn grant_unmap(&mut self, root: Frame, at: MapAt, mfn: Mfn, writable: bool) -> Result<(), Errno> {
+        self.replace_granted(root, at, mfn, writable, Pte::EMPTY)
+    }
+
+    /// Replaces the entry that maps `mfn` by the one that maps `from`, which is emptied: GNTTABOP_unmap_and_replace.
+    pub fn grant_unmap_and_replace(
+        &mut self,
+        root: Frame,
+        at: MapAt,
+        mfn: Mfn,
+        writable: bool,
+        from: Vaddr,
+    ) -> Result<(), Errno> {
+        let (table, index) = self.find_l1(root, from).ok_or(Errno::EINVAL)?;
+        if self.place(root, at)? == (table, index) {
+            return Err(Errno::EINVAL);
+        }
+        let moved = Pte(guest::load(&self.core.platform, table, index));
+        self.replace_granted(root, at, mfn, writable, moved)?;
+        guest::store_entry(&self.core.platform, table, index, 0);
+        Ok(())
+    }
+
+    fn replace_granted(
+        &mut self,
+        root: Frame,
+        at: MapAt,
+        mfn: Mfn,
+        writable: bool,
+        new: Pte,
+    ) -> Result<(), Errno> {
+        let (table, index) = self.place(root, at)?;
+        let old = Pte(guest::load(&self.core.platform, table, index));
+        let wanted = PRESENT | if writable { RW } else { 0 };
+        if old.mfn() != mfn || old.0 & (PRESENT | RW) != wanted {
+            return Err(Errno::EINVAL);
+        }
+        guest::store_entry(&self.core.platform, table, index, new.0);
+        Ok(())
+    }
+}

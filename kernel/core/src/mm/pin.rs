@@ -1,0 +1,48 @@
+//! Pinned tables: kept validated whether anything refers to them or not.
+
+use abi::{Errno, Mfn};
+
+use super::Session;
+use crate::frame::State;
+use crate::platform::Platform;
+use crate::Stop;
+
+impl<P: Platform> Session<'_, P> {
+    /// Validates a frame as a table of `level` (1 to 4) and keeps it one.
+    ///
+    /// EINVAL: not a frame of the domain's, cannot be such a table, or pinned already.
+    pub fn pin(&mut self, mfn: Mfn, level: u8) -> Result<(), Stop> {
+        self.finish()?;
+        if self.domain.is_dying() {
+            return Err(Errno::EINVAL.into());
+        }
+        let frame = self.core.get_page(mfn, self.domain)?;
+        if let Err(stop) = self.get_table(frame, level) {
+            self.core.put_page(frame);
+            return Err(stop);
+        }
+        let flag = |state: State| (!state.has(State::PINNED)).then_some(State(state.0 | State::PINNED));
+        if self.core.frames.info(frame).update(flag).is_err() {
+            self.put_table(frame, level);
+            self.core.put_page(frame);
+            return Err(Errno::EINVAL.into());
+        }
+        Ok(())
+    }
+
+    /// Takes back a pin of any level. What there is left to do when it returns is for [`finish`](Self::finish).
+    ///
+    /// EINVAL: not a frame of the domain's, or not pinned.
+    pub fn unpin(&mut self, mfn: Mfn) -> Result<(), Stop> {
+        self.finish()?;
+        let frame = self.core.get_page(mfn, self.domain)?;
+        let flag = |state: State| state.has(State::PINNED).then_some(State(state.0 & !State::PINNED));
+        let pinned = self.core.frames.info(frame).update(flag);
+        if let Ok(state) = pinned {
+            self.put_table(frame, state.kind().level());
+            self.core.put_page(frame);
+        }
+        self.core.put_page(frame);
+        if pinned.is_ok() { Ok(()) } else { Err(Errno::EINVAL.into()) }
+    }
+}

@@ -1,0 +1,54 @@
+//! The end of a domain's memory.
+
+use super::Session;
+use crate::domain::Domain;
+use crate::frame::{Frame, State};
+use crate::platform::Platform;
+use crate::{Core, Stop};
+
+impl<P: Platform> Session<'_, P> {
+    /// Takes from a frame all that its own domain holds on it but by page tables: pin, interruption, allocation.
+    fn relinquish(&mut self, frame: Frame) {
+        let info = self.core.frames.info(frame);
+        let without = |flag: u64| info.update(|state| state.has(flag).then_some(State(state.0 & !flag)));
+        if let Ok(state) = without(State::PINNED) {
+            self.put_table(frame, state.kind().level());
+            self.core.put_page(frame);
+        } else if info.state().has(State::PARTIAL) {
+            self.resume_release(frame, info.state().kind().level());
+        }
+        self.core.deallocate(frame);
+    }
+}
+
+impl<P: Platform> Core<P> {
+    /// Gives back a dying domain's memory, a slice at a time: Preempted means call again. Its vCPUs have let go of
+    /// their roots and descriptor tables before.
+    ///
+    /// Frames that others still map stay on the domain's account until they are let go of; see
+    /// [`frames_left`](Self::frames_left).
+    pub fn relinquish_memory(&self, domain: &Domain<P>) -> Result<(), Stop> {
+        debug_assert!(domain.is_dying());
+        let mut session = self.mm(domain);
+        session.finish()?;
+        loop {
+            let next = domain.memory.lock().next_to_relinquish(&self.frames);
+            let Some(frame) = next else { return Ok(()) };
+            // One that is being freed by another CPU at this moment needs nothing.
+            if self.get_again(frame) {
+                session.relinquish(frame);
+                self.put_page(frame);
+            }
+            session.finish()?;
+            if self.platform.preempt() {
+                return Err(Stop::Preempted);
+            }
+        }
+    }
+
+    /// Frames that a domain is still charged with, pages of the core included: none, and it can be forgotten.
+    pub fn frames_left(&self, domain: &Domain<P>) -> u64 {
+        let account = domain.memory.lock();
+        account.pages + u64::from(account.core_pages)
+    }
+}

@@ -1,0 +1,134 @@
+//! The roots that vCPUs walk.
+
+use abi::{Errno, Mfn};
+
+use super::Session;
+use super::entry::CORE_SLOTS;
+use crate::dispatch::Caller;
+use crate::domain::Domain;
+use crate::frame::Frame;
+use crate::guest;
+use crate::platform::Platform;
+use crate::vcpu::Run;
+use crate::{Core, Stop};
+
+/// `VMASST_TYPE_m2p_strict` of the public headers: user mode does not see the machine-to-physical table.
+const M2P_STRICT: u64 = 1 << 32;
+
+impl<P: Platform> Session<'_, P> {
+    /// Takes a general and an L4 reference on a frame.
+    fn take_root(&mut self, mfn: Mfn) -> Result<Frame, Stop> {
+        self.finish()?;
+        let frame = self.core.get_page(mfn, self.domain)?;
+        match self.get_table(frame, 4) {
+            Ok(()) => Ok(frame),
+            Err(stop) => {
+                self.core.put_page(frame);
+                Err(stop)
+            }
+        }
+    }
+
+    /// Gives them back; the rest is for [`finish`](Self::finish), which has been called before.
+    fn put_root(&mut self, frame: Frame) {
+        self.put_table(frame, 4);
+        self.core.put_page(frame);
+    }
+
+    /// Shows or hides the machine-to-physical table in a root.
+    fn show_m2p(&self, root: Frame, shown: bool) {
+        let entry = if shown { self.core.platform.hypervisor_slots()[0] } else { 0 };
+        guest::store_entry(&self.core.platform, root, *CORE_SLOTS.start(), entry);
+    }
+
+    fn m2p_is_strict(&self) -> bool {
+        self.domain.assist.load(core::sync::atomic::Ordering::Relaxed) & M2P_STRICT != 0
+    }
+
+    /// MMUEXT_NEW_BASEPTR: the calling vCPU, in kernel mode, walks another root. What is left of the old one is for
+    /// [`finish`](Self::finish).
+    ///
+    /// EINVAL: not a frame of the domain's that can be a root.
+    pub fn new_baseptr(&mut self, run: &mut Run, mfn: Mfn) -> Result<(), Stop> {
+        if run.kernel_root.map(Frame::mfn) == Some(mfn) {
+            self.core.load_root(run);
+            return Ok(());
+        }
+        let root = self.take_root(mfn)?;
+        if self.m2p_is_strict() {
+            self.show_m2p(root, true);
+        }
+        self.core.unmap_ldt(run);
+        let old = run.kernel_root.replace(root);
+        if run.kernel_mode {
+            run.hardware_root = Some(root);
+            self.core.load_root(run);
+        }
+        if let Some(old) = old {
+            self.put_root(old);
+        }
+        Ok(())
+    }
+
+    /// MMUEXT_NEW_USER_BASEPTR: the root that user mode walks; frame 0 for none.
+    ///
+    /// EINVAL: as for [`new_baseptr`](Self::new_baseptr).
+    pub fn new_user_baseptr(&mut self, run: &mut Run, mfn: Mfn) -> Result<(), Stop> {
+        if run.user_root.map_or(0, |root| root.mfn().0) == mfn.0 {
+            return Ok(());
+        }
+        let root = if mfn.0 == 0 { None } else { Some(self.take_root(mfn)?) };
+        if mfn.0 == 0 {
+            self.finish()?;
+        }
+        if let Some(root) = root
+            && self.m2p_is_strict()
+        {
+            self.show_m2p(root, false);
+        }
+        let old = core::mem::replace(&mut run.user_root, root);
+        if let Some(old) = old {
+            self.put_root(old);
+        }
+        Ok(())
+    }
+}
+
+impl<P: Platform> Core<P> {
+    /// Makes `run`'s hardware root the one this CPU walks, and notes the flush that this is.
+    pub fn load_root(&self, run: &Run) {
+        let moment = self.flush_begins();
+        self.platform.load_root(run);
+        self.note_flush(self.platform.this_cpu(), moment);
+    }
+
+    /// A write of CR3 by the caller's kernel: MMUEXT_NEW_BASEPTR.
+    pub fn new_kernel_root(&self, c: &mut Caller<'_, P>, mfn: Mfn) -> Result<(), Stop> {
+        let mut session = self.mm(c.domain);
+        session.new_baseptr(c.run, mfn)?;
+        session.finish()
+    }
+
+    /// Takes a general and an L4 reference on a frame of `domain`'s, for a context that is being set. EINVAL where it
+    /// cannot be a root; Preempted: call again.
+    pub fn take_root(&self, domain: &Domain<P>, mfn: Mfn) -> Result<Frame, Stop> {
+        self.mm(domain).take_root(mfn)
+    }
+
+    /// Gives them back. Preempted: call again, but with what this left in `root`.
+    pub fn drop_root(&self, domain: &Domain<P>, root: &mut Option<Frame>) -> Result<(), Stop> {
+        let mut session = self.mm(domain);
+        session.finish()?;
+        if let Some(frame) = root.take() {
+            session.put_root(frame);
+        }
+        session.finish()
+    }
+}
+
+impl<P: Platform> Caller<'_, P> {
+    /// The caller's kernel root. EINVAL without one (never so while it runs).
+    pub(crate) fn kernel_root(&self) -> Result<Frame, Errno> {
+        self.run.kernel_root.ok_or(Errno::EINVAL)
+    }
+}

@@ -1,0 +1,206 @@
+//! Validation and invalidation of whole tables, a slice at a time.
+
+use abi::{Errno, Pte, TABLE_ENTRIES};
+
+use super::entry::{self, CORE_SLOTS, PRESENT, RW};
+use super::{MappedOwner, Session};
+use crate::frame::{Frame, PageType, State};
+use crate::guest;
+use crate::platform::{Flush, Platform};
+use crate::Stop;
+
+/// L1 entries between two looks at the clock.
+const L1_SLICE: usize = 64;
+
+/// Entries of higher tables that are the core's, and hold no references.
+fn is_core_entry(level: u8, index: usize) -> bool {
+    level == 4 && CORE_SLOTS.contains(&index)
+}
+
+impl<P: Platform> Session<'_, P> {
+    /// Takes a reference of type L1 to L4 on a frame of this domain's, validating it if it was no table before. The
+    /// caller holds a general reference, which it keeps, and which goes with the type reference if that is got.
+    ///
+    /// EINVAL where the frame is in use as something else, or an entry may not be there; then nothing was taken.
+    /// Preempted: nothing was taken either, but the next attempt has less to do.
+    pub(super) fn get_table(&mut self, frame: Frame, level: u8) -> Result<(), Stop> {
+        let info = self.core.frames.info(frame);
+        let kind = PageType::table(level);
+        loop {
+            let old = info.state();
+            if old.has(State::PARTIAL) && old.kind() == kind {
+                // Takes over the references that the flag held; the caller has its own.
+                if info.change(old, State(old.0 & !State::PARTIAL).put()) {
+                    break;
+                }
+                continue;
+            }
+            let new = old.get_type(kind).ok_or(Errno::EINVAL)?;
+            if !info.change(old, new) {
+                continue;
+            }
+            if old.type_refs() != 0 {
+                return Ok(());
+            }
+            // The reference first, then the flush: nobody can make the frame writable again in between (XSA-401).
+            if old.kind() != PageType::None && old.kind() != kind {
+                self.core.flush(self.core.stale(self.domain.dirty(), info.stamp()), Flush::All);
+            }
+            self.core.dma_changed(frame);
+            info.set_progress(0);
+            break;
+        }
+        self.validate(frame, level)
+    }
+
+    /// Takes the references of a table's entries, from its progress on. The caller has made sure that the frame has
+    /// one type reference, which is the caller's to have if this succeeds.
+    fn validate(&mut self, frame: Frame, level: u8) -> Result<(), Stop> {
+        let info = self.core.frames.info(frame);
+        for index in info.progress()..TABLE_ENTRIES {
+            if is_core_entry(level, index) {
+                continue;
+            }
+            let pte = Pte(guest::load(&self.core.platform, frame, index));
+            let got = match (level, pte.present()) {
+                (_, false) => continue,
+                (1, true) => self.get_l1(pte, &MappedOwner::Domain(self.domain)).map_err(Stop::from),
+                (_, true) => self.get_entry(frame, level, pte),
+            };
+            let interrupted = match got {
+                Ok(stored) => {
+                    if stored != pte {
+                        guest::store_entry(&self.core.platform, frame, index, stored.0);
+                    }
+                    info.set_progress(index + 1);
+                    (level > 1 || (index + 1) % L1_SLICE == 0)
+                        && index + 1 < TABLE_ENTRIES
+                        && self.core.platform.preempt()
+                }
+                Err(Stop::Preempted) => {
+                    info.set_progress(index);
+                    true
+                }
+                Err(error) => {
+                    info.set_progress(index);
+                    self.invalidate(frame, level);
+                    return Err(error);
+                }
+            };
+            if interrupted {
+                self.suspend(frame);
+                return Err(Stop::Preempted);
+            }
+        }
+        if level == 4 {
+            self.store_core_slots(frame);
+        }
+        let _ = info.update(|state| Some(State(state.0 | State::VALIDATED)));
+        Ok(())
+    }
+
+    /// Writes the core's own entries into a root.
+    fn store_core_slots(&self, root: Frame) {
+        let slots = self.core.platform.hypervisor_slots();
+        for (index, slot) in CORE_SLOTS.zip(slots) {
+            guest::store_entry(&self.core.platform, root, index, slot);
+        }
+    }
+
+    /// Makes an interrupted table hold itself: the type reference, and a general one of its own.
+    fn suspend(&self, frame: Frame) {
+        let info = self.core.frames.info(frame);
+        let _ = info.update(|state| Some(State((state.0 | State::PARTIAL) + State::REF)));
+    }
+
+    /// Gives a table's type reference back. The last one invalidates the table; if that takes too long the rest is
+    /// left in [`super::State::abandoned`]. The caller's general reference stays.
+    pub(super) fn put_table(&mut self, frame: Frame, level: u8) {
+        let info = self.core.frames.info(frame);
+        let before = info.update(|state| match state.type_refs() {
+            1 => Some(State(state.0 & !State::VALIDATED)),
+            _ => Some(state.put_type()),
+        });
+        if before.is_ok_and(|state| state.type_refs() == 1) {
+            info.set_progress(TABLE_ENTRIES);
+            self.invalidate(frame, level);
+        }
+    }
+
+    /// Takes up the invalidation of an abandoned table.
+    pub(super) fn resume_release(&mut self, frame: Frame, level: u8) {
+        let info = self.core.frames.info(frame);
+        // The flag's general reference is ours for as long as this takes.
+        if info.update(|state| state.has(State::PARTIAL).then_some(State(state.0 & !State::PARTIAL))).is_ok() {
+            self.invalidate(frame, level);
+            self.core.put_page(frame);
+        }
+    }
+
+    /// Gives back the references of a table's first `progress` entries, last first, and then the frame's one type
+    /// reference.
+    fn invalidate(&mut self, frame: Frame, level: u8) {
+        let info = self.core.frames.info(frame);
+        let start = info.progress();
+        for index in (0..start).rev() {
+            if self.waits_for_child(level) || self.should_pause(level, index, start) {
+                info.set_progress(index + 1);
+                self.suspend(frame);
+                self.abandon(frame, level);
+                return;
+            }
+            let pte = Pte(guest::load(&self.core.platform, frame, index));
+            if !pte.present() || is_core_entry(level, index) {
+                continue;
+            }
+            if level == 1 {
+                self.put_l1(pte);
+            } else {
+                self.put_entry(frame, level, pte);
+            }
+        }
+        info.set_stamp(self.core.frames.stamp_now());
+        let _ = info.update(|state| Some(state.put_type()));
+    }
+
+    /// Was a table below this one abandoned just now? Then this one is too.
+    fn waits_for_child(&self, level: u8) -> bool {
+        self.state.abandoned.iter().take(usize::from(level) - 1).any(Option::is_some)
+    }
+
+    /// Is it time for a look at the clock, before entry `index` of an invalidation that began at `start`, and does it
+    /// say that others should have the CPU? Never before anything was done.
+    fn should_pause(&self, level: u8, index: usize, start: usize) -> bool {
+        index + 1 < start && (level > 1 || (index + 1) % L1_SLICE == 0) && self.core.platform.preempt()
+    }
+
+    /// What an entry of a table above L1 takes; returns the entry as it is to be stored.
+    pub(super) fn get_entry(&mut self, table: Frame, level: u8, pte: Pte) -> Result<Pte, Stop> {
+        if pte.0 & entry::TABLE_FORBIDDEN != 0 {
+            return Err(Errno::EINVAL.into());
+        }
+        if pte.mfn() == table.mfn() {
+            // Recursive: no reference, but the table must not become writable through it.
+            return if pte.0 & RW == 0 { Ok(entry::adjust_table(pte)) } else { Err(Errno::EINVAL.into()) };
+        }
+        let child = self.core.get_page(pte.mfn(), self.domain)?;
+        match self.get_table(child, level - 1) {
+            Ok(()) => Ok(entry::adjust_table(pte)),
+            Err(stop) => {
+                self.core.put_page(child);
+                Err(stop)
+            }
+        }
+    }
+
+    /// Gives back what an entry of a table above L1 took.
+    pub(super) fn put_entry(&mut self, table: Frame, level: u8, pte: Pte) {
+        if pte.0 & PRESENT == 0 || pte.mfn() == table.mfn() {
+            return;
+        }
+        if let Some(child) = self.core.frames.get(pte.mfn()) {
+            self.put_table(child, level - 1);
+            self.core.put_page(child);
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Changes of single entries.
+
+use abi::{Errno, Mfn, Pte, Vaddr};
+
+use super::entry::{self, AD, CACHE, CORE_SLOTS, PRESENT, RW};
+use super::{Session, io};
+use crate::domain::Domain;
+use crate::frame::{Frame, Owner, PageType};
+use crate::guest;
+use crate::platform::Platform;
+use crate::{Core, Stop};
+
+/// How an entry is replaced, with respect to the accessed and dirty bits that the hardware may set meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// They are as the new entry says.
+    Plain,
+    /// Those that are set stay set.
+    KeepAd,
+    /// If any changed, nothing is stored: EBUSY.
+    Exact,
+}
+
+/// Whose frames the new L1 entries may name.
+pub enum MappedOwner<'a, P: Platform> {
+    /// A domain's: the table's own, or, for a builder, another.
+    Domain(&'a Domain<P>),
+    /// What is not RAM (DOMID_IO), on the authority of this domain, the caller.
+    Io(&'a Domain<P>),
+}
+
+impl<P: Platform> Session<'_, P> {
+    /// What a present L1 entry takes; returns the entry as it is to be stored.
+    ///
+    /// EINVAL: a bit that may not be set. EBUSY: the frame is not the domain's, or in use as something that is not to
+    /// be written. EPERM: neither RAM nor given to the domain.
+    #[inline(always)]
+    pub(super) fn get_l1(&self, pte: Pte, owner: &MappedOwner<'_, P>) -> Result<Pte, Errno> {
+        if pte.0 & self.l1_forbidden != 0 {
+            return Err(Errno::EINVAL);
+        }
+        if let MappedOwner::Domain(owner) = owner
+            && pte.0 & CACHE == 0
+        {
+            match self.core.frames.get_mapped(pte.mfn(), owner.id, pte.0 & RW != 0) {
+                Ok(_) => return Ok(entry::adjust_l1(pte)),
+                Err(None) => {}
+                Err(Some(wrong)) => self.put_mapped(wrong, pte),
+            }
+        }
+        self.get_l1_slowly(pte, owner)
+    }
+
+    #[cold]
+    fn get_l1_slowly(&self, pte: Pte, owner: &MappedOwner<'_, P>) -> Result<Pte, Errno> {
+        let Some(frame) = self.core.frames.get(pte.mfn()) else { return self.get_io(pte, owner) };
+        if pte.0 & CACHE != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let MappedOwner::Domain(owner) = owner else { return Err(Errno::EBUSY) };
+        self.core.get_page(pte.mfn(), owner).map_err(|_| Errno::EBUSY)?;
+        if pte.0 & RW != 0 && self.core.get_type(frame, PageType::Writable, owner.dirty()).is_err() {
+            self.core.put_page(frame);
+            return Err(Errno::EBUSY);
+        }
+        Ok(entry::adjust_l1(pte))
+    }
+
+    /// A mapping of what is no RAM: there is nothing to count.
+    fn get_io(&self, pte: Pte, owner: &MappedOwner<'_, P>) -> Result<Pte, Errno> {
+        let (MappedOwner::Domain(owner) | MappedOwner::Io(owner)) = owner;
+        let mfn = pte.mfn();
+        // The highest frame there could be is what INVALID_MFN becomes in an entry.
+        let refuse = |errno| if mfn.0 == Pte::MFN_MASK >> 12 { Errno::EINVAL } else { errno };
+        let mut writable = io::access(owner, mfn).map_err(refuse)?;
+        if owner.id != self.domain.id {
+            writable &= io::access(self.domain, mfn).map_err(refuse)?;
+        }
+        Ok(entry::adjust_l1(if writable { pte } else { Pte(pte.0 & !RW) }))
+    }
+
+    /// Gives back what a present or absent L1 entry took.
+    #[inline(always)]
+    pub(super) fn put_l1(&self, pte: Pte) {
+        if pte.0 & PRESENT != 0
+            && let Some(frame) = self.core.frames.get(pte.mfn())
+        {
+            self.put_mapped(frame, pte);
+        }
+    }
+
+    #[inline(always)]
+    fn put_mapped(&self, frame: Frame, pte: Pte) {
+        if pte.0 & RW == 0 {
+            self.core.put_page(frame);
+            return;
+        }
+        if !self.core.frames.info(frame).is_owned_by(self.domain.id) {
+            self.core.blame_dirty_cpus(frame, self.domain);
+        }
+        self.core.put_page_and_type(frame);
+    }
+
+    /// Stores an L1 entry of a table of this domain's; see [`get_l1`](Self::get_l1) for the errors, and [`Store`].
+    ///
+    /// The caller flushes what it has to: a frame that could be written through the old entry cannot get another type
+    /// before a flush.
+    #[inline]
+    pub(crate) fn update_l1(
+        &self,
+        table: Frame,
+        index: usize,
+        new: Pte,
+        owner: &MappedOwner<'_, P>,
+        how: Store,
+    ) -> Result<(), Errno> {
+        let old = Pte(guest::load(&self.core.platform, table, index));
+        self.update_l1_from(table, index, old, new, owner, how)
+    }
+
+    /// The same, for who has read the entry.
+    #[inline(always)]
+    pub(super) fn update_l1_from(
+        &self,
+        table: Frame,
+        index: usize,
+        old: Pte,
+        new: Pte,
+        owner: &MappedOwner<'_, P>,
+        how: Store,
+    ) -> Result<(), Errno> {
+        if !new.present() {
+            self.store(table, index, old, new, how)?;
+            self.put_l1(old);
+            return Ok(());
+        }
+        if old.present() && new.0 & self.l1_forbidden == 0 {
+            if entry::is_harmless_change(old, new) {
+                return self.store(table, index, old, entry::adjust_l1(new), how);
+            }
+            if entry::is_rw_change(old, new)
+                && let Some(frame) = self.core.frames.get(new.mfn())
+                && let MappedOwner::Domain(owner) = owner
+                && self.core.frames.info(frame).is_owned_by(owner.id)
+            {
+                return self.change_rw(table, index, (old, new), frame, owner, how);
+            }
+        }
+        let stored = self.get_l1(new, owner)?;
+        let done = self.store(table, index, old, stored, how);
+        self.put_l1(if done.is_ok() { old } else { stored });
+        done
+    }
+
+    /// The same frame, its type reference alone taken or given back: the old entry's general one keeps it.
+    fn change_rw(
+        &self,
+        table: Frame,
+        index: usize,
+        (old, new): (Pte, Pte),
+        frame: Frame,
+        owner: &Domain<P>,
+        how: Store,
+    ) -> Result<(), Errno> {
+        let stored = entry::adjust_l1(new);
+        if new.0 & RW != 0 {
+            self.core.get_type(frame, PageType::Writable, owner.dirty()).map_err(|_| Errno::EBUSY)?;
+        }
+        let done = self.store(table, index, old, stored, how);
+        if (old.0 & RW != 0) == done.is_ok() {
+            if owner.id != self.domain.id {
+                self.core.blame_dirty_cpus(frame, self.domain);
+            }
+            self.core.put_type(frame);
+        }
+        done
+    }
+
+    /// Stores an entry of a table above L1.
+    ///
+    /// EINVAL: a bit that may not be set, one of the core's slots, or not a frame that can be a table of the level
+    /// below. What the old entry named may be left to [`finish`](Self::finish). The caller has seen to it that nothing
+    /// is unfinished now, and does not ask for [`Store::Exact`].
+    pub(crate) fn update_table(
+        &mut self,
+        table: Frame,
+        level: u8,
+        index: usize,
+        new: Pte,
+        how: Store,
+    ) -> Result<(), Stop> {
+        if level == 4 && CORE_SLOTS.contains(&index) {
+            return Err(Errno::EINVAL.into());
+        }
+        let old = Pte(guest::load(&self.core.platform, table, index));
+        let mut stored = new;
+        if new.present() {
+            if old.present() && new.0 & entry::TABLE_FORBIDDEN == 0 && entry::is_harmless_change(old, new) {
+                return Ok(self.store(table, index, old, entry::adjust_table(new), how)?);
+            }
+            stored = self.get_entry(table, level, new)?;
+        }
+        self.store(table, index, old, stored, how)?;
+        self.put_entry(table, level, old);
+        Ok(())
+    }
+
+    /// The one place where a live entry is stored. Nobody but the hardware changes it meanwhile, and that only in its
+    /// accessed and dirty bits.
+    #[inline(always)]
+    fn store(&self, table: Frame, index: usize, old: Pte, new: Pte, how: Store) -> Result<(), Errno> {
+        let platform = &self.core.platform;
+        match how {
+            Store::Plain => guest::store_entry(platform, table, index, new.0),
+            Store::KeepAd => {
+                let mut seen = old.0;
+                while let Err(now) = guest::exchange_entry(platform, table, index, seen, new.0 | seen & AD) {
+                    seen = now;
+                }
+            }
+            Store::Exact => {
+                guest::exchange_entry(platform, table, index, old.0, new.0).map_err(|_| Errno::EBUSY)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The validated L1 table and the index that map a guest address, if there is such a table.
+    #[inline]
+    pub(crate) fn find_l1(&self, root: Frame, va: Vaddr) -> Option<(Frame, usize)> {
+        if !entry::is_guest_address(va) {
+            return None;
+        }
+        let mut table = root;
+        for level in [4, 3, 2] {
+            let pte = Pte(guest::load(&self.core.platform, table, va.table_index(level)));
+            if !pte.present() {
+                return None;
+            }
+            table = self.core.frames.get(pte.mfn())?;
+        }
+        // A recursive entry on the way leads to a table of a higher level.
+        self.core.frames.info(table).state().is_table(1).then_some((table, va.table_index(1)))
+    }
+
+    /// The level of a validated table of this domain's, or 0.
+    #[inline]
+    pub(crate) fn table_level(&self, mfn: Mfn) -> Option<(Frame, u8)> {
+        let frame = self.core.frames.get(mfn)?;
+        let info = self.core.frames.info(frame);
+        let state = info.state();
+        let level = state.kind().level();
+        (level != 0 && state.is_table(level) && info.is_owned_by(self.domain.id)).then_some((frame, level))
+    }
+}
+
+impl<P: Platform> Core<P> {
+    /// Notes, before `domain` lets go of a writable mapping of another's frame, that the CPUs which run `domain` may
+    /// remember it: the owner's next change of the frame's type has to flush them too.
+    pub(crate) fn blame_dirty_cpus(&self, frame: Frame, domain: &Domain<P>) {
+        if let Owner::Domain(id) = self.frames.info(frame).owner()
+            && let Some(owner) = self.domains.get(id)
+        {
+            owner.dirty_cpus.fetch_or(domain.dirty().0, core::sync::atomic::Ordering::SeqCst);
+        }
+    }
+}
