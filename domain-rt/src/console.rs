@@ -1,0 +1,55 @@
+//! The emergency console: text by `console_io`, for the initial domain and for last words.
+
+use crate::hypercall;
+use core::fmt::{self, Write};
+
+/// Collects text, so that a line is one hypercall and not one a piece.
+struct Line {
+    bytes: [u8; 256],
+    len: usize,
+}
+
+impl Line {
+    fn flush(&mut self) {
+        if let Some(text) = self.bytes.get(..self.len) {
+            // Nobody is left to tell if the console refuses.
+            let _ = hypercall::console_write(text);
+        }
+        self.len = 0;
+    }
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for &byte in text.as_bytes() {
+            if self.len == self.bytes.len() {
+                self.flush();
+            }
+            if let Some(slot) = self.bytes.get_mut(self.len) {
+                *slot = byte;
+                self.len += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Prints; [`print!`](crate::print) and [`println!`](crate::println) are the usual way.
+pub fn print(args: fmt::Arguments<'_>) {
+    let mut line = Line { bytes: [0; 256], len: 0 };
+    let _ = line.write_fmt(args);
+    line.flush();
+}
+
+/// Prints on the emergency console.
+#[macro_export]
+macro_rules! print {
+    ($($arg:tt)*) => { $crate::console::print(::core::format_args!($($arg)*)) };
+}
+
+/// Prints a line on the emergency console.
+#[macro_export]
+macro_rules! println {
+    () => { $crate::print!("\n") };
+    ($($arg:tt)*) => { $crate::console::print(::core::format_args!("{}\n", ::core::format_args!($($arg)*))) };
+}
