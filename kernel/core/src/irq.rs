@@ -138,6 +138,8 @@ struct Sharer<P: Platform> {
 }
 
 /// Who has which line: a list of sharers by line.
+///
+/// Its lock is also what makes one of the two port accesses that reach PCI configuration space.
 pub struct Lines<P: Platform> {
     lines: Vec<(Line, Sharer<P>)>,
     /// Frames that nobody may write: MSI-X tables.
@@ -190,10 +192,8 @@ impl<P: Platform> Core<P> {
 
     /// Protects a device's MSI-X table from now on: nobody maps it writable.
     pub fn protect_msix(&self, device: PciAddress) -> Result<(), Errno> {
-        match self.platform.msix_table(device) {
-            Some(frames) => self.lines.lock().tables.add(frames),
-            None => Ok(()),
-        }
+        let mut lines = self.lines.lock();
+        self.platform.msix_table(device).map_or(Ok(()), |frames| lines.tables.add(frames))
     }
 
     /// Makes a pirq of the domain's stand for a GSI; `wanted` or the GSI's own number. Returns the pirq.
@@ -242,7 +242,11 @@ impl<P: Platform> Core<P> {
         }
         devices.pirqs.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         let line = self.take_line(domain, number)?;
-        if !self.platform.msi_enable(device, entry, line) {
+        let enabled = {
+            let _one = self.lines.lock();
+            self.platform.msi_enable(device, entry, line)
+        };
+        if !enabled {
             self.leave_line(domain, line, number);
             return Err(Errno::ENODEV);
         }
@@ -267,6 +271,7 @@ impl<P: Platform> Core<P> {
         let pirq = devices.pirq(number).ok_or(Errno::EINVAL)?;
         devices.pirqs.retain(|p| p.number != number);
         if let Some((device, entry)) = pirq.message {
+            let _one = self.lines.lock();
             self.platform.msi_disable(device, entry);
         }
         self.leave_line(domain, pirq.line, number);

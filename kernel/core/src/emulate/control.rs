@@ -2,40 +2,18 @@
 //! registers.
 
 use super::Outcome;
+use super::operand::general;
 use crate::Core;
 use crate::dispatch::{Caller, Stop};
 use crate::hypercall::{debugreg, fpu_taskswitch};
 use crate::platform::Platform;
 use crate::trap::{CR0_TS, Exception};
 use abi::trap::vector;
-use abi::regs::CpuUserRegs;
 
 /// CR0 as every guest sees it: PE, MP, ET, NE, WP, AM, PG.
 pub const CR0: u64 = 0x8005_0033;
 /// CR4 bits that a guest always sees: PAE, MCE, OSFXSR, OSXMMEXCPT.
 pub const CR4_SHOWN: u64 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10;
-/// A general register by its number in an instruction.
-pub fn register(r: &mut CpuUserRegs, number: u8) -> &mut u64 {
-    match number & 15 {
-        0 => &mut r.rax,
-        1 => &mut r.rcx,
-        2 => &mut r.rdx,
-        3 => &mut r.rbx,
-        4 => &mut r.rsp,
-        5 => &mut r.rbp,
-        6 => &mut r.rsi,
-        7 => &mut r.rdi,
-        8 => &mut r.r8,
-        9 => &mut r.r9,
-        10 => &mut r.r10,
-        11 => &mut r.r11,
-        12 => &mut r.r12,
-        13 => &mut r.r13,
-        14 => &mut r.r14,
-        _ => &mut r.r15,
-    }
-}
-
 impl<P: Platform> Core<P> {
     /// The instructions that are worth no decoder. Of the guest's kernel mode alone.
     pub(super) fn emulate_short(&self, c: &mut Caller<'_, P>, code: &[u8]) -> Outcome {
@@ -54,8 +32,8 @@ impl<P: Platform> Core<P> {
             [0x0f, opcode @ 0x20..=0x23, modrm, ..] => {
                 // The upper two bits of ModRM are ignored: both operands are registers.
                 let special = modrm >> 3 & 7 | (rex & 4) << 1;
-                let general = modrm & 7 | (rex & 1) << 3;
-                self.move_special(c, opcode, special, general).unwrap_or(Outcome::Done(prefix + 3))
+                let number = modrm & 7 | (rex & 1) << 3;
+                self.move_special(c, opcode, special, number).unwrap_or(Outcome::Done(prefix + 3))
             }
             [0x0f, 0x06, ..] => {
                 fpu_taskswitch::switch(c, false);
@@ -91,7 +69,7 @@ impl<P: Platform> Core<P> {
     }
 
     /// MOV to and from control and debug registers. None: done, go on behind it.
-    fn move_special(&self, c: &mut Caller<'_, P>, opcode: u8, special: u8, general: u8) -> Option<Outcome> {
+    fn move_special(&self, c: &mut Caller<'_, P>, opcode: u8, special: u8, number: u8) -> Option<Outcome> {
         let invalid = Some(Outcome::Raise(Exception::new(vector::UD)));
         match opcode {
             0x20 => {
@@ -102,18 +80,18 @@ impl<P: Platform> Core<P> {
                     4 => c.run.cr4 | CR4_SHOWN,
                     _ => return invalid,
                 };
-                *register(&mut c.run.regs, general) = value;
+                *general(&mut c.run.regs, number) = value;
             }
             0x21 => match debugreg::read(c.run, u32::from(special)) {
-                Some(value) => *register(&mut c.run.regs, general) = value,
+                Some(value) => *general(&mut c.run.regs, number) = value,
                 None => return invalid,
             },
             0x22 => {
-                let value = *register(&mut c.run.regs, general);
+                let value = *general(&mut c.run.regs, number);
                 return self.write_control(c, special, value);
             }
             _ => {
-                let value = *register(&mut c.run.regs, general);
+                let value = *general(&mut c.run.regs, number);
                 if debugreg::write(c, u32::from(special), value).is_err() {
                     return Some(Outcome::Refused);
                 }

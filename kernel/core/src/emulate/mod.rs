@@ -14,6 +14,9 @@ use crate::trap::Exception;
 
 mod control;
 mod msr;
+mod operand;
+mod port;
+mod table;
 
 pub use control::{CR0, CR4_SHOWN};
 
@@ -77,7 +80,7 @@ impl<P: Platform> Core<P> {
     pub(crate) fn emulate_privileged(&self, c: &mut Caller<'_, P>) -> bool {
         let Some(code) = self.fetch(c).filter(|_| self.is_long_mode(c)) else { return false };
         let outcome = match self.emulate_short(c, code.bytes()) {
-            Outcome::Refused => Outcome::Refused,
+            Outcome::Refused => self.emulate_io(c, code.bytes()),
             outcome => outcome,
         };
         self.finish(c, outcome)
@@ -109,10 +112,5 @@ impl<P: Platform> Core<P> {
             Outcome::Refused => return false,
         }
         true
-    }
-
-    /// A write of the guest's kernel that a read-only mapping refused: is it one to a page table? Then it is done.
-    pub(crate) fn emulate_table_write(&self, _c: &mut Caller<'_, P>, _address: u64) -> bool {
-        false
     }
 }
