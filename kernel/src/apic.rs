@@ -2,9 +2,11 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use ferrule_core::sync::Lock;
 use x86_64::instructions::port::Port;
 
 use crate::acpi_tables::{IoApic, Machine as Firmware};
+use crate::machine::Machine;
 use crate::paging::{self, Early};
 use crate::{layout, percpu};
 
@@ -36,8 +38,10 @@ const MASKED: u32 = 1 << 16;
 
 /// Where the local APICs' registers are in memory.
 const REGISTERS: u64 = 0xfee0_0000;
-/// The most interrupt lines, of all I/O APICs together.
+/// The most interrupt lines, of all I/O APICs together; message-signalled ones are numbered behind them.
 pub const LINES: u32 = 64;
+/// All lines: as many as there are vectors below those of the core.
+pub const ALL_LINES: u32 = (FLUSH_VECTOR - FIRST_LINE_VECTOR) as u32;
 
 fn register(offset: u64) -> *mut u32 {
     (layout::DEVICES + offset) as *mut u32
@@ -122,6 +126,9 @@ static IO_APIC_FIRST: [AtomicU32; 8] = [const { AtomicU32::new(u32::MAX) }; 8];
 /// Redirection entries as programmed, by line.
 static ENTRIES: [AtomicU64; LINES as usize] = [const { AtomicU64::new(0) }; LINES as usize];
 
+/// Index and window of an I/O APIC are two accesses; one at a time.
+static IO_APIC: Lock<Machine, ()> = Lock::<Machine, _>::new(());
+
 fn io_write(n: u32, index: u32, value: u32) {
     let base = (layout::DEVICES + 0x1000 * (u64::from(n) + 1)) as *mut u32;
     // SAFETY: the page is mapped uncached at boot; index and window are the I/O APIC's registers at 0 and 16.
@@ -170,6 +177,7 @@ fn program(line: u32, entry: u64) {
 /// Masks or unmasks a line.
 pub fn mask_line(line: u32, masked: bool) {
     if let Some(entry) = ENTRIES.get(line as usize) {
+        let _one = IO_APIC.lock();
         let old = entry.load(Ordering::Relaxed);
         let new = if masked { old | u64::from(MASKED) } else { old & !u64::from(MASKED) };
         entry.store(new, Ordering::Relaxed);

@@ -17,9 +17,11 @@ multiboot2:
     .long 8
 multiboot2_end:
 
+    # The linker script computes the machine addresses of these.
+    .global boot_entry, boot_long_mode, boot_gdt, boot_gdt_pointer, boot_l4, boot_l3_low, boot_l3_image, boot_l2
+
     .section .text.boot, "ax"
     .code32
-    .global boot_entry
 boot_entry:
     cli
     cld
@@ -167,7 +169,6 @@ ap_cpu:
 
     .section .bss.boot, "aw", @nobits
     .align 4096
-    .global boot_l4
 boot_l4:
     .skip 4096
 boot_l3_low:

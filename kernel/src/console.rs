@@ -5,6 +5,7 @@ use core::fmt::{self, Write};
 use ferrule_core::sync::Lock;
 use heapless::Deque;
 use uart_16550::backend::PioBackend;
+use uart_16550::spec::registers::IER;
 use uart_16550::{Config, Uart16550};
 
 use crate::machine::{Machine, core};

@@ -10,7 +10,7 @@ use abi::{Errno, Maddr, Mfn, PAGE_SIZE, Pfn, Port};
 use ferrule_core::frame::Frame;
 use ferrule_core::lifecycle::NewDomain;
 use ferrule_core::platform::Platform;
-use ferrule_core::{Domain, Privilege, guest};
+use ferrule_core::{Domain, Stop, guest};
 use pvimage::{GuestMemory, Image, Plan, Ramdisk, Request, Role, Wiring};
 
 use crate::boot_info::{BootInfo, Range, parse_size};
@@ -72,7 +72,6 @@ fn memory_pages(boot: &BootInfo, ramdisk: bool) -> u64 {
 fn build(plan: &Plan<'_>, pages: u64, vcpus: u32) -> Result<(), Errno> {
     let core = core();
     let domain = core.create_domain(&NewDomain {
-        privilege: Privilege::all(),
         max_pages: pages,
         ..NewDomain::initial(vcpus)
     })?;
@@ -86,16 +85,25 @@ fn build(plan: &Plan<'_>, pages: u64, vcpus: u32) -> Result<(), Errno> {
     let Ok(start) = plan.build(&mut memory, &wiring);
     memory.give_back();
     let mut context = zeroed_context()?;
-    start.fill(&mut context);
-    let Some(vcpu) = domain.vcpus.first() else { return Err(Errno::EINVAL) };
-    core.set_context(&domain, vcpu, &context).map_err(|_| Errno::EINVAL)?;
-    core.unpause(&domain);
-    Ok(())
+    let (Some(context), Some(vcpu)) = (context.first_mut(), domain.vcpus.first()) else { return Err(Errno::EINVAL) };
+    start.fill(context);
+    loop {
+        match core.set_context(&domain, vcpu, context) {
+            Ok(()) => break,
+            Err(Stop::Preempted) => {}
+            Err(Stop::Error(errno)) => return Err(errno),
+            Err(Stop::Replaced) => return Err(Errno::EINVAL),
+        }
+    }
+    core.unpause_from_outside(&domain)
 }
 
 /// A context is 5 KiB: not for the stack.
-fn zeroed_context() -> Result<Box<VcpuGuestContext>, Errno> {
-    zerocopy::FromZeros::new_box_zeroed().map_err(|_| Errno::ENOMEM)
+fn zeroed_context() -> Result<Box<[VcpuGuestContext]>, Errno> {
+    let mut context = Vec::new();
+    context.try_reserve_exact(1).map_err(|_| Errno::ENOMEM)?;
+    context.push(VcpuGuestContext::default());
+    Ok(context.into_boxed_slice())
 }
 
 /// The domain's memory while it is built: which machine frame each pseudo-physical frame is, in frames of its own.

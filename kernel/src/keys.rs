@@ -33,11 +33,9 @@ pub fn take(byte: u8) -> bool {
 /// What one key does. Also asked for by sysctl's debug_keys.
 pub fn press(key: u8) {
     match key {
-        b'h' => say!("h help | q domains | e event channels | g grants | f audit of the frame table | R reboot"),
+        b'h' => say!("h help | q domains | e event channels | R reboot"),
         b'q' => core().dump_domains(),
         b'e' => core().dump_events(),
-        b'g' => core().dump_grants(),
-        b'f' => core().dump_audit(),
         b'R' => power::halt(Halt::Reboot),
         _ => say!("no debug key {:?}; h: help", char::from(key)),
     }

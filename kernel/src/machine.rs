@@ -3,12 +3,12 @@
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use abi::{Mfn, PAGE_SIZE, Vaddr};
-use ferrule_core::cpu::pending;
 use ferrule_core::frame::Frame;
 use ferrule_core::irq::{Line, PciAddress};
 use ferrule_core::platform::{AddressSpace, Fault, Flush, Halt, Platform};
 use ferrule_core::vcpu::{GDT_FRAMES, LDT_FRAMES, Run};
 use ferrule_core::{Cpu, CpuId, CpuSet};
+use x86_64::instructions::interrupts;
 use x86_64::instructions::port::Port;
 use x86_64::registers::model_specific::Msr;
 
@@ -44,18 +44,43 @@ pub fn cpu() -> &'static Cpu<Machine> {
     &core().cpus[percpu::id() as usize]
 }
 
-/// An interrupt line of the machine went off. Level-triggered ones stay masked until their domain has served them.
+/// In [`Cpu::pending`]: lines of [`RAISED`] wait.
+pub const LINES_PENDING: u32 = 1 << 31;
+/// The lines that went off and were not looked at yet.
+static RAISED: [AtomicU64; apic::ALL_LINES.div_ceil(64) as usize] =
+    [const { AtomicU64::new(0) }; apic::ALL_LINES.div_ceil(64) as usize];
+
+/// An interrupt line of the machine went off. Level-triggered ones stay masked until their domain has served them. May
+/// come in the middle of other work ([`Platform::preempt`]), so it only leaves word.
 pub fn line_interrupt(line: u32) {
     if apic::is_level(line) {
         apic::mask_line(line, true);
     }
+    if let Some(word) = RAISED.get((line / 64) as usize) {
+        word.fetch_or(1 << (line % 64), Ordering::SeqCst);
+        cpu().post(LINES_PENDING);
+    }
+}
+
+/// Looks at the lines that went off.
+pub fn serve_lines() {
+    for (word, raised) in (0u32..).zip(&RAISED) {
+        let mut bits = raised.swap(0, Ordering::SeqCst);
+        while bits != 0 {
+            serve_line(word * 64 + bits.trailing_zeros());
+            bits &= bits - 1;
+        }
+    }
+}
+
+fn serve_line(line: u32) {
     if line == console::LINE {
         console::received();
         if apic::is_level(line) {
             apic::mask_line(line, false);
         }
     } else {
-        core().interrupt(Line(line));
+        core().line_interrupt(Line(line));
     }
 }
 
@@ -278,7 +303,12 @@ impl Platform for Machine {
     }
 
     fn preempt(&self) -> bool {
-        cpu().pending.load(Ordering::Relaxed) & (pending::RESCHEDULE | pending::TIMER) != 0 || apic::interrupt_waits()
+        // Interrupts are off in ring 0: lets those that wait come in here. Their handlers only leave word, and take no
+        // lock that a caller can hold.
+        interrupts::enable();
+        x86_64::instructions::nop();
+        interrupts::disable();
+        cpu().pending.load(Ordering::Relaxed) != 0
     }
 
     fn irq_mask(&self, line: Line, masked: bool) {

@@ -8,6 +8,7 @@ use ferrule_core::buddy::Allocator;
 use ferrule_core::domain::Domains;
 use ferrule_core::frame::{FrameTable, PageInfo};
 use ferrule_core::platform::Platform;
+use ferrule_core::sync::Lock;
 use ferrule_core::{Cpu, CpuId};
 
 use crate::boot_info::{BootInfo, Range};
@@ -85,7 +86,7 @@ fn make_core(infos: u64, frames: u64, boot: &BootInfo, used: Range, cpus: u32) -
     let cpus: Vec<_> = (0..cpus).map(|n| Cpu::new(CpuId(n))).collect();
     let free = Allocator::new(boot.option("scatter").is_some());
     let (domains, cpus) = (Domains::new(), cpus.into_boxed_slice());
-    let core: &'static Core = Box::leak(Box::new(Core { platform: Machine, frames: table, free, domains, cpus }));
+    let core: &'static Core = Box::leak(Box::new(Core { platform: Machine, frames: table, free, domains, cpus, lines: ferrule_core::sync::Lock::<Machine, _>::new(Default::default()) }));
     for mfn in 0..frames {
         core.platform.set_m2p(Mfn(mfn), u64::MAX);
     }

@@ -25,13 +25,16 @@ const DOUBLE_FAULT: u32 = 8;
 const PAGE_FAULT: u32 = 14;
 const MACHINE_CHECK: u32 = 18;
 
+/// Who runs here.
+fn running() -> Option<&'static mut Current> {
+    // SAFETY: `current` is this CPU's alone, and code that holds a reference into it is not entered again: interrupts are
+    // off in ring 0 but in the idle loop, where nobody runs here. No caller keeps it beyond the next switch.
+    unsafe { (*percpu::get().current.get()).as_mut() }
+}
+
 /// Calls `f` for the vCPU that runs here.
 pub fn with_caller<R>(f: impl FnOnce(&mut Caller<'_, Machine>) -> R) -> Option<R> {
-    let percpu = percpu::get();
-    // SAFETY: `current` is this CPU's alone, and code that holds a reference into it is not entered again: interrupts are
-    // off in ring 0 but in the idle loop, where nobody runs here.
-    let current = unsafe { (*percpu.current.get()).as_mut() };
-    let Current { domain, vcpu, run } = current?;
+    let Current { domain, vcpu, run } = running()?;
     let cpu = machine::cpu();
     Some(f(&mut Caller { core: core(), cpu, domain, vcpu, run: &mut *run }))
 }
@@ -81,7 +84,7 @@ extern "C" fn guest_failed_return(fault: &CpuUserRegs) -> *const CpuUserRegs {
         *regs = fault;
         (regs.rip, regs.cs, regs.saved_upcall_mask, regs.rflags, regs.rsp, regs.ss) = rest;
         (regs.es, regs.ds, regs.fs, regs.gs) = selectors;
-        c.core.failed_return(c, fault.entry_vector as u8, fault.error_code);
+        c.core.exception(c, fault.entry_vector as u8, fault.error_code, 0);
     });
     leave()
 }
@@ -92,7 +95,10 @@ pub fn leave() -> *const CpuUserRegs {
     loop {
         let bits = cpu.pending.swap(0, ::core::sync::atomic::Ordering::SeqCst);
         if bits & pending::TIMER != 0 {
-            core().run_timers(cpu);
+            core().run_timers(cpu, running().map(|c| &c.vcpu));
+        }
+        if bits & machine::LINES_PENDING != 0 {
+            machine::serve_lines();
         }
         if bits & pending::RESCHEDULE != 0 {
             switch::reschedule(cpu);

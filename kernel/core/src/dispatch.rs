@@ -2,9 +2,13 @@
 
 use alloc::sync::Arc;
 
+use core::sync::atomic::Ordering;
+
+use abi::hypercall::Hypercall;
 use abi::{Errno, Vaddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::counters::{Counter, Event};
 use crate::cpu::Cpu;
 use crate::domain::{Domain, Privilege};
 use crate::platform::{AddressSpace, Fault, Platform};
@@ -96,5 +100,73 @@ impl<P: Platform> Caller<'_, P> {
         }
         self.need(Privilege::BUILDER)?;
         self.core.domains.get(id).ok_or(Errno::ESRCH.into())
+    }
+}
+
+/// Makes the hypercall that the caller's registers ask for: number in rax (its low half, as Xen takes it), result back
+/// in rax.
+pub fn hypercall<P: Platform>(c: &mut Caller<'_, P>) {
+    let regs = &c.run.regs;
+    let number = regs.rax as u32;
+    let mut args = Args([regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8]);
+    let before = args;
+    match call(c, number, &mut args) {
+        Ok(value) => c.run.regs.rax = value as u64,
+        Err(Stop::Error(errno)) => c.run.regs.rax = errno.code() as u64,
+        Err(Stop::Replaced) => {}
+        Err(Stop::Preempted) => {
+            c.core.count(c.cpu, Counter::Event(Event::Continuation));
+            let regs = &mut c.run.regs;
+            // SYSCALL is two bytes long: it is executed again, with what is left to do.
+            regs.rip = regs.rip.wrapping_sub(SYSCALL_BYTES);
+            if args != before {
+                [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8] = args.0;
+            }
+        }
+    }
+}
+
+const SYSCALL_BYTES: u64 = 2;
+
+/// Makes one hypercall, of its own or inside a multicall.
+pub fn call<P: Platform>(c: &mut Caller<'_, P>, number: u32, a: &mut Args) -> HcResult {
+    use crate::hypercall as h;
+    let allowed = 1u64.checked_shl(number).is_some_and(|bit| c.domain.hypercalls.load(Ordering::Relaxed) & bit != 0);
+    if !allowed {
+        return Err(Errno::ENOSYS.into());
+    }
+    c.core.count(c.cpu, Counter::Hypercall(number));
+    c.run.recent.rotate_left(1);
+    c.run.recent[15] = number as u8;
+    match Hypercall(number) {
+        Hypercall::SET_TRAP_TABLE => h::set_trap_table::call(c, a),
+        Hypercall::MMU_UPDATE => h::mmu_update::call(c, a),
+        Hypercall::SET_GDT => h::set_gdt::call(c, a),
+        Hypercall::STACK_SWITCH => h::stack_switch::call(c, a),
+        Hypercall::SET_CALLBACKS => h::set_callbacks::call(c, a),
+        Hypercall::FPU_TASKSWITCH => h::fpu_taskswitch::call(c, a),
+        Hypercall::SET_DEBUGREG => h::debugreg::set(c, a),
+        Hypercall::GET_DEBUGREG => h::debugreg::get(c, a),
+        Hypercall::UPDATE_DESCRIPTOR => h::update_descriptor::call(c, a),
+        Hypercall::MEMORY_OP => h::memory_op::call(c, a),
+        Hypercall::MULTICALL => h::multicall::call(c, a),
+        Hypercall::UPDATE_VA_MAPPING => h::update_va_mapping::call(c, a),
+        Hypercall::SET_TIMER_OP => h::set_timer_op::call(c, a),
+        Hypercall::XEN_VERSION => h::xen_version::call(c, a),
+        Hypercall::CONSOLE_IO => h::console_io::call(c, a),
+        Hypercall::GRANT_TABLE_OP => h::grant_table_op::call(c, a),
+        Hypercall::VM_ASSIST => h::vm_assist::call(c, a),
+        Hypercall::UPDATE_VA_MAPPING_OTHERDOMAIN => h::update_va_mapping::other_domain(c, a),
+        Hypercall::IRET => h::iret::call(c, a),
+        Hypercall::VCPU_OP => h::vcpu_op::call(c, a),
+        Hypercall::SET_SEGMENT_BASE => h::set_segment_base::call(c, a),
+        Hypercall::MMUEXT_OP => h::mmuext_op::call(c, a),
+        Hypercall::SCHED_OP => h::sched_op::call(c, a),
+        Hypercall::CALLBACK_OP => h::callback_op::call(c, a),
+        Hypercall::EVENT_CHANNEL_OP => h::event_channel_op::call(c, a),
+        Hypercall::PHYSDEV_OP => h::physdev_op::call(c, a),
+        Hypercall::SYSCTL => h::sysctl::call(c, a),
+        Hypercall::DOMCTL => h::domctl::call(c, a),
+        _ => Err(Errno::ENOSYS.into()),
     }
 }

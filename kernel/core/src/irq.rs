@@ -54,6 +54,11 @@ impl Ranges {
         self.0.iter().any(|r| r.contains(wanted.start()) && r.contains(wanted.end()))
     }
 
+    /// Is there nothing in it?
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Adds a range. ENOMEM where it would have too many pieces.
     pub fn add(&mut self, new: RangeInclusive<u64>) -> Result<(), Errno> {
         self.replace(&new.clone(), Some(new))

@@ -5,13 +5,11 @@
 use abi::layout::{FIRST_XEN_SLOT, LAST_XEN_SLOT};
 use abi::{Pte, PteFlags, Vaddr};
 
-use crate::domain::Domain;
-use crate::platform::Platform;
-
 /// The L4 slots that are the core's.
 pub const CORE_SLOTS: core::ops::RangeInclusive<usize> = FIRST_XEN_SLOT..=LAST_XEN_SLOT;
 
-/// Bits that decide how a mapping is cached. On RAM they would alias the core's own mapping (XSA-402).
+/// Bits that decide how a mapping is cached. On RAM they would alias the core's own mapping (XSA-402), so they are for
+/// what is not RAM.
 pub const CACHE: u64 = PteFlags::PWT.0 | PteFlags::PCD.0 | PteFlags::PAT.0;
 /// Present.
 pub const PRESENT: u64 = PteFlags::PRESENT.0;
@@ -19,8 +17,9 @@ pub const PRESENT: u64 = PteFlags::PRESENT.0;
 pub const RW: u64 = PteFlags::RW.0;
 /// Accessed and dirty: the hardware sets them behind our back.
 pub const AD: u64 = PteFlags::ACCESSED.0 | PteFlags::DIRTY.0;
-/// Software's bit 62, which marks granted mappings in Xen; refused in entries that a guest writes.
-const GRANTED: u64 = 1 << 62;
+/// Bits that an L1 entry may not have: software's bit 62, which marks granted mappings in Xen. Cacheability is another
+/// matter: see [`CACHE`].
+pub const L1_FORBIDDEN: u64 = 1 << 62;
 /// Software's bit 52: the core added USER to a kernel mapping.
 const GUEST_KERNEL: u64 = 1 << 52;
 
@@ -35,11 +34,6 @@ const FREE: u64 = PteFlags::NX.0
     | AD
     | PteFlags::USER.0;
 
-/// Bits that an L1 entry of `domain` may not have. Cacheability is for those that were given devices.
-pub fn l1_forbidden<P: Platform>(domain: &Domain<P>) -> u64 {
-    if super::io::has_devices(domain) { GRANTED } else { GRANTED | CACHE }
-}
-
 /// Do two present entries differ in nothing but bits that need no check?
 #[inline(always)]
 pub const fn is_harmless_change(old: Pte, new: Pte) -> bool {
@@ -53,14 +47,15 @@ pub const fn is_rw_change(old: Pte, new: Pte) -> bool {
 }
 
 /// The L1 entry as it is stored: kernel mappings get USER, as both modes of a PV guest run in ring 3, and bit 52, so
-/// that they can be told; user mappings get GLOBAL, as the switch between the modes changes nothing about them.
+/// that they can be told. GLOBAL, which a guest may ask for, is left out: a CR3 load is the flush that guests and this
+/// core rely on. (Xen sets it on user mappings, and flushes otherwise.)
 #[inline(always)]
 pub const fn adjust_l1(entry: Pte) -> Pte {
     if !entry.present() {
         return entry;
     }
-    let entry = if entry.0 & PteFlags::USER.0 == 0 { entry.0 | GUEST_KERNEL | PteFlags::USER.0 } else { entry.0 };
-    if entry & GUEST_KERNEL == 0 { Pte(entry | PteFlags::GLOBAL.0) } else { Pte(entry) }
+    let entry = entry.0 & !PteFlags::GLOBAL.0;
+    Pte(if entry & PteFlags::USER.0 == 0 { entry | GUEST_KERNEL | PteFlags::USER.0 } else { entry })
 }
 
 /// The entry of a higher table as it is stored.

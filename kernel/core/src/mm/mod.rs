@@ -59,15 +59,13 @@ pub struct Session<'a, P: Platform> {
     core: &'a Core<P>,
     domain: &'a Domain<P>,
     state: Guard<'a, P, State>,
-    /// Bits that an L1 entry of this domain may not have.
-    l1_forbidden: u64,
 }
 
 impl<P: Platform> Core<P> {
     /// Takes a domain's page-table lock.
     #[inline]
     pub fn mm<'a>(&'a self, domain: &'a Domain<P>) -> Session<'a, P> {
-        Session { core: self, domain, state: domain.mm.lock(), l1_forbidden: entry::l1_forbidden(domain) }
+        Session { core: self, domain, state: domain.mm.lock() }
     }
 }
 

@@ -3,7 +3,7 @@
 use abi::{Errno, Mfn, Pte, Vaddr};
 
 use super::entry::{self, AD, CACHE, CORE_SLOTS, PRESENT, RW};
-use super::{Session, io};
+use super::Session;
 use crate::domain::Domain;
 use crate::frame::{Frame, Owner, PageType};
 use crate::guest;
@@ -36,7 +36,7 @@ impl<P: Platform> Session<'_, P> {
     /// be written. EPERM: neither RAM nor given to the domain.
     #[inline(always)]
     pub(super) fn get_l1(&self, pte: Pte, owner: &MappedOwner<'_, P>) -> Result<Pte, Errno> {
-        if pte.0 & self.l1_forbidden != 0 {
+        if pte.0 & entry::L1_FORBIDDEN != 0 {
             return Err(Errno::EINVAL);
         }
         if let MappedOwner::Domain(owner) = owner
@@ -64,19 +64,6 @@ impl<P: Platform> Session<'_, P> {
             return Err(Errno::EBUSY);
         }
         Ok(entry::adjust_l1(pte))
-    }
-
-    /// A mapping of what is no RAM: there is nothing to count.
-    fn get_io(&self, pte: Pte, owner: &MappedOwner<'_, P>) -> Result<Pte, Errno> {
-        let (MappedOwner::Domain(owner) | MappedOwner::Io(owner)) = owner;
-        let mfn = pte.mfn();
-        // The highest frame there could be is what INVALID_MFN becomes in an entry.
-        let refuse = |errno| if mfn.0 == Pte::MFN_MASK >> 12 { Errno::EINVAL } else { errno };
-        let mut writable = io::access(owner, mfn).map_err(refuse)?;
-        if owner.id != self.domain.id {
-            writable &= io::access(self.domain, mfn).map_err(refuse)?;
-        }
-        Ok(entry::adjust_l1(if writable { pte } else { Pte(pte.0 & !RW) }))
     }
 
     /// Gives back what a present or absent L1 entry took.
@@ -134,7 +121,7 @@ impl<P: Platform> Session<'_, P> {
             self.put_l1(old);
             return Ok(());
         }
-        if old.present() && new.0 & self.l1_forbidden == 0 {
+        if old.present() && new.0 & entry::L1_FORBIDDEN == 0 {
             if entry::is_harmless_change(old, new) {
                 return self.store(table, index, old, entry::adjust_l1(new), how);
             }

@@ -1,0 +1,59 @@
+//! `multicall` (13): several hypercalls in one.
+//!
+//! - Arguments: rdi, address of an array of `multicall_entry`; rsi, how many.
+//! - Returns: 0; each entry's `result` has its own call's.
+//! - Faults: EFAULT where an entry cannot be read or its result not written (those before it are done), EINVAL for
+//!   entries in a multicall inside a multicall.
+//! - Notes: a call that is preempted leaves in its entry what is left to do, and the multicall begins with that entry when
+//!   it is made again. A call after which the vCPU is no longer in kernel mode, or whose domain crashed, ends the batch
+//!   (lesson 4): what follows would run with another privilege.
+//! - Source: `xen.h` (`struct multicall_entry`).
+
+use abi::Errno;
+use abi::multicall::MulticallEntry;
+
+use crate::dispatch::{self, Args, Caller, HcResult, Stop};
+use crate::domain::Stage;
+use crate::platform::Platform;
+
+const MULTICALL: u64 = 13;
+const IRET: u64 = 23;
+
+/// The hypercall.
+pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
+    let [list, count, ..] = a.0;
+    for done in 0..count {
+        let at = list.wrapping_add(done.wrapping_mul(ENTRY_BYTES));
+        let mut entry: MulticallEntry = c.get(at)?;
+        let [a0, a1, a2, a3, a4, _] = entry.args;
+        let mut args = Args([a0, a1, a2, a3, a4]);
+        let result = match entry.op {
+            MULTICALL => Err(Stop::Error(Errno::EINVAL)),
+            IRET => Err(Stop::Error(Errno::ENOSYS)),
+            op => u32::try_from(op).map_err(|_| Stop::Error(Errno::ENOSYS)).and_then(|op| dispatch::call(c, op, &mut args)),
+        };
+        entry.result = match result {
+            Ok(value) => value as u64,
+            Err(Stop::Error(errno)) => errno.code() as u64,
+            Err(Stop::Replaced) => return Err(Stop::Replaced),
+            Err(Stop::Preempted) => {
+                entry.args[..5].copy_from_slice(&args.0);
+                c.put(at, &entry)?;
+                *a = Args([at, count - done, a.0[2], a.0[3], a.0[4]]);
+                return Err(Stop::Preempted);
+            }
+        };
+        c.put(at.wrapping_add(RESULT_AT), &entry.result)?;
+        if !c.run.kernel_mode || c.domain.stage() != Stage::Alive {
+            return Err(Stop::Replaced);
+        }
+        if done + 1 < count && c.core.platform.preempt() {
+            *a = Args([at.wrapping_add(ENTRY_BYTES), count - done - 1, a.0[2], a.0[3], a.0[4]]);
+            return Err(Stop::Preempted);
+        }
+    }
+    Ok(0)
+}
+
+const ENTRY_BYTES: u64 = size_of::<MulticallEntry>() as u64;
+const RESULT_AT: u64 = core::mem::offset_of!(MulticallEntry, result) as u64;
