@@ -14,7 +14,7 @@ use crate::*;
 
 const LINUX: u64 = 0xffff_ffff_8000_0000;
 const WIRING: Wiring<'_> =
-    Wiring { shared_info: Maddr(0x7777_000), store_port: Port(1), console_port: Port(2), console_info: b"vga" };
+    Wiring { shared_info: Maddr(0x777_7000), store_port: Port(1), console_port: Port(2), console_info: b"vga" };
 
 fn guest(nr_pages: u64) -> Request<'static> {
     Request { role: Role::Guest, nr_pages, ramdisk: Ramdisk::None, cmdline: b"root=/dev/xvda quiet" }
