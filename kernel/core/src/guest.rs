@@ -82,6 +82,13 @@ pub fn write<P: Platform>(platform: &P, frame: Frame, offset: usize, from: &[u8]
     platform.write(frame, offset, from);
 }
 
+/// Copies `len` bytes from one frame, at a byte offset, to another.
+#[inline]
+pub fn copy<P: Platform>(platform: &P, from: (Frame, usize), to: (Frame, usize), len: usize) {
+    dirtied(to.0);
+    platform.copy(from, to, len);
+}
+
 /// Copies a value in from a guest's address. The copy is the only one: check it, not the original.
 pub fn get<P: Platform, T: FromBytes + IntoBytes>(platform: &P, space: AddressSpace, from: Vaddr) -> Result<T, Fault> {
     let mut value = T::new_zeroed();

@@ -1,9 +1,258 @@
-//! `grant_table_op(op, args, count)`, hypercall 20: not here yet.
+//! `grant_table_op(op, args, count)`, hypercall 20: grant tables, version 1.
+//!
+//! - Arguments: the operation (low half of the register), the address of an array of its structures, see
+//!   [`abi::grant`], and how many there are.
+//! - Returns: 0 when all were gone through; what became of each is in its `status`.
+//! - Faults: EINVAL: a negative count, and another than 1 where one structure is asked for; a version that does not
+//!   exist. EFAULT: the array cannot be copied in or out. ENOSYS: version 2, and operations that are not there
+//!   (transfer, dump_table, get_status_frames, cache_flush). ESRCH, EPERM: get_version of a domain that does not
+//!   exist or is not the caller's business. Statuses: see the functions in [`crate::grant`].
+//! - Notes: structures are copied in once, a batch at a time, and a batch of unmaps ends with one TLB flush.
+//!   Preemptible between batches.
+//! - Source: `grant_table.h`.
 
-use crate::dispatch::{Args, Caller, HcResult};
+use abi::grant::{
+    Copy, GetVersion, GrantHandle, GrantOp, GrantStatus, MapGrantRef, QuerySize, SetVersion, SetupTable, SwapGrantRef,
+    UnmapAndReplace, UnmapGrantRef,
+};
+use abi::hypercall::Hypercall;
+use abi::{DomId, Errno, Maddr, Vaddr};
+use alloc::sync::Arc;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+
+use crate::counters::Counter;
+use crate::dispatch::{Args, Caller, HcResult, Stop};
+use crate::domain::Domain;
+use crate::grant::{Copier, Unmapped};
+use crate::guest;
 use crate::platform::Platform;
 
+/// Structures in a batch: what is copied in at once, and done between two looks at whether to make room.
+const BATCH: usize = 16;
+
 /// See the head of this file.
-pub fn call<P: Platform>(_c: &mut Caller<'_, P>, _a: &mut Args) -> HcResult {
-    Err(abi::Errno::ENOSYS.into())
+pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
+    let op = GrantOp(a.0[0] as u32);
+    c.core.count(c.cpu, Counter::Sub(Hypercall::GRANT_TABLE_OP.0, op.0));
+    if (a.0[2] as i32) < 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    match op {
+        GrantOp::MAP_GRANT_REF => batches(c, a, map)?,
+        GrantOp::UNMAP_GRANT_REF => batches(c, a, unmap)?,
+        GrantOp::UNMAP_AND_REPLACE => batches(c, a, unmap_and_replace)?,
+        GrantOp::COPY => batches(c, a, copy)?,
+        GrantOp::SWAP_GRANT_REF => batches(c, a, swap)?,
+        GrantOp::SETUP_TABLE => one(c, a, setup_table)?,
+        GrantOp::QUERY_SIZE => one(c, a, query_size)?,
+        GrantOp::SET_VERSION => set_version(c, a.0[1])?,
+        GrantOp::GET_VERSION => get_version(c, a.0[1])?,
+        _ => return Err(Errno::ENOSYS.into()),
+    }
+    Ok(0)
+}
+
+/// Copies in a batch, has it done, copies it out, until all is done or something else has to be.
+fn batches<P: Platform, T: FromBytes + IntoBytes + Immutable>(
+    c: &mut Caller<'_, P>,
+    a: &mut Args,
+    done: impl Fn(&mut Caller<'_, P>, &mut [T]) -> Result<(), Stop>,
+) -> Result<(), Stop> {
+    let mut batch: [T; BATCH] = FromZeros::new_zeroed();
+    let (mut at, mut left) = (a.0[1], u64::from(a.0[2] as u32));
+    while left != 0 {
+        let len = left.min(BATCH as u64) as usize;
+        // Where the array ends in the middle of a batch, what is in front of that is done.
+        let len = if fetch(c, at, batch.get_mut(..len)).is_ok() { len } else { 1 };
+        if len == 1 {
+            fetch(c, at, batch.get_mut(..1))?;
+        }
+        let ops = batch.get_mut(..len).ok_or(Errno::EFAULT)?;
+        done(c, ops)?;
+        c.core.platform.copy_to_guest(c.space()?, Vaddr(at), ops.as_bytes())?;
+        at = at.wrapping_add((len * size_of::<T>()) as u64);
+        left -= len as u64;
+        (a.0[1], a.0[2]) = (at, left);
+        if left != 0 && c.core.platform.preempt() {
+            return Err(Stop::Preempted);
+        }
+    }
+    Ok(())
+}
+
+fn fetch<P: Platform, T: FromBytes + IntoBytes>(c: &Caller<'_, P>, at: u64, to: Option<&mut [T]>) -> Result<(), Stop> {
+    let to = to.ok_or(Errno::EFAULT)?;
+    Ok(c.core.platform.copy_from_guest(c.space()?, Vaddr(at), to.as_mut_bytes())?)
+}
+
+/// Copies in the one structure, has it done, copies it out.
+fn one<P: Platform, T: FromBytes + IntoBytes + Immutable>(
+    c: &mut Caller<'_, P>,
+    a: &mut Args,
+    done: fn(&mut Caller<'_, P>, &mut T) -> Result<(), GrantStatus>,
+) -> Result<(), Stop>
+where
+    T: Status,
+{
+    if a.0[2] as u32 != 1 {
+        return Err(Errno::EINVAL.into());
+    }
+    let mut it: T = c.get(a.0[1])?;
+    *it.status() = status_of(done(c, &mut it));
+    c.put(a.0[1], &it)
+}
+
+/// A structure that says what became of it.
+trait Status {
+    fn status(&mut self) -> &mut GrantStatus;
+}
+
+impl Status for SetupTable {
+    fn status(&mut self) -> &mut GrantStatus {
+        &mut self.status
+    }
+}
+
+impl Status for QuerySize {
+    fn status(&mut self) -> &mut GrantStatus {
+        &mut self.status
+    }
+}
+
+#[inline]
+fn status_of(result: Result<(), GrantStatus>) -> GrantStatus {
+    result.err().unwrap_or(GrantStatus::OKAY)
+}
+
+/// The domain that a table is asked of.
+fn target<P: Platform>(c: &Caller<'_, P>, id: DomId) -> Result<Arc<Domain<P>>, GrantStatus> {
+    c.target(id).map_err(|stop| match stop {
+        Stop::Error(Errno::EPERM) => GrantStatus::PERMISSION_DENIED,
+        _ => GrantStatus::BAD_DOMAIN,
+    })
+}
+
+fn map<P: Platform>(c: &mut Caller<'_, P>, ops: &mut [MapGrantRef]) -> Result<(), Stop> {
+    let root = c.run.root().ok_or(Errno::EFAULT)?;
+    let mut session = c.core.mm(c.domain);
+    let mut track = c.core.grant_track(c.domain);
+    let mut granter: Option<Arc<Domain<P>>> = None;
+    for op in ops {
+        if granter.as_ref().is_none_or(|d| d.id != op.dom) {
+            granter = c.core.domains.get(op.dom);
+        }
+        let mapped = match &granter {
+            Some(granter) => c.core.map_grant(&mut session, &mut track, root, c.domain, granter, op),
+            None => Err(GrantStatus::BAD_DOMAIN),
+        };
+        match mapped {
+            Ok((handle, address)) => (op.status, op.handle, op.dev_bus_addr) = (GrantStatus::OKAY, handle, address),
+            Err(status) => op.status = status,
+        }
+    }
+    Ok(())
+}
+
+fn unmap<P: Platform>(c: &mut Caller<'_, P>, ops: &mut [UnmapGrantRef]) -> Result<(), Stop> {
+    unmaps(c, ops, |op, go| {
+        let gone = go(op.handle, op.host_addr, Where::Nothing(op.dev_bus_addr));
+        op.status = status_of(gone);
+    })
+}
+
+fn unmap_and_replace<P: Platform>(c: &mut Caller<'_, P>, ops: &mut [UnmapAndReplace]) -> Result<(), Stop> {
+    unmaps(c, ops, |op, go| {
+        let gone = go(op.handle, op.host_addr, Where::Replace(op.new_addr));
+        op.status = status_of(gone);
+    })
+}
+
+/// What takes the place of a mapping.
+enum Where {
+    /// Nothing; and a device mapping at this address goes too.
+    Nothing(Maddr),
+    /// What is mapped at this address.
+    Replace(u64),
+}
+
+/// Takes a batch of mappings away, flushes once, and gives back what they held.
+fn unmaps<P: Platform, T>(
+    c: &mut Caller<'_, P>,
+    ops: &mut [T],
+    each: impl Fn(&mut T, &mut dyn FnMut(GrantHandle, u64, Where) -> Result<(), GrantStatus>),
+) -> Result<(), Stop> {
+    let root = c.run.root().ok_or(Errno::EFAULT)?;
+    let core = c.core;
+    let mut session = core.mm(c.domain);
+    let mut track = core.grant_track(c.domain);
+    let mut gone: [Option<Unmapped>; BATCH] = [None; BATCH];
+    for (op, slot) in ops.iter_mut().zip(&mut gone) {
+        each(op, &mut |handle, host, place| {
+            *slot = Some(match place {
+                Where::Nothing(device) => {
+                    core.begin_unmap(&mut session, &mut track, root, handle, host, device)?
+                }
+                Where::Replace(new) => core.begin_replace(&mut session, &mut track, root, handle, host, new)?,
+            });
+            Ok(())
+        });
+    }
+    if gone.iter().flatten().any(Unmapped::needs_flush) {
+        core.flush_unmapped(c.domain);
+    }
+    for gone in gone.into_iter().flatten() {
+        core.end_unmap(&mut track, gone);
+    }
+    Ok(())
+}
+
+fn copy<P: Platform>(c: &mut Caller<'_, P>, ops: &mut [Copy]) -> Result<(), Stop> {
+    let mut copier = Copier::new(c.core, c.domain);
+    for op in ops {
+        op.status = status_of(copier.copy(op));
+    }
+    Ok(())
+}
+
+fn swap<P: Platform>(c: &mut Caller<'_, P>, ops: &mut [SwapGrantRef]) -> Result<(), Stop> {
+    for op in ops {
+        op.status = status_of(c.core.swap_grants(c.domain, op.ref_a, op.ref_b));
+    }
+    Ok(())
+}
+
+fn setup_table<P: Platform>(c: &mut Caller<'_, P>, it: &mut SetupTable) -> Result<(), GrantStatus> {
+    let domain = target(c, it.dom)?;
+    c.core.grow_grant_table(&domain, it.nr_frames)?;
+    for index in 0..it.nr_frames {
+        let frame = c.core.grant_frame(&domain, index).ok_or(GrantStatus::GENERAL_ERROR)?;
+        c.put_at(it.frame_list.0, u64::from(index), &frame).map_err(|_| GrantStatus::BAD_VIRT_ADDR)?;
+    }
+    Ok(())
+}
+
+fn query_size<P: Platform>(c: &mut Caller<'_, P>, it: &mut QuerySize) -> Result<(), GrantStatus> {
+    let domain = target(c, it.dom)?;
+    (it.nr_frames, it.max_nr_frames) = domain.grants.size();
+    Ok(())
+}
+
+/// The only version there is, in a structure whose first word is the version.
+fn set_version<P: Platform>(c: &mut Caller<'_, P>, arg: u64) -> Result<(), Stop> {
+    let SetVersion { version } = c.get(arg)?;
+    let result = match version {
+        1 => Ok(()),
+        2 => Err(Errno::ENOSYS.into()),
+        _ => Err(Errno::EINVAL.into()),
+    };
+    c.put(arg, &SetVersion { version: 1 })?;
+    result
+}
+
+fn get_version<P: Platform>(c: &mut Caller<'_, P>, arg: u64) -> Result<(), Stop> {
+    let mut it: GetVersion = c.get(arg)?;
+    c.target(it.dom)?;
+    it.version = 1;
+    guest::put(&c.core.platform, c.space()?, Vaddr(arg), &it)?;
+    Ok(())
 }

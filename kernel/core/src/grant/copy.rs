@@ -1,0 +1,128 @@
+//! Copying between granted frames, and the caller's own.
+
+use abi::grant::{Copy, CopyPtr, GrantStatus};
+use abi::{DomId, GrantRef, Mfn, PAGE_SIZE};
+use alloc::sync::Arc;
+
+use crate::Core;
+use crate::domain::Domain;
+use crate::frame::{Frame, PageType};
+use crate::guest;
+use crate::platform::Platform;
+
+/// One end of a copy, with its references held.
+struct End<P: Platform> {
+    /// What it was asked for as.
+    domid: DomId,
+    name: u64,
+    granted: bool,
+    frame: Frame,
+    write: bool,
+    /// The pin, where it is a grant.
+    pin: Option<(Arc<Domain<P>>, GrantRef)>,
+}
+
+/// A run of copies for one domain. Ends that the next copy has in common with the one before are not taken again.
+pub struct Copier<'a, P: Platform> {
+    core: &'a Core<P>,
+    domain: &'a Arc<Domain<P>>,
+    source: Option<End<P>>,
+    dest: Option<End<P>>,
+}
+
+impl<'a, P: Platform> Copier<'a, P> {
+    /// A copier for a domain.
+    pub fn new(core: &'a Core<P>, domain: &'a Arc<Domain<P>>) -> Self {
+        Self { core, domain, source: None, dest: None }
+    }
+
+    /// Makes one copy.
+    ///
+    /// PERMISSION_DENIED: a frame of another domain, not by grant. BAD_DOMAIN, BAD_GNTREF: no such. BAD_PAGE: no frame
+    /// of the domain's. GENERAL_ERROR: not granted, or the destination cannot be written. BAD_COPY_ARG: it crosses the
+    /// end of a page.
+    #[inline]
+    pub fn copy(&mut self, op: &Copy) -> Result<(), GrantStatus> {
+        let source_granted = op.flags & Copy::SOURCE_GREF != 0;
+        let dest_granted = op.flags & Copy::DEST_GREF != 0;
+        let from = Self::end(self.core, self.domain, &mut self.source, &op.source, source_granted, false)?;
+        let to = Self::end(self.core, self.domain, &mut self.dest, &op.dest, dest_granted, true)?;
+        let (from, to) = ((from, usize::from(op.source.offset)), (to, usize::from(op.dest.offset)));
+        let len = usize::from(op.len);
+        if from.1 + len > PAGE_SIZE || to.1 + len > PAGE_SIZE {
+            return Err(GrantStatus::BAD_COPY_ARG);
+        }
+        guest::copy(&self.core.platform, from, to, len);
+        Ok(())
+    }
+
+    /// The frame of an end: the same as before, or taken now.
+    #[inline]
+    fn end(
+        core: &Core<P>,
+        caller: &Arc<Domain<P>>,
+        slot: &mut Option<End<P>>,
+        ptr: &CopyPtr,
+        granted: bool,
+        write: bool,
+    ) -> Result<Frame, GrantStatus> {
+        let name = if granted { ptr.frame & 0xffff_ffff } else { ptr.frame };
+        if let Some(end) = slot
+            && end.name == name
+            && end.domid == ptr.domid
+            && end.granted == granted
+        {
+            return Ok(end.frame);
+        }
+        if let Some(end) = slot.take() {
+            Self::give_up(core, end);
+        }
+        let end = Self::take(core, caller, ptr.domid, name, granted, write)?;
+        Ok(slot.insert(end).frame)
+    }
+
+    fn take(
+        core: &Core<P>,
+        caller: &Arc<Domain<P>>,
+        domid: DomId,
+        name: u64,
+        granted: bool,
+        write: bool,
+    ) -> Result<End<P>, GrantStatus> {
+        let own = domid == DomId::SELF;
+        if !granted {
+            if !own {
+                return Err(GrantStatus::PERMISSION_DENIED);
+            }
+            let frame = core.get_page(Mfn(name), caller).map_err(|_| GrantStatus::BAD_PAGE)?;
+            if write && core.get_type(frame, PageType::Writable, caller.dirty()).is_err() {
+                core.put_page(frame);
+                return Err(GrantStatus::GENERAL_ERROR);
+            }
+            return Ok(End { domid, name, granted, frame, write, pin: None });
+        }
+        let granter =
+            if own { caller.clone() } else { core.domains.get(domid).ok_or(GrantStatus::BAD_DOMAIN)? };
+        if granter.is_dying() {
+            return Err(GrantStatus::BAD_DOMAIN);
+        }
+        let gref = GrantRef(name as u32);
+        let frame = core.pin_grant(&granter, gref, caller.id, write, false)?;
+        Ok(End { domid, name, granted, frame, write, pin: Some((granter, gref)) })
+    }
+
+    fn give_up(core: &Core<P>, end: End<P>) {
+        core.unuse_granted(end.frame, end.write);
+        if let Some((granter, gref)) = end.pin {
+            core.unpin_grant(&granter, gref, end.write);
+        }
+    }
+}
+
+impl<P: Platform> Drop for Copier<'_, P> {
+    fn drop(&mut self) {
+        for end in [self.source.take(), self.dest.take()].into_iter().flatten() {
+            Self::give_up(self.core, end);
+        }
+    }
+}

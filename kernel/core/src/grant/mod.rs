@@ -1,0 +1,96 @@
+//! Grant tables, version 1: a domain lets another map, or have copied, some of its frames.
+//!
+//! Two sides, two locks a domain. The [`table`] is what it grants: frames shared with it, full of entries that it
+//! writes, and beside them what the core knows of those that are in use (*pinned*). The [`track`] is what it maps of
+//! others: a handle each. Work on a batch holds the mapper's page-table lock and its track, and one granter's table
+//! at a time.
+//!
+//! **References.** A pin takes a general reference on the granted frame, and one of type Writable if it may be
+//! written, for each way in which it is used: a host mapping's belong to the page-table entry from when it is stored,
+//! a device mapping's to the track, a copy's to the copy. They are given back, and only then the pin, after the TLBs
+//! were flushed: so whoever sees an entry no longer in use can rely on it. Page tables cannot be granted writable,
+//! since the frame could not have both types.
+//!
+//! Left out: version 2, transitive grants, transfer. They end as in a Xen without them.
+
+mod copy;
+mod map;
+pub mod status;
+mod table;
+mod track;
+
+use abi::Errno;
+use abi::grant::GrantStatus;
+use alloc::sync::Arc;
+
+pub use copy::Copier;
+pub use map::Unmapped;
+pub use track::Track;
+
+use crate::Core;
+use crate::dispatch::Stop;
+use crate::domain::Domain;
+use crate::platform::Platform;
+use crate::sync::Lock;
+use table::Table;
+
+/// The grant frames that a domain may have if nothing else is said: as in Xen.
+const USUAL_FRAMES: u32 = 64;
+
+/// What a domain grants, and what it maps of others.
+pub struct Grants<P: Platform> {
+    table: Lock<P, Table>,
+    track: Lock<P, Track<P>>,
+}
+
+impl<P: Platform> Grants<P> {
+    /// A table without frames, and nothing mapped. The table may have `frames`; 0 is the usual number.
+    pub fn new(frames: u32) -> Result<Self, Errno> {
+        let limit = if frames == 0 { USUAL_FRAMES } else { frames };
+        Ok(Self { table: Lock::<P, _>::new(Table::new(limit)), track: Lock::<P, _>::new(Track::new()) })
+    }
+
+    /// How many frames the table has, and may have.
+    pub fn size(&self) -> (u32, u32) {
+        self.table.lock().size()
+    }
+
+    /// How many of its entries are in use, and how many mappings of others' it has. For debugging and audits.
+    pub fn in_use(&self) -> (usize, usize) {
+        (self.table.lock().pinned(), self.track.lock().len())
+    }
+}
+
+impl<P: Platform> Core<P> {
+    /// Makes a domain's table at least `frames` large. GENERAL_ERROR if it may not have so many, or there is no
+    /// memory.
+    pub fn grow_grant_table(&self, domain: &Domain<P>, frames: u32) -> Result<(), GrantStatus> {
+        if domain.is_dying() {
+            return Err(GrantStatus::GENERAL_ERROR);
+        }
+        domain.grants.table.lock().grow(self, domain, frames)
+    }
+
+    /// The machine frame of one of a table's frames.
+    pub fn grant_frame(&self, domain: &Domain<P>, index: u32) -> Option<abi::Mfn> {
+        domain.grants.table.lock().frame(index).map(|frame| frame.mfn())
+    }
+
+    /// Gives up all that a dying domain maps of others, a slice at a time: `Preempted` while there is more. Its page
+    /// tables are gone, and with them the references of its host mappings.
+    pub fn release_mappings(&self, domain: &Arc<Domain<P>>) -> Result<(), Stop> {
+        loop {
+            let Some(mapping) = domain.grants.track.lock().take_any() else { return Ok(()) };
+            self.end_mapping(&mapping);
+            if self.platform.preempt() {
+                return Err(Stop::Preempted);
+            }
+        }
+    }
+
+    /// Takes a dying domain's table away. What others still have mapped stays theirs: the frames by their references,
+    /// the domain, as a zombie, by the mappings'.
+    pub fn release_grant_table(&self, domain: &Domain<P>) {
+        domain.grants.table.lock().close(self);
+    }
+}
