@@ -14,6 +14,7 @@ mod elf32;
 mod fail;
 mod lint;
 mod metadata;
+mod new_guest;
 mod place;
 mod process;
 mod qemu;
@@ -55,6 +56,11 @@ enum Task {
     Build,
     /// Boot the machine under QEMU, watch the tour, then dom0's prompt
     Run(run::Options),
+    /// Make a Rust guest of your own in examples/guests/
+    NewGuest {
+        /// Its name: lower-case letters, digits and '-'
+        name: String,
+    },
     /// Check the rules: crate directions, unsafe, clippy, rustfmt, sizes
     Lint,
     /// Run each test guest on Ferrule and on Debian's Xen, and compare their verdicts
@@ -83,6 +89,7 @@ fn dispatch(cli: Cli) -> Result<()> {
             need(&setup::for_run())?;
             run::command(&place, &options)?;
         }
+        Some(Task::NewGuest { name }) => new_guest::command(&place, &name)?,
         Some(Task::Lint) => {
             need(&setup::LINTERS)?;
             lint::command(&place)?;

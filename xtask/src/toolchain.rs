@@ -36,8 +36,8 @@ impl Route {
     /// `FERRULE_TOOLCHAIN=active|debian` looks for that one only (for tests of the routes).
     pub fn ready() -> Option<Route> {
         let wanted = std::env::var("FERRULE_TOOLCHAIN").unwrap_or_default();
-        let active = wanted != "debian" && active_has_target();
-        let debian = wanted != "active" && debian_is_there();
+        let active = ["", "active"].contains(&wanted.as_str()) && active_has_target();
+        let debian = ["", "debian"].contains(&wanted.as_str()) && debian_is_there();
         match (active, debian) {
             (true, _) => Some(Route::Active),
             (false, true) => Some(Route::Debian),

@@ -31,6 +31,7 @@ const CASES: &[Case] = &[
     ("all-cpus", all_cpus),
     ("scattered-memory", scattered_memory),
     ("no-image", no_image),
+    ("example-first", example_first),
 ];
 
 /// Runs every case, or those whose name contains `only`, on one CPU and on two.
@@ -155,6 +156,15 @@ fn no_image(setting: &Setting<'_>) -> Result<()> {
     let mut running = setting.start(&setting.machine("", ""))?;
     expect_line(&mut running, "ferrule: core panic")?;
     expect_ending(running, Ending::CorePanic)
+}
+
+/// The example that `new-guest` copies builds and boots.
+fn example_first(setting: &Setting<'_>) -> Result<()> {
+    build(setting.place, &[Part::Domains])?;
+    let image = built(setting.place, Part::Domains, "first").context("the example did not build")?;
+    let mut running = setting.start(&setting.machine("", &shown(&image)))?;
+    expect_line(&mut running, "first: hello from a domain of")?;
+    expect_ending(running, Ending::PowerOff)
 }
 
 fn shown(path: &Path) -> String {
