@@ -1,4 +1,5 @@
-//! The emergency console: text by `console_io`, for the initial domain and for last words.
+//! Text output: to the domain's console once that is set up, else by `console_io`, the emergency console, which is
+//! all that the initial domain has.
 
 use crate::hypercall;
 use core::fmt::{self, Write};
@@ -11,7 +12,9 @@ struct Line {
 
 impl Line {
     fn flush(&mut self) {
-        if let Some(text) = self.bytes.get(..self.len) {
+        if let Some(text) = self.bytes.get(..self.len)
+            && !crate::pvconsole::write_now(text)
+        {
             // Nobody is left to tell if the console refuses.
             let _ = hypercall::console_write(text);
         }
@@ -41,13 +44,13 @@ pub fn print(args: fmt::Arguments<'_>) {
     line.flush();
 }
 
-/// Prints on the emergency console.
+/// Prints.
 #[macro_export]
 macro_rules! print {
     ($($arg:tt)*) => { $crate::console::print(::core::format_args!($($arg)*)) };
 }
 
-/// Prints a line on the emergency console.
+/// Prints a line.
 #[macro_export]
 macro_rules! println {
     () => { $crate::print!("\n") };

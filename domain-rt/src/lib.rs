@@ -4,10 +4,33 @@
 //! `build.rs`, and [`entry!`].
 #![no_std]
 
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
 pub use abi;
 
 pub mod arch;
+mod bitmap;
 pub mod console;
 pub mod entry;
+pub mod events;
+pub mod executor;
+pub mod grant;
+pub mod heap;
 pub mod hypercall;
+pub mod interrupt;
+pub mod memory;
 pub mod notes;
+pub mod page;
+pub mod pci;
+pub mod pvconsole;
+mod raw;
+pub mod runtime;
+mod shared;
+pub mod store;
+pub mod sync;
+pub mod time;
+mod traps;
+pub mod virtio;
+pub mod xenbus;
