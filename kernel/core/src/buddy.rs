@@ -125,9 +125,31 @@ impl<P: Platform> Core<P> {
     /// Gives frames to the allocator while the machine starts: `count` from `first` on, all of which
     /// [`FrameTable::add_ram`] knows.
     pub fn add_free(&self, first: Mfn, count: u64) {
+        if self.free.0.lock().scatter {
+            return self.add_scattered(first, count);
+        }
+        let (mut at, end) = (first.0, first.0 + count);
+        while at < end {
+            let order = at.trailing_zeros().min((end - at).ilog2()).min(u32::from(MAX_ORDER)) as u8;
+            let mut blocks = self.free.0.lock();
+            for frame in (at..at + (1 << order)).filter_map(|mfn| self.frames.get(Mfn(mfn))) {
+                let info = self.frames.info(frame);
+                info.reset(0);
+                info.set_owner(Owner::Free(None));
+            }
+            if let Some(block) = self.frames.get(Mfn(at)) {
+                blocks.frames += 1 << order;
+                blocks.push(&self.frames, block, order, 0);
+            }
+            at += 1 << order;
+        }
+    }
+
+    /// One by one, in an order in which neighbours are far apart.
+    fn add_scattered(&self, first: Mfn, count: u64) {
         let mut blocks = self.free.0.lock();
-        // A stride that shares no factor with the count visits every frame once, far apart.
-        let mut stride = if blocks.scatter { count * 5 / 8 | 1 } else { 1 };
+        // A stride that shares no factor with the count visits every frame once.
+        let mut stride = count * 5 / 8 | 1;
         while gcd(stride, count) > 1 {
             stride += 2;
         }

@@ -264,6 +264,14 @@ impl PageInfo {
         prev: AtomicU32::new(0),
     };
 
+    /// Makes it a frame that is not RAM again.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn forget(&self) {
+        self.reset(0);
+        self.set_owner(Owner::NotRam);
+        self.set_stamp(0);
+    }
+
     /// Its state now.
     #[inline(always)]
     pub fn state(&self) -> State {
@@ -348,6 +356,11 @@ impl FrameTable {
     /// A table over zeroed memory, one entry a frame from frame 0 on.
     pub fn new(infos: &'static [PageInfo]) -> Self {
         Self { infos, clock: AtomicU64::new(1) }
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn infos(&self) -> &'static [PageInfo] {
+        self.infos
     }
 
     /// How many frames it covers, RAM or not.

@@ -76,6 +76,12 @@ pub fn exchange_entry<P: Platform>(platform: &P, table: Frame, index: usize, old
     platform.word(table, index).compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
 }
 
+/// Fills a frame with zeros.
+pub fn clear<P: Platform>(platform: &P, frame: Frame) {
+    dirtied(frame);
+    platform.clear(frame);
+}
+
 /// Copies bytes into a frame.
 pub fn write<P: Platform>(platform: &P, frame: Frame, offset: usize, from: &[u8]) {
     dirtied(frame);

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use abi::memory::E820Entry;
 use abi::{Errno, Mfn};
 
-use crate::Core;
+use crate::{Core, guest};
 use crate::domain::Domain;
 use crate::frame::{Frame, FrameTable, NIL, Owner, PageType, State};
 use crate::platform::Platform;
@@ -33,6 +33,10 @@ impl List {
             None => self.head = frame.index() as u32,
         }
         self.tail = frame.index() as u32;
+    }
+
+    fn iter<'a>(&'a self, table: &'a FrameTable) -> impl Iterator<Item = Frame> + 'a {
+        core::iter::successors(table.link(self.head), move |&frame| table.link(table.info(frame).links().1))
     }
 
     /// Takes the first frame of a list of frames that are nobody's.
@@ -71,7 +75,12 @@ impl Account {
 
     /// The frames, in the order in which they were got.
     pub fn iter<'a>(&'a self, table: &'a FrameTable) -> impl Iterator<Item = Frame> + 'a {
-        core::iter::successors(table.link(self.frames.head), move |&frame| table.link(table.info(frame).links().1))
+        self.frames.iter(table)
+    }
+
+    /// Those that destruction has been over, too.
+    pub(crate) fn all<'a>(&'a self, table: &'a FrameTable) -> impl Iterator<Item = Frame> + 'a {
+        self.frames.iter(table).chain(self.kept.iter(table))
     }
 
     /// The memory map that its builder set; empty if none was.
@@ -138,7 +147,7 @@ impl<P: Platform> Core<P> {
             return Err(Errno::ENOMEM);
         };
         for frame in (0..count).filter_map(|index| self.frames.get(Mfn(first.mfn().0 + index))) {
-            self.platform.clear(frame);
+            guest::clear(&self.platform, frame);
             self.give(domain, frame);
         }
         Ok(first)
@@ -236,7 +245,7 @@ impl<P: Platform> Core<P> {
             }
             return Err(Errno::ENOMEM);
         };
-        self.platform.clear(frame);
+        guest::clear(&self.platform, frame);
         self.platform.set_m2p(frame.mfn(), u64::MAX);
         if let Some(domain) = charged {
             self.share_page(frame, domain.id, true);

@@ -231,7 +231,7 @@ impl Pools {
             let first = c.core.take_frames(output.extent_order as u8, limit).ok_or(Errno::ENOMEM)?;
             for offset in 0..1u64 << output.extent_order {
                 if let Some(frame) = c.core.frames.get(Mfn(first.mfn().0 + offset)) {
-                    c.core.platform.clear(frame);
+                    guest::clear(&c.core.platform, frame);
                     self.new.push(&c.core.frames, frame);
                 }
             }

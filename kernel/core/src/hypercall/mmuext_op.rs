@@ -19,7 +19,7 @@ use crate::domain::{Domain, Privilege};
 use crate::frame::{Frame, PageType};
 use crate::mm::{is_guest_address, may_choose_caching};
 use crate::platform::{Flush, Platform};
-use crate::{CpuSet, Stop};
+use crate::{CpuSet, Stop, guest};
 
 const PREEMPTED: u64 = MMU_UPDATE_PREEMPTED as u64;
 
@@ -88,7 +88,7 @@ fn frame_operation<P: Platform>(c: &Caller<'_, P>, owner: &Domain<P>, op: &Mmuex
         MmuextCmd::PIN_L4_TABLE => c.core.mm(owner).pin(mfn, 4),
         MmuextCmd::UNPIN_TABLE => c.core.mm(owner).unpin(mfn),
         MmuextCmd::CLEAR_PAGE => {
-            write_frame(c, owner, mfn, |frame| c.core.platform.clear(frame)).map_err(Stop::from)
+            write_frame(c, owner, mfn, |frame| guest::clear(&c.core.platform, frame)).map_err(Stop::from)
         }
         MmuextCmd::COPY_PAGE => copy_page(c, owner, mfn, Mfn(op.arg2)).map_err(Stop::from),
         MmuextCmd::MARK_SUPER | MmuextCmd::UNMARK_SUPER => Err(Errno::EOPNOTSUPP.into()),
@@ -110,7 +110,7 @@ fn write_frame<P: Platform>(
 
 fn copy_page<P: Platform>(c: &Caller<'_, P>, owner: &Domain<P>, to: Mfn, from: Mfn) -> Result<(), Errno> {
     let from = c.core.get_page(from, owner)?;
-    let done = write_frame(c, owner, to, |to| c.core.platform.copy((from, 0), (to, 0), PAGE_SIZE));
+    let done = write_frame(c, owner, to, |to| guest::copy(&c.core.platform, (from, 0), (to, 0), PAGE_SIZE));
     c.core.put_page(from);
     done
 }

@@ -1,1 +1,244 @@
 //! The checker that proves the invariants: it walks everything, recomputes every count, and compares.
+//!
+//! It trusts nothing but the tables' contents and the list of who holds references. It is for tests, and for the debug
+//! key on a machine at rest: what changes meanwhile looks like a fault.
+
+use alloc::vec::Vec;
+
+use abi::{Errno, Mfn, Pte, TABLE_ENTRIES};
+
+use super::entry::{CACHE, CORE_SLOTS, RW};
+use crate::Core;
+use crate::domain::Domain;
+use crate::frame::{Frame, Owner, PageType, State};
+use crate::guest;
+use crate::platform::Platform;
+use crate::vcpu::Run;
+
+/// What is wrong with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// So many references were found; the frame counts others.
+    Refs {
+        /// General and type references that holders add up to.
+        found: (u64, u64),
+        /// What the frame says.
+        counted: (u64, u64),
+    },
+    /// An entry of this table maps it writable although it is a table, or descriptors.
+    WritableAlias(Frame),
+    /// An entry of this table names it although it is not a table of the level below.
+    WrongLevel(Frame),
+    /// An entry of this table names it with a bit that may not be set, or names a table writable that it is in.
+    BadEntry(Frame),
+    /// Flags that do not go together, or an owner and a state that do not.
+    BadState,
+    /// It is on the list of a domain whose it is not, or the list and the account differ.
+    BadList,
+}
+
+/// A frame, its state, and what is wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The frame.
+    pub frame: Frame,
+    /// Whose it is.
+    pub owner: Owner,
+    /// What it says of itself.
+    pub state: State,
+    /// What is wrong.
+    pub fault: Fault,
+}
+
+/// The counts that holders add up to.
+struct Count {
+    refs: u32,
+    types: u32,
+}
+
+struct Audit<'a, P: Platform> {
+    core: &'a Core<P>,
+    counts: Vec<Count>,
+    findings: Vec<Finding>,
+}
+
+/// Findings kept; more are not told apart.
+const MOST: usize = 64;
+
+impl<P: Platform> Core<P> {
+    /// Walks everything. Empty: all is well.
+    ///
+    /// `running` is the state of the vCPU that the caller runs on, if any: its lock is held. Others that run somewhere
+    /// cannot be looked at, and make what they hold look lost. ENOMEM where there is no room for the counts, 8 bytes a
+    /// frame.
+    pub fn audit(&self, running: Option<&Run>) -> Result<Vec<Finding>, Errno> {
+        let mut counts = Vec::new();
+        counts.try_reserve_exact(self.frames.len()).map_err(|_| Errno::ENOMEM)?;
+        counts.resize_with(self.frames.len(), || Count { refs: 0, types: 0 });
+        let mut findings = Vec::new();
+        findings.try_reserve_exact(MOST).map_err(|_| Errno::ENOMEM)?;
+        let mut audit = Audit { core: self, counts, findings };
+        if let Some(run) = running {
+            audit.vcpu(run);
+        }
+        for domain in self.domains.table.read().iter() {
+            audit.domain(domain);
+        }
+        for frame in self.frames.iter() {
+            audit.frame(frame);
+        }
+        for frame in self.frames.iter() {
+            audit.compare(frame);
+        }
+        Ok(audit.findings)
+    }
+}
+
+impl<P: Platform> Audit<'_, P> {
+    fn complain(&mut self, frame: Frame, fault: Fault) {
+        let info = self.core.frames.info(frame);
+        if self.findings.len() < MOST {
+            self.findings.push(Finding { frame, owner: info.owner(), state: info.state(), fault });
+        }
+    }
+
+    /// Somebody holds a general reference, and a type reference if `typed`.
+    fn hold(&mut self, frame: Frame, typed: bool) {
+        if let Some(count) = self.counts.get_mut(frame.index()) {
+            count.refs += 1;
+            count.types += u32::from(typed);
+        }
+    }
+
+    fn vcpu(&mut self, run: &Run) {
+        let roots = run.kernel_root.into_iter().chain(run.user_root);
+        let descriptors = run.gdt.iter().chain(&run.ldt).flatten().copied();
+        roots.chain(descriptors).for_each(|frame| self.hold(frame, true));
+    }
+
+    fn domain(&mut self, domain: &Domain<P>) {
+        for vcpu in &domain.vcpus {
+            if let Some(run) = vcpu.run.try_lock() {
+                self.vcpu(&run);
+            }
+            let info = Mfn(vcpu.info_at().0 >> abi::PAGE_SHIFT);
+            if !vcpu.info_is_in(domain.shared_info)
+                && let Some(frame) = self.core.frames.get(info)
+            {
+                self.hold(frame, true);
+            }
+        }
+        if let Some(frame) = domain.devices.lock().eoi_page {
+            self.hold(frame, true);
+        }
+        self.list(domain);
+    }
+
+    fn list(&mut self, domain: &Domain<P>) {
+        let account = domain.memory.lock();
+        let mut pages = 0;
+        let mut last = None;
+        for frame in account.all(&self.core.frames).take(self.core.frames.len()) {
+            let info = self.core.frames.info(frame);
+            if !info.is_owned_by(domain.id) || info.state().has(State::CORE) {
+                self.complain(frame, Fault::BadList);
+            }
+            pages += 1;
+            last = Some(frame);
+        }
+        if pages != account.pages
+            && let Some(frame) = last
+        {
+            self.complain(frame, Fault::BadList);
+        }
+    }
+
+    fn frame(&mut self, frame: Frame) {
+        let info = self.core.frames.info(frame);
+        let state = info.state();
+        let sound = match info.owner() {
+            Owner::NotRam => false,
+            Owner::Free(_) | Owner::Core => state == State(0),
+            Owner::Domain(_) => {
+                let partial = state.has(State::PARTIAL);
+                let validated = state.has(State::VALIDATED);
+                let held = state.type_refs() > 0;
+                let core_none = state.has(State::CORE) && state.kind() == PageType::None;
+                validated == (held && !partial)
+                    && (!partial || (state.type_refs() == 1 && state.kind().level() > 0))
+                    && (!state.has(State::PINNED) || (held && state.kind().level() > 0))
+                    && (!held || state.kind() != PageType::None || core_none)
+            }
+        };
+        if !sound {
+            self.complain(frame, Fault::BadState);
+        }
+        for flag in [State::PINNED, State::PARTIAL] {
+            if state.has(flag) {
+                self.hold(frame, true);
+            }
+        }
+        if state.has(State::ALLOCATED) {
+            self.hold(frame, state.has(State::CORE));
+        }
+        self.table(frame, state);
+    }
+
+    fn table(&mut self, table: Frame, state: State) {
+        let level = state.kind().level();
+        let entries = match () {
+            () if level == 0 || state.type_refs() == 0 => 0,
+            () if state.has(State::VALIDATED) => TABLE_ENTRIES,
+            () => self.core.frames.info(table).progress(),
+        };
+        for index in 0..entries {
+            let pte = Pte(guest::load(&self.core.platform, table, index));
+            if !pte.present() || (level == 4 && CORE_SLOTS.contains(&index)) {
+                continue;
+            }
+            match self.core.frames.get(pte.mfn()) {
+                Some(frame) if level == 1 => self.leaf(table, frame, pte),
+                Some(frame) => self.branch(table, level, frame, pte),
+                None if level == 1 => {}
+                None => self.complain(table, Fault::BadEntry(table)),
+            }
+        }
+    }
+
+    fn leaf(&mut self, table: Frame, frame: Frame, pte: Pte) {
+        let writable = pte.0 & RW != 0;
+        self.hold(frame, writable);
+        if writable && self.core.frames.info(frame).state().kind() != PageType::Writable {
+            self.complain(frame, Fault::WritableAlias(table));
+        }
+        if pte.0 & CACHE != 0 {
+            self.complain(frame, Fault::BadEntry(table));
+        }
+    }
+
+    fn branch(&mut self, table: Frame, level: u8, frame: Frame, pte: Pte) {
+        if pte.0 & super::entry::TABLE_FORBIDDEN != 0 {
+            self.complain(frame, Fault::BadEntry(table));
+        }
+        if frame == table {
+            if pte.0 & RW != 0 {
+                self.complain(frame, Fault::BadEntry(table));
+            }
+            return;
+        }
+        self.hold(frame, true);
+        if self.core.frames.info(frame).state().kind() != PageType::table(level - 1) {
+            self.complain(frame, Fault::WrongLevel(table));
+        }
+    }
+
+    fn compare(&mut self, frame: Frame) {
+        let state = self.core.frames.info(frame).state();
+        let Some(count) = self.counts.get(frame.index()) else { return };
+        let found = (u64::from(count.refs), u64::from(count.types));
+        let counted = (state.refs(), state.type_refs());
+        if found != counted {
+            self.complain(frame, Fault::Refs { found, counted });
+        }
+    }
+}

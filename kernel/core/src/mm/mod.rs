@@ -25,6 +25,8 @@ mod pin;
 mod relinquish;
 mod root;
 mod table;
+#[cfg(test)]
+mod tests;
 mod trapped;
 mod update;
 mod walk;

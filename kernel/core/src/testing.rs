@@ -1,0 +1,520 @@
+//! The core's machine for tests: frames on the heap, a clock that is set by hand, and a record of what the core did.
+//!
+//! ```ignore
+//! let core = testing::core(1024, 2);
+//! let guest = testing::guest(&core, Privilege::empty(), 16);
+//! let rax = guest.hypercall(&core, Hypercall::MMUEXT_OP, [at, 1, 0, DomId::SELF.0.into(), 0]);
+//! ```
+//!
+//! The TLBs are simulated as far as safety goes: [`TestMachine::touch`] makes a CPU remember a translation, flushes make
+//! it forget, and [`stale_translations`] says which remembered ones are not allowed any more.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::{Mutex, OnceLock};
+
+use abi::layout::{MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
+use abi::{Errno, Mfn, PAGE_SIZE, Pte, PteFlags, Vaddr};
+
+use crate::buddy::Allocator;
+use crate::cpu::{Cpu, CpuId, CpuSet};
+use crate::dispatch::{self, Args, Caller};
+use crate::domain::{Domain, Domains, Privilege};
+use crate::frame::{Frame, FrameTable, Owner, PageInfo, PageType};
+use crate::guest::WORDS;
+use crate::lifecycle::NewDomain;
+use crate::platform::{AddressSpace, Fault, Flush, Halt, Platform};
+use crate::vcpu::{Run, Vcpu};
+use crate::{Core, Stop, mm};
+
+/// A core over a [`TestMachine`].
+pub type TestCore = Core<TestMachine>;
+
+/// Frames below this are no RAM: devices, for tests that map such.
+pub const FIRST_RAM: u64 = 16;
+
+type Words = Box<[AtomicU64; WORDS]>;
+
+/// A translation that a CPU remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation {
+    /// On which CPU.
+    pub cpu: CpuId,
+    /// Of which page.
+    pub va: Vaddr,
+    /// To which frame.
+    pub frame: Frame,
+    /// May it write?
+    pub writable: bool,
+    /// Whose the frame was then.
+    pub owner: Owner,
+}
+
+/// The machine.
+pub struct TestMachine {
+    table: FrameTable,
+    memory: Vec<OnceLock<Words>>,
+    m2p: Vec<AtomicU64>,
+    /// System time, nanoseconds.
+    pub clock: AtomicU64,
+    /// The deadline set last.
+    pub deadline: AtomicU64,
+    /// The CPU that the test is on.
+    pub cpu: AtomicU32,
+    /// The flushes since they were last taken.
+    pub flushes: Mutex<Vec<(CpuSet, Flush)>>,
+    /// CPUs kicked since they were last taken.
+    pub kicks: Mutex<Vec<CpuId>>,
+    /// What was printed.
+    pub printed: Mutex<Vec<u8>>,
+    /// What is typed.
+    pub typed: Mutex<VecDeque<u8>>,
+    /// Why it stopped.
+    pub halted: Mutex<Option<Halt>>,
+    /// Lines masked or not, and acknowledged: in order.
+    pub lines: Mutex<Vec<(crate::irq::Line, LineEvent)>>,
+    tlb: Mutex<Vec<Translation>>,
+    polls: AtomicU64,
+    interrupt_at: AtomicU64,
+    interrupt_every: AtomicU64,
+}
+
+/// What was done to an interrupt line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineEvent {
+    /// Masked.
+    Masked,
+    /// Unmasked.
+    Unmasked,
+    /// Acknowledged.
+    Eoi,
+    /// Programmed as an MSI.
+    Enabled,
+}
+
+/// Frame tables to use again: a [`FrameTable`] is over static memory, and tests make many machines.
+static POOL: Mutex<Vec<&'static [PageInfo]>> = Mutex::new(Vec::new());
+
+fn table_memory(frames: usize) -> &'static [PageInfo] {
+    let mut pool = POOL.lock().unwrap();
+    if let Some(at) = pool.iter().position(|infos| infos.len() == frames) {
+        return pool.swap_remove(at);
+    }
+    Box::leak((0..frames).map(|_| PageInfo::NOT_RAM).collect())
+}
+
+impl Drop for TestMachine {
+    fn drop(&mut self) {
+        let infos = self.table.infos();
+        infos.iter().for_each(PageInfo::forget);
+        if let Ok(mut pool) = POOL.lock() {
+            pool.push(infos);
+        }
+    }
+}
+
+/// A core with `frames` frames, all but the first [`FIRST_RAM`] free, and `cpus` CPUs.
+pub fn core(frames: usize, cpus: u32) -> Box<TestCore> {
+    core_with(frames, cpus, false)
+}
+
+/// The same, with frames handed out one by one in scattered order if `scatter`.
+pub fn core_with(frames: usize, cpus: u32, scatter: bool) -> Box<TestCore> {
+    let infos = table_memory(frames);
+    let platform = TestMachine {
+        table: FrameTable::new(infos),
+        memory: (0..frames).map(|_| OnceLock::new()).collect(),
+        m2p: (0..frames).map(|_| AtomicU64::new(u64::MAX)).collect(),
+        clock: AtomicU64::new(1_000_000_000),
+        deadline: AtomicU64::new(u64::MAX),
+        cpu: AtomicU32::new(0),
+        flushes: Mutex::default(),
+        kicks: Mutex::default(),
+        printed: Mutex::default(),
+        typed: Mutex::default(),
+        halted: Mutex::default(),
+        lines: Mutex::default(),
+        tlb: Mutex::default(),
+        polls: AtomicU64::new(0),
+        interrupt_at: AtomicU64::new(u64::MAX),
+        interrupt_every: AtomicU64::new(0),
+    };
+    let core = Box::new(Core {
+        platform,
+        frames: FrameTable::new(infos),
+        free: Allocator::new(scatter),
+        domains: Domains::new(),
+        cpus: (0..cpus).map(|id| Cpu::new(CpuId(id))).collect(),
+        lines: crate::sync::Lock::<TestMachine, _>::new(crate::irq::Lines::new()),
+    });
+    for mfn in FIRST_RAM..frames as u64 {
+        core.frames.add_ram(Mfn(mfn));
+    }
+    core.add_free(Mfn(FIRST_RAM), frames as u64 - FIRST_RAM);
+    core
+}
+
+impl TestMachine {
+    /// Answers true to the `n`th question from now, counted from 0, whether to make room for other work; once.
+    pub fn interrupt_after(&self, n: u64) {
+        self.interrupt_at.store(self.polls.load(SeqCst).saturating_add(n), SeqCst);
+    }
+
+    /// Answers true to every `n`th such question; 0 for never.
+    pub fn interrupt_every(&self, n: u64) {
+        self.interrupt_every.store(n, SeqCst);
+    }
+
+    /// How often it was asked.
+    pub fn polls(&self) -> u64 {
+        self.polls.load(SeqCst)
+    }
+
+    /// Takes what was printed.
+    pub fn take_printed(&self) -> String {
+        String::from_utf8_lossy(&core::mem::take(&mut *self.printed.lock().unwrap())).into_owned()
+    }
+
+    /// Takes the record of flushes.
+    pub fn take_flushes(&self) -> Vec<(CpuSet, Flush)> {
+        core::mem::take(&mut *self.flushes.lock().unwrap())
+    }
+
+    fn words(&self, frame: Frame) -> &Words {
+        let slot = self.memory.get(frame.mfn().0 as usize).expect("a frame of this machine");
+        slot.get_or_init(|| Box::new([const { AtomicU64::new(0) }; WORDS]))
+    }
+
+    /// Walks as the hardware does; the frame that is reached and whether it may be written.
+    pub fn translate(&self, space: AddressSpace, va: Vaddr) -> Option<(Frame, bool)> {
+        if !mm::is_guest_address(va) {
+            return None;
+        }
+        let mut frame = space.root;
+        let mut writable = true;
+        for level in (1..=4).rev() {
+            let pte = Pte(self.word(frame, va.table_index(level)).load(SeqCst));
+            if !pte.has(PteFlags::PRESENT | PteFlags::USER) {
+                return None;
+            }
+            writable &= pte.has(PteFlags::RW);
+            frame = self.table.get(pte.mfn())?;
+        }
+        Some((frame, writable))
+    }
+
+    /// Makes a CPU use an address, and remember its translation if there is one.
+    pub fn touch(&self, cpu: CpuId, space: AddressSpace, va: Vaddr) {
+        if let Some((frame, writable)) = self.translate(space, va) {
+            let owner = self.table.info(frame).owner();
+            self.tlb.lock().unwrap().push(Translation { cpu, va: va.page_base(), frame, writable, owner });
+        }
+    }
+
+    fn access(&self, space: AddressSpace, at: u64, write: bool) -> Result<(Frame, usize), Fault> {
+        match self.translate(space, Vaddr(at)) {
+            Some((frame, writable)) if writable || !write => Ok((frame, at as usize % PAGE_SIZE)),
+            _ => Err(Fault),
+        }
+    }
+
+    fn byte(&self, frame: Frame, offset: usize) -> (&AtomicU64, u32) {
+        (self.word(frame, offset / 8), (offset % 8 * 8) as u32)
+    }
+}
+
+/// Translations that some CPU remembers, and by which a guest could do what it may not: write a page table, or reach a
+/// frame that is another's by now.
+pub fn stale_translations(core: &TestCore) -> Vec<Translation> {
+    let tlb = core.platform.tlb.lock().unwrap();
+    let bad = |t: &&Translation| {
+        let info = core.frames.info(t.frame);
+        let state = info.state();
+        let free = matches!(info.owner(), Owner::Free(_));
+        let typed = state.type_refs() > 0 && !matches!(state.kind(), PageType::Writable | PageType::None);
+        // What is free has not been handed out yet: the flush comes then.
+        !free && (info.owner() != t.owner || (t.writable && typed))
+    };
+    tlb.iter().filter(bad).copied().collect()
+}
+
+impl Platform for TestMachine {
+    type RawMutex = parking_lot::RawMutex;
+    type RawRwLock = parking_lot::RawRwLock;
+
+    fn word(&self, frame: Frame, index: usize) -> &AtomicU64 {
+        &self.words(frame)[index & (WORDS - 1)]
+    }
+
+    fn read(&self, frame: Frame, offset: usize, to: &mut [u8]) {
+        for (at, byte) in (offset..PAGE_SIZE).zip(to) {
+            let (word, shift) = self.byte(frame, at);
+            *byte = (word.load(SeqCst) >> shift) as u8;
+        }
+    }
+
+    fn write(&self, frame: Frame, offset: usize, from: &[u8]) {
+        for (at, byte) in (offset..PAGE_SIZE).zip(from) {
+            let (word, shift) = self.byte(frame, at);
+            let merged = word.load(SeqCst) & !(0xff << shift) | u64::from(*byte) << shift;
+            word.store(merged, SeqCst);
+        }
+    }
+
+    fn copy(&self, from: (Frame, usize), to: (Frame, usize), len: usize) {
+        let mut bytes = alloc::vec![0; len.min(PAGE_SIZE - from.1).min(PAGE_SIZE - to.1)];
+        self.read(from.0, from.1, &mut bytes);
+        self.write(to.0, to.1, &bytes);
+    }
+
+    fn clear(&self, frame: Frame) {
+        if let Some(words) = self.memory.get(frame.mfn().0 as usize).and_then(OnceLock::get) {
+            words.iter().for_each(|word| word.store(0, SeqCst));
+        }
+    }
+
+    fn set_m2p(&self, mfn: Mfn, pfn: u64) {
+        if let Some(entry) = self.m2p.get(mfn.0 as usize) {
+            entry.store(pfn, SeqCst);
+        }
+    }
+
+    fn m2p(&self, mfn: Mfn) -> u64 {
+        self.m2p.get(mfn.0 as usize).map_or(u64::MAX, |entry| entry.load(SeqCst))
+    }
+
+    fn copy_from_guest(&self, space: AddressSpace, from: Vaddr, to: &mut [u8]) -> Result<(), Fault> {
+        for (at, byte) in (from.0..).zip(to) {
+            if (MACH2PHYS_VIRT_START.0..MACH2PHYS_VIRT_END.0).contains(&at) {
+                let entry = at - MACH2PHYS_VIRT_START.0;
+                *byte = (self.m2p(Mfn(entry / 8)) >> (entry % 8 * 8)) as u8;
+                continue;
+            }
+            let (frame, offset) = self.access(space, at, false)?;
+            self.read(frame, offset, core::slice::from_mut(byte));
+        }
+        Ok(())
+    }
+
+    fn copy_to_guest(&self, space: AddressSpace, to: Vaddr, from: &[u8]) -> Result<(), Fault> {
+        for (at, byte) in (to.0..).zip(from) {
+            let (frame, offset) = self.access(space, at, true)?;
+            self.write(frame, offset, core::slice::from_ref(byte));
+        }
+        Ok(())
+    }
+
+    fn flush(&self, cpus: CpuSet, what: Flush) {
+        self.flushes.lock().unwrap().push((cpus, what));
+        self.tlb.lock().unwrap().retain(|t| {
+            let hit = match what {
+                Flush::All => true,
+                Flush::Page(va) => va.page_base() == t.va,
+            };
+            !(cpus.has(t.cpu) && hit)
+        });
+    }
+
+    fn load_root(&self, _run: &Run) {
+        let here = self.this_cpu();
+        self.tlb.lock().unwrap().retain(|t| t.cpu != here);
+    }
+
+    fn hypervisor_slots(&self) -> [u64; 16] {
+        // Supervisor entries that lead to no frame of the test's memory.
+        [3; 16]
+    }
+
+    fn load_segments(&self, _run: &Run) {}
+    fn save_segments(&self, _run: &mut Run) {}
+    fn set_task_switched(&self, run: &mut Run, set: bool) {
+        run.cr0 = if set { run.cr0 | 8 } else { run.cr0 & !8 };
+    }
+    fn load_debug_registers(&self, _run: &Run) {}
+
+    fn cpuid(&self, leaf: u32, _subleaf: u32) -> [u32; 4] {
+        match leaf {
+            0 => [0xd, 0x756e_6547, 0x6c65_746e, 0x4965_6e69],
+            0x8000_0000 => [0x8000_0008, 0, 0, 0],
+            _ => [0; 4],
+        }
+    }
+
+    fn rdmsr(&self, _msr: u32) -> Option<u64> {
+        None
+    }
+
+    fn xsetbv(&self, value: u64) -> Result<(), Fault> {
+        if value & 1 == 1 { Ok(()) } else { Err(Fault) }
+    }
+
+    fn port_in(&self, _port: u16, _bytes: u8) -> u32 {
+        u32::MAX
+    }
+
+    fn port_out(&self, _port: u16, _bytes: u8, _value: u32) {}
+
+    fn now(&self) -> u64 {
+        self.clock.load(SeqCst)
+    }
+
+    fn tsc(&self) -> u64 {
+        self.now()
+    }
+
+    fn tsc_scale(&self) -> (u32, i8) {
+        // One tick a nanosecond: 2^31 / 2^32, shifted left by one.
+        (1 << 31, 1)
+    }
+
+    fn wall_clock(&self) -> (u64, u32) {
+        (1_577_836_800, 0)
+    }
+
+    fn set_timer(&self, deadline: u64) {
+        self.deadline.store(deadline, SeqCst);
+    }
+
+    fn kick(&self, cpu: CpuId) {
+        self.kicks.lock().unwrap().push(cpu);
+    }
+
+    fn this_cpu(&self) -> CpuId {
+        CpuId(self.cpu.load(SeqCst))
+    }
+
+    fn preempt(&self) -> bool {
+        let poll = self.polls.fetch_add(1, SeqCst);
+        let every = self.interrupt_every.load(SeqCst);
+        poll == self.interrupt_at.load(SeqCst) || (every != 0 && poll.is_multiple_of(every))
+    }
+
+    fn irq_mask(&self, line: crate::irq::Line, masked: bool) {
+        let event = if masked { LineEvent::Masked } else { LineEvent::Unmasked };
+        self.lines.lock().unwrap().push((line, event));
+    }
+
+    fn irq_eoi(&self, line: crate::irq::Line) {
+        self.lines.lock().unwrap().push((line, LineEvent::Eoi));
+    }
+
+    fn msi_enable(&self, _device: crate::irq::PciAddress, _entry: Option<u16>, line: crate::irq::Line) -> bool {
+        self.lines.lock().unwrap().push((line, LineEvent::Enabled));
+        true
+    }
+
+    fn console_write(&self, text: &[u8]) {
+        self.printed.lock().unwrap().extend_from_slice(text);
+    }
+
+    fn console_read(&self, to: &mut [u8]) -> usize {
+        let mut typed = self.typed.lock().unwrap();
+        let count = to.len().min(typed.len());
+        for (slot, byte) in to.iter_mut().zip(typed.drain(..count)) {
+            *slot = byte;
+        }
+        count
+    }
+
+    fn halt(&self, why: Halt) {
+        *self.halted.lock().unwrap() = Some(why);
+    }
+}
+
+/// A domain with one vCPU that can make hypercalls: an address space whose pages from [`Guest::BASE`] on are its frames.
+pub struct Guest {
+    /// The domain.
+    pub domain: Arc<Domain<TestMachine>>,
+    /// Its first vCPU.
+    pub vcpu: Arc<Vcpu<TestMachine>>,
+    /// Its tables: L1, L2, L3, L4.
+    pub tables: [Frame; 4],
+    /// Its other frames; page `i` of the address space is frame `i`, writable.
+    pub frames: Vec<Frame>,
+}
+
+/// PRESENT, RW, USER.
+pub const WRITABLE: PteFlags = PteFlags(7);
+/// PRESENT, USER.
+pub const READ_ONLY: PteFlags = PteFlags(5);
+
+/// A domain with `pages` pages mapped writable (at most 500), and room for 64 more frames.
+///
+/// The tables are mapped read-only behind them: page `pages` is the L1.
+pub fn guest(core: &TestCore, privilege: Privilege, pages: usize) -> Guest {
+    let new = NewDomain { privilege, max_pages: pages as u64 + 4 + 64, ..NewDomain::ordinary(1) };
+    let domain = core.create_domain(&new).expect("memory for a domain");
+    let page = || core.alloc_domain_page(&domain).expect("memory for a guest");
+    let frames: Vec<Frame> = (0..pages).map(|_| page()).collect();
+    let tables = [page(), page(), page(), page()];
+    let word = |frame, index| core.platform.word(frame, index);
+    let mapped = frames.iter().map(|f| (f, WRITABLE)).chain(tables.iter().map(|f| (f, READ_ONLY)));
+    for (index, (frame, flags)) in mapped.enumerate() {
+        word(tables[0], index).store(Pte::new(frame.mfn(), flags).0, SeqCst);
+    }
+    for level in 1..4 {
+        let index = Guest::BASE.table_index(level as u32 + 1);
+        word(tables[level], index).store(Pte::new(tables[level - 1].mfn(), WRITABLE).0, SeqCst);
+    }
+    let root = core.take_root(&domain, tables[3].mfn()).expect("a sound root");
+    let vcpu = domain.vcpus[0].clone();
+    {
+        let mut run = vcpu.run.lock();
+        run.kernel_root = Some(root);
+        run.hardware_root = Some(root);
+        run.initialised = true;
+    }
+    domain.dirty_cpus.store(1, SeqCst);
+    Guest { domain, vcpu, tables, frames }
+}
+
+impl Guest {
+    /// Where its pages are.
+    pub const BASE: Vaddr = Vaddr(0x1_2345_6780_0000 & 0x7fff_ffe0_0000);
+
+    /// The address of page `index`.
+    pub fn va(&self, index: usize) -> Vaddr {
+        Vaddr(Self::BASE.0 + index as u64 * PAGE_SIZE as u64)
+    }
+
+    /// Its address space.
+    pub fn space(&self) -> AddressSpace {
+        self.vcpu.run.lock().space().expect("a root")
+    }
+
+    /// Does something as the running vCPU, on CPU 0.
+    pub fn run<R>(&self, core: &TestCore, f: impl FnOnce(&mut Caller<'_, TestMachine>) -> R) -> R {
+        let mut run = self.vcpu.run.lock();
+        f(&mut Caller { core, cpu: &core.cpus[0], domain: &self.domain, vcpu: &self.vcpu, run: &mut run })
+    }
+
+    /// Makes a hypercall, again and again while it is interrupted; returns what the guest sees in rax.
+    pub fn hypercall(&self, core: &TestCore, number: u32, args: [u64; 5]) -> i64 {
+        let mut args = Args(args);
+        loop {
+            match self.run(core, |c| dispatch::call(c, number, &mut args)) {
+                Ok(value) => return value,
+                Err(Stop::Error(errno)) => return errno.code(),
+                Err(Stop::Preempted) => {}
+                Err(Stop::Replaced) => return 0,
+            }
+        }
+    }
+
+    /// Writes to one of its pages, as itself.
+    pub fn poke(&self, core: &TestCore, page: usize, offset: usize, bytes: &[u8]) {
+        let to = Vaddr(self.va(page).0 + offset as u64);
+        core.platform.copy_to_guest(self.space(), to, bytes).expect("a writable page");
+    }
+
+    /// Maps a frame at page `index`, by update_va_mapping.
+    pub fn map(&self, core: &TestCore, index: usize, entry: Pte) -> Result<(), Errno> {
+        let number = abi::hypercall::Hypercall::UPDATE_VA_MAPPING.0;
+        let rax = self.hypercall(core, number as u32, [self.va(index).0, entry.0, 0, 0, 0]);
+        Errno::check(rax).map(|_| ())
+    }
+}
