@@ -1,0 +1,267 @@
+//! Manifests: which domains there are and what each is made of, in TOML with the keys of xl.cfg.
+//!
+//! A file is either one domain, its keys at the top, or any number of them, each under `[[domain]]`:
+//! ```toml
+//! [[domain]]
+//! name = "web"
+//! kernel = "web.elf"                    # a file of the ramdisk
+//! memory = 32                           # MiB
+//! vif = [{ mac = "00:16:3e:00:00:01", bridge = "xenbr0" }]
+//! disk = [{ target = "disk0:web", vdev = "xvda", mode = "r" }]
+//! on_crash = "restart"
+//! ```
+//! A driver domain says which devices it is given and which class it serves: `pci = ["00:02.0"]`, `serves = ["vif"]`.
+
+mod device;
+mod error;
+mod fields;
+#[cfg(test)]
+mod tests;
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use ring_proto::path::Class;
+use toml::de::DeTable;
+
+pub use device::{Mac, PciFunction, Vdev};
+pub use error::{ManifestError, Mistake};
+use fields::{Fields, Mistakes, Placed};
+
+/// Domains, in the order in which they are to be started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// The domains.
+    pub domains: Vec<Domain>,
+}
+
+/// One domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Domain {
+    /// Its name, unique among all domains.
+    pub name: String,
+    /// Its kernel, a file.
+    pub kernel: String,
+    /// Its ramdisk, a file.
+    pub ramdisk: Option<String>,
+    /// Its kernel's command line.
+    pub cmdline: String,
+    /// Memory in MiB.
+    pub memory: u32,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Network interfaces.
+    pub vifs: Vec<Vif>,
+    /// Disks.
+    pub disks: Vec<Disk>,
+    /// PCI functions given to it.
+    pub pci: Vec<PciFunction>,
+    /// The device classes it is a backend for: `vif`, `vbd`.
+    pub serves: Vec<Class>,
+    /// What follows a power-off.
+    pub on_poweroff: Action,
+    /// What follows a reboot.
+    pub on_reboot: Action,
+    /// What follows a crash.
+    pub on_crash: Action,
+    /// Whether dom0 starts it of its own accord.
+    pub autostart: bool,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vif {
+    /// Its address; made from the domain's name if the manifest has none.
+    pub mac: Mac,
+    /// The bridge it is put on.
+    pub bridge: String,
+    /// The driver domain by name; the one that serves `vif` if there is none here.
+    pub backend: Option<String>,
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// `ram:SIZE`, `DISK`, or `DISK:PARTITION` with a partition's number or name.
+    pub target: String,
+    /// Its name in the guest.
+    pub vdev: Vdev,
+    /// `r`, `w`, or `w!` for a disk that others write too.
+    pub mode: &'static str,
+    /// The driver domain by name; the one that serves `vbd` if there is none here.
+    pub backend: Option<String>,
+}
+
+/// What is done with a domain that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It is removed.
+    Destroy,
+    /// It is removed and started anew.
+    Restart,
+    /// It stays as it is, to be looked at.
+    Preserve,
+}
+
+const ACTIONS: [(&str, Action); 3] =
+    [("destroy", Action::Destroy), ("restart", Action::Restart), ("preserve", Action::Preserve)];
+const MODES: [(&str, &str); 6] = [("r", "r"), ("ro", "r"), ("w", "w"), ("rw", "w"), ("w!", "w!"), ("r!", "r!")];
+/// Bytes of a name; it is a path component in the store too.
+const NAME_MAX: usize = 64;
+
+/// Reads a manifest.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn parse(source: &str) -> Result<Manifest, ManifestError> {
+    let (root, errors) = DeTable::parse_recoverable(source);
+    let mut mistakes = Mistakes { source, found: Vec::new() };
+    for error in errors {
+        mistakes.add(error.span().unwrap_or(0..0), error.message());
+    }
+    let mut domains = Vec::new();
+    // What a parser made of a broken file is not worth judging.
+    if mistakes.found.is_empty() {
+        domains = all_domains(Fields::new(root.get_ref(), 0..0), &mut mistakes);
+    }
+    if mistakes.found.is_empty() {
+        return Ok(Manifest { domains: domains.into_iter().flatten().map(|(domain, _)| domain).collect() });
+    }
+    mistakes.found.sort_by_key(|mistake| (mistake.line, mistake.column));
+    Err(ManifestError { mistakes: mistakes.found })
+}
+
+fn all_domains(mut root: Fields<'_, '_>, mistakes: &mut Mistakes<'_>) -> Vec<Option<Placed<Domain>>> {
+    if !root.has("domain") {
+        return Vec::from([domain(root, mistakes)]);
+    }
+    let domains: Vec<_> = root.tables(mistakes, "domain").into_iter().map(|table| domain(table, mistakes)).collect();
+    root.finish(mistakes);
+    let mut names: Vec<&str> = Vec::new();
+    for (domain, place) in domains.iter().flatten() {
+        if names.contains(&domain.name.as_str()) {
+            mistakes.add(place.clone(), format!("a second domain `{}`", domain.name));
+        }
+        names.push(&domain.name);
+    }
+    domains
+}
+
+/// One domain, with the place of its name.
+fn domain(mut table: Fields<'_, '_>, mistakes: &mut Mistakes<'_>) -> Option<Placed<Domain>> {
+    let name = table.required(mistakes, "name");
+    if let Some((name, place)) = name.as_ref().filter(|(name, _)| !is_name(name)) {
+        let what = format!("`{name}` is no name: letters, digits, `-` and `_`, at most {NAME_MAX}, not `dom0`");
+        mistakes.add(place.clone(), what);
+    }
+    let known = name.as_ref().map_or("", |(name, _)| name);
+    let kernel = table.required(mistakes, "kernel").map(|(kernel, _)| kernel);
+    let ramdisk = table.string(mistakes, "ramdisk").map(|(ramdisk, _)| ramdisk);
+    let cmdline = table.parsed(mistakes, "cmdline", "at most 1023 bytes and none of them zero", cmdline);
+    let memory = table.integer(mistakes, "memory", 4..=1 << 20);
+    let vcpus = table.integer(mistakes, "vcpus", 1..=32);
+    let vifs = table.tables(mistakes, "vif").into_iter().enumerate();
+    let vifs = vifs.map(|(index, table)| vif(table, mistakes, known, index)).collect();
+    let disks = disks(&mut table, mistakes);
+    let pci = listed(&mut table, mistakes, "pci", "no PCI function, as in 00:02.0", PciFunction::parse);
+    let serves = listed(&mut table, mistakes, "serves", "no device class: vif, vbd", served);
+    // Who depends on a driver domain waits for it to come back.
+    let after_crash = if serves.is_empty() { Action::Destroy } else { Action::Restart };
+    let built = Domain {
+        name: name.as_ref().map(|(name, _)| name.clone()).unwrap_or_default(),
+        kernel: kernel.unwrap_or_default(),
+        ramdisk,
+        cmdline: cmdline.map(|(cmdline, _)| cmdline).unwrap_or_default(),
+        memory: memory.unwrap_or(32),
+        vcpus: vcpus.unwrap_or(1),
+        vifs,
+        disks,
+        pci,
+        serves,
+        on_poweroff: table.choice(mistakes, "on_poweroff", &ACTIONS).unwrap_or(Action::Destroy),
+        on_reboot: table.choice(mistakes, "on_reboot", &ACTIONS).unwrap_or(Action::Restart),
+        on_crash: table.choice(mistakes, "on_crash", &ACTIONS).unwrap_or(after_crash),
+        autostart: table.boolean(mistakes, "autostart").unwrap_or(true),
+    };
+    table.finish(mistakes);
+    Some((built, name?.1))
+}
+
+fn vif(mut table: Fields<'_, '_>, mistakes: &mut Mistakes<'_>, domain: &str, index: usize) -> Vif {
+    let mac = table.parsed(mistakes, "mac", "an address like 00:16:3e:00:00:01", Mac::parse);
+    let bridge = table.parsed(mistakes, "bridge", "a name", |name| is_name(name).then(|| name.into()));
+    let vif = Vif {
+        mac: mac.map_or_else(|| Mac::derived(domain, index), |(mac, _)| mac),
+        bridge: bridge.map_or_else(|| "xenbr0".into(), |(bridge, _)| bridge),
+        backend: table.string(mistakes, "backend").map(|(backend, _)| backend),
+    };
+    table.finish(mistakes);
+    vif
+}
+
+fn disks(table: &mut Fields<'_, '_>, mistakes: &mut Mistakes<'_>) -> Vec<Disk> {
+    let mut disks: Vec<Disk> = Vec::new();
+    for mut table in table.tables(mistakes, "disk") {
+        let what = "`ram:SIZE` (K, M or G), a disk, or `DISK:PARTITION`";
+        table.required_key(mistakes, "target");
+        table.required_key(mistakes, "vdev");
+        let target = table.parsed(mistakes, "target", what, |target| is_target(target).then(|| target.into()));
+        let vdev = table.parsed(mistakes, "vdev", "xvda to xvdp, or one with a partition's number", Vdev::parse);
+        let mode = table.choice(mistakes, "mode", &MODES).unwrap_or("w");
+        let backend = table.string(mistakes, "backend").map(|(backend, _)| backend);
+        table.finish(mistakes);
+        let (Some((target, _)), Some((vdev, place))) = (target, vdev) else { continue };
+        if disks.iter().any(|disk| disk.vdev == vdev) {
+            mistakes.add(place, format!("a second disk `{vdev}`"));
+        }
+        disks.push(Disk { target, vdev, mode, backend });
+    }
+    disks
+}
+
+/// An array of strings that `parse` understands.
+fn listed<T>(
+    table: &mut Fields<'_, '_>,
+    mistakes: &mut Mistakes<'_>,
+    key: &'static str,
+    complaint: &str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Vec<T> {
+    let mut found = Vec::new();
+    for (text, place) in table.strings(mistakes, key) {
+        match parse(&text) {
+            Some(value) => found.push(value),
+            None => mistakes.add(place, format!("`{text}` is {complaint}")),
+        }
+    }
+    found
+}
+
+/// Whether a domain can have this name. `dom0` and a mere number mean something to the shell already.
+fn is_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let taken = name == "dom0" || name == "Domain-0" || name.bytes().all(|byte| byte.is_ascii_digit());
+    !taken && name.len() <= NAME_MAX && name.bytes().all(allowed)
+}
+
+fn cmdline(text: &str) -> Option<String> {
+    (text.len() < abi::start_info::MAX_GUEST_CMDLINE && !text.contains('\0')).then(|| text.into())
+}
+
+fn served(class: &str) -> Option<Class> {
+    Class::parse(class).filter(|class| matches!(class, Class::Vif | Class::Vbd))
+}
+
+/// Whether blkback can make something of it; which disks there are it alone knows.
+fn is_target(target: &str) -> bool {
+    let (disk, part) = target.split_once(':').unwrap_or((target, "-"));
+    let size = |text: &str| {
+        let digits = text.trim_end_matches(['K', 'M', 'G']);
+        text.len() - digits.len() <= 1 && ring_proto::path::decimal::<u32>(digits).is_some_and(|size| size > 0)
+    };
+    match disk {
+        "ram" => size(part),
+        disk => !disk.is_empty() && !part.is_empty() && target.bytes().all(|byte| byte.is_ascii_graphic()),
+    }
+}
