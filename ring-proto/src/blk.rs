@@ -67,9 +67,7 @@ impl BlkStatus {
 }
 
 /// Part of a page to transfer (`blkif_request_segment`).
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct WireSegment {
     /// The page.
@@ -210,19 +208,13 @@ pub struct Segment {
 impl Segment {
     /// Checks a segment of a peer's.
     pub fn parse(wire: &WireSegment) -> Option<Self> {
-        let WireSegment {
-            gref, first, last, ..
-        } = *wire;
+        let WireSegment { gref, first, last, .. } = *wire;
         if first > last || last >= SECTORS_PER_PAGE {
             return None;
         }
         let (first, end) = (u16::from(first), u16::from(last) + 1);
         let sector = SECTOR as u16;
-        Some(Self {
-            grant: gref,
-            offset: first * sector,
-            len: (end - first) * sector,
-        })
+        Some(Self { grant: gref, offset: first * sector, len: (end - first) * sector })
     }
 
     /// The segment as a peer reads it; the bytes after whole sectors are left out.
@@ -230,12 +222,7 @@ impl Segment {
         let sector = SECTOR as u16;
         let (first, count) = (self.offset / sector, self.len / sector);
         let last = (first + count).saturating_sub(1);
-        WireSegment {
-            gref: self.grant,
-            first: first as u8,
-            last: last as u8,
-            pad: [0; 2],
-        }
+        WireSegment { gref: self.grant, first: first as u8, last: last as u8, pad: [0; 2] }
     }
 }
 
@@ -266,13 +253,7 @@ pub struct Tag {
 impl Tag {
     /// The answer.
     pub fn response(self, status: BlkStatus) -> WireResponse {
-        WireResponse {
-            id: self.id,
-            op: self.op,
-            pad: 0,
-            status,
-            pad2: 0,
-        }
+        WireResponse { id: self.id, op: self.op, pad: 0, status, pad2: 0 }
     }
 }
 
@@ -281,10 +262,9 @@ impl Tag {
 pub enum Order {
     /// Nothing: it may pass others and be passed.
     Free,
-    /// A barrier write: after all writes before it, before all writes after it, durable when answered.
+    /// A barrier, or a flush with data: after all writes before it, before all writes after it, durable when
+    /// answered.
     Barrier,
-    /// Data that follows a flush of what was written before.
-    AfterFlush,
 }
 
 /// Where a transfer's segments are.
@@ -292,7 +272,7 @@ pub enum Order {
 pub enum Source {
     /// Checked: they fill exactly the sectors of the request.
     Direct(Vec<Segment, DIRECT_SEGMENTS>),
-    /// In pages to be copied first; [`parse_indirect`] checks what is in them.
+    /// In pages to be copied first; [`check_transfer`] checks what is in them.
     Indirect {
         /// The pages.
         pages: Vec<GrantRef, INDIRECT_PAGES>,
@@ -330,27 +310,19 @@ pub enum Request {
 
 /// Whether `count` sectors at `sector` lie on a device of `sectors`.
 fn on_device(sector: u64, count: u64, limits: &Limits) -> bool {
-    sector
-        .checked_add(count)
-        .is_some_and(|end| end <= limits.sectors)
+    sector.checked_add(count).is_some_and(|end| end <= limits.sectors)
 }
 
 /// Sectors that segments hold.
 pub fn sectors_of(segments: &[Segment]) -> u64 {
-    segments
-        .iter()
-        .map(|segment| u64::from(segment.len) / u64::from(SECTOR))
-        .sum()
+    segments.iter().map(|segment| u64::from(segment.len) / u64::from(SECTOR)).sum()
 }
 
 impl WireRequest {
     /// Whom to answer.
     pub fn tag(&self) -> Tag {
         // `id` lies at the same offset in every form of the slot.
-        Tag {
-            id: self.id,
-            op: self.op,
-        }
+        Tag { id: self.id, op: self.op }
     }
 
     /// Checks the slot against what was offered; an error is the status to answer.
@@ -358,98 +330,48 @@ impl WireRequest {
         match self.op {
             BlkOp::READ => self.transfer(Direction::Read, Order::Free, limits),
             BlkOp::WRITE => self.transfer(Direction::Write, Order::Free, limits),
-            BlkOp::WRITE_BARRIER | BlkOp::FLUSH_DISKCACHE
-                if limits.flush && self.nr_segments == 0 =>
-            {
-                Ok(Request::Flush)
-            }
-            BlkOp::WRITE_BARRIER if limits.flush => {
-                self.transfer(Direction::Write, Order::Barrier, limits)
-            }
-            BlkOp::FLUSH_DISKCACHE if limits.flush => {
-                self.transfer(Direction::Write, Order::AfterFlush, limits)
-            }
+            BlkOp::WRITE_BARRIER | BlkOp::FLUSH_DISKCACHE if !limits.flush => Err(BlkStatus::EOPNOTSUPP),
+            BlkOp::WRITE_BARRIER | BlkOp::FLUSH_DISKCACHE if self.nr_segments == 0 => Ok(Request::Flush),
+            BlkOp::WRITE_BARRIER | BlkOp::FLUSH_DISKCACHE => self.transfer(Direction::Write, Order::Barrier, limits),
             BlkOp::DISCARD if limits.discard => self.discard(limits),
             BlkOp::INDIRECT if limits.indirect_segments > 0 => self.indirect(limits),
             _ => Err(BlkStatus::EOPNOTSUPP),
         }
     }
 
-    fn transfer(
-        &self,
-        direction: Direction,
-        order: Order,
-        limits: &Limits,
-    ) -> Result<Request, BlkStatus> {
-        let wire = self
-            .segments
-            .get(..usize::from(self.nr_segments))
-            .ok_or(BlkStatus::ERROR)?;
-        let segments = wire
-            .iter()
-            .map(Segment::parse)
-            .collect::<Option<Vec<_, _>>>()
-            .ok_or(BlkStatus::ERROR)?;
+    fn transfer(&self, direction: Direction, order: Order, limits: &Limits) -> Result<Request, BlkStatus> {
+        let wire = self.segments.get(..usize::from(self.nr_segments)).ok_or(BlkStatus::ERROR)?;
+        let segments = wire.iter().map(Segment::parse).collect::<Option<Vec<_, _>>>().ok_or(BlkStatus::ERROR)?;
         check_transfer(direction, self.sector, &segments, limits)?;
-        Ok(Request::Transfer {
-            direction,
-            sector: self.sector,
-            source: Source::Direct(segments),
-            order,
-        })
+        Ok(Request::Transfer { direction, sector: self.sector, source: Source::Direct(segments), order })
     }
 
     fn discard(&self, limits: &Limits) -> Result<Request, BlkStatus> {
-        let WireDiscard {
-            flags,
-            sector,
-            count,
-            ..
-        } = zerocopy::transmute!(*self);
+        let WireDiscard { flags, sector, count, .. } = zerocopy::transmute!(*self);
         let good = count > 0 && !limits.read_only && on_device(sector, count, limits);
-        good.then_some(Request::Discard {
-            sector,
-            count,
-            secure: flags & 1 != 0,
-        })
-        .ok_or(BlkStatus::ERROR)
+        good.then_some(Request::Discard { sector, count, secure: flags & 1 != 0 }).ok_or(BlkStatus::ERROR)
     }
 
     fn indirect(&self, limits: &Limits) -> Result<Request, BlkStatus> {
-        let WireIndirect {
-            indirect_op,
-            nr_segments: count,
-            sector,
-            grefs,
-            ..
-        } = zerocopy::transmute!(*self);
+        let WireIndirect { indirect_op, nr_segments: count, sector, grefs, .. } = zerocopy::transmute!(*self);
         let direction = match indirect_op {
             BlkOp::READ => Direction::Read,
             BlkOp::WRITE if !limits.read_only => Direction::Write,
             BlkOp::WRITE => return Err(BlkStatus::ERROR),
             _ => return Err(BlkStatus::EOPNOTSUPP),
         };
-        if count == 0
-            || count > limits.indirect_segments
-            || !on_device(sector, u64::from(count), limits)
-        {
+        if count == 0 || count > limits.indirect_segments || !on_device(sector, u64::from(count), limits) {
             return Err(BlkStatus::ERROR);
         }
-        let used = grefs
-            .get(..usize::from(count).div_ceil(SEGMENTS_PER_PAGE))
-            .ok_or(BlkStatus::ERROR)?;
+        let used = grefs.get(..usize::from(count).div_ceil(SEGMENTS_PER_PAGE)).ok_or(BlkStatus::ERROR)?;
         let pages = used.iter().copied().collect();
-        Ok(Request::Transfer {
-            direction,
-            sector,
-            source: Source::Indirect { pages, count },
-            order: Order::Free,
-        })
+        Ok(Request::Transfer { direction, sector, source: Source::Indirect { pages, count }, order: Order::Free })
     }
 }
 
-/// What holds of every transfer, whatever form it came in.
-fn check_transfer(
+/// What holds of every transfer, whatever form it came in. Requests with direct segments have passed it; the segments
+/// of an indirect one are copied out of their pages and checked one by one by [`Segment::parse`], then by this.
+pub fn check_transfer(
     direction: Direction,
     sector: u64,
     segments: &[Segment],
@@ -460,22 +382,6 @@ fn check_transfer(
     if good { Ok(()) } else { Err(BlkStatus::ERROR) }
 }
 
-/// Checks the segments of an indirect request, copied out of their pages, and appends them to `out`.
-pub fn parse_indirect<const N: usize>(
-    direction: Direction,
-    sector: u64,
-    wire: &[WireSegment],
-    limits: &Limits,
-    out: &mut Vec<Segment, N>,
-) -> Result<(), BlkStatus> {
-    out.clear();
-    for segment in wire {
-        let segment = Segment::parse(segment).ok_or(BlkStatus::ERROR)?;
-        out.push(segment).map_err(|_| BlkStatus::ERROR)?;
-    }
-    check_transfer(direction, sector, out, limits)
-}
-
 impl WireRequest {
     /// A transfer of at most 11 segments; `None` if there are more.
     pub fn transfer_of(op: BlkOp, id: u64, sector: u64, segments: &[Segment]) -> Option<Self> {
@@ -483,10 +389,7 @@ impl WireRequest {
         (request.op, request.id, request.sector) = (op, id, sector);
         request.nr_segments = u8::try_from(segments.len()).ok()?;
         let slots = request.segments.get_mut(..segments.len())?;
-        slots
-            .iter_mut()
-            .zip(segments)
-            .for_each(|(slot, segment)| *slot = segment.wire());
+        slots.iter_mut().zip(segments).for_each(|(slot, segment)| *slot = segment.wire());
         Some(request)
     }
 
@@ -500,36 +403,17 @@ impl WireRequest {
     /// A discard of `count` sectors.
     pub fn discard_of(id: u64, sector: u64, count: u64) -> Self {
         let mut discard = WireDiscard::new_zeroed();
-        (discard.op, discard.id, discard.sector, discard.count) =
-            (BlkOp::DISCARD, id, sector, count);
+        (discard.op, discard.id, discard.sector, discard.count) = (BlkOp::DISCARD, id, sector, count);
         zerocopy::transmute!(discard)
     }
 
     /// A transfer of `count` segments that lie in granted `pages`; `None` if the pages are too many.
-    pub fn indirect_of(
-        direction: Direction,
-        id: u64,
-        sector: u64,
-        count: u16,
-        pages: &[GrantRef],
-    ) -> Option<Self> {
+    pub fn indirect_of(direction: Direction, id: u64, sector: u64, count: u16, pages: &[GrantRef]) -> Option<Self> {
         let mut indirect = WireIndirect::new_zeroed();
-        (
-            indirect.op,
-            indirect.id,
-            indirect.sector,
-            indirect.nr_segments,
-        ) = (BlkOp::INDIRECT, id, sector, count);
-        indirect.indirect_op = if direction == Direction::Read {
-            BlkOp::READ
-        } else {
-            BlkOp::WRITE
-        };
+        (indirect.op, indirect.id, indirect.sector, indirect.nr_segments) = (BlkOp::INDIRECT, id, sector, count);
+        indirect.indirect_op = if direction == Direction::Read { BlkOp::READ } else { BlkOp::WRITE };
         let grefs = indirect.grefs.get_mut(..pages.len())?;
-        grefs
-            .iter_mut()
-            .zip(pages)
-            .for_each(|(slot, page)| *slot = *page);
+        grefs.iter_mut().zip(pages).for_each(|(slot, page)| *slot = *page);
         Some(zerocopy::transmute!(indirect))
     }
 }

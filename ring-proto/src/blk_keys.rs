@@ -1,10 +1,7 @@
 //! What block halves tell each other through the store.
 
 use crate::blk::{MAX_SEGMENTS, SECTOR};
-use crate::keys::{
-    BadKey, Keys, MAX_QUEUES, MAX_RING_ORDER, MAX_RING_PAGES, Put, QueueKey, flag, number_or,
-    queues,
-};
+use crate::keys::{BadKey, Keys, MAX_QUEUES, MAX_RING_ORDER, MAX_RING_PAGES, Put, QueueKey, flag, number_or, queues};
 use abi::{GrantRef, Port};
 use heapless::Vec;
 
@@ -89,11 +86,7 @@ impl Properties {
             return Err(BadKey("sector-size"));
         }
         let physical_sector = number_or(keys, "physical-sector-size", SECTOR)?;
-        Ok(Self {
-            sectors,
-            info: number_or(keys, "info", 0)?,
-            physical_sector,
-        })
+        Ok(Self { sectors, info: number_or(keys, "info", 0)?, physical_sector })
     }
 }
 
@@ -132,15 +125,9 @@ impl FrontKeys {
         for (number, queue) in self.queues.iter().enumerate() {
             let directory = directories.then_some(number);
             for (index, page) in queue.ring.iter().enumerate() {
-                put(
-                    QueueKey::new(directory, "ring-ref", (pages > 1).then_some(index)).as_str(),
-                    &page.0,
-                );
+                put(QueueKey::new(directory, "ring-ref", (pages > 1).then_some(index)).as_str(), &page.0);
             }
-            put(
-                QueueKey::new(directory, "event-channel", None).as_str(),
-                &queue.event.0,
-            );
+            put(QueueKey::new(directory, "event-channel", None).as_str(), &queue.event.0);
         }
         put("protocol", &PROTOCOL);
         put("feature-persistent", &u8::from(self.persistent));
@@ -148,18 +135,13 @@ impl FrontKeys {
 
     /// Reads them, against what was offered.
     pub fn parse(keys: &(impl Keys + ?Sized), offered: &Features) -> Result<Self, BadKey> {
-        if keys
-            .get("protocol")
-            .is_some_and(|protocol| protocol != PROTOCOL)
-        {
+        if keys.get("protocol").is_some_and(|protocol| protocol != PROTOCOL) {
             return Err(BadKey("protocol"));
         }
         // The two ways to say how large the ring is; order wins, as both are published alike.
         let max = 1usize << offered.max_ring_order.min(MAX_RING_ORDER);
         let pages = match keys.get("ring-page-order") {
-            Some(_) => 1usize
-                .checked_shl(number_or(keys, "ring-page-order", 0)?)
-                .ok_or(BadKey("ring-page-order"))?,
+            Some(_) => 1usize.checked_shl(number_or(keys, "ring-page-order", 0)?).ok_or(BadKey("ring-page-order"))?,
             None => number_or(keys, "num-ring-pages", 1)?,
         };
         if !pages.is_power_of_two() || pages > max {
@@ -168,25 +150,13 @@ impl FrontKeys {
         let (count, directories) = queues(keys, offered.max_queues)?;
         let queue = |number: usize| queue_keys(keys, directories.then_some(number), pages);
         let queues = (0..count).map(queue).collect::<Result<_, _>>()?;
-        Ok(Self {
-            queues,
-            persistent: offered.persistent && flag(keys, "feature-persistent"),
-        })
+        Ok(Self { queues, persistent: offered.persistent && flag(keys, "feature-persistent") })
     }
 }
 
-fn queue_keys(
-    keys: &(impl Keys + ?Sized),
-    queue: Option<usize>,
-    pages: usize,
-) -> Result<QueueKeys, BadKey> {
-    let single = pages == 1
-        && keys
-            .get(QueueKey::new(queue, "ring-ref", None).as_str())
-            .is_some();
-    let page = |index: usize| {
-        QueueKey::new(queue, "ring-ref", (!single).then_some(index)).grant(keys, "ring-ref")
-    };
+fn queue_keys(keys: &(impl Keys + ?Sized), queue: Option<usize>, pages: usize) -> Result<QueueKeys, BadKey> {
+    let single = pages == 1 && keys.get(QueueKey::new(queue, "ring-ref", None).as_str()).is_some();
+    let page = |index: usize| QueueKey::new(queue, "ring-ref", (!single).then_some(index)).grant(keys, "ring-ref");
     Ok(QueueKeys {
         ring: (0..pages).map(page).collect::<Result<_, _>>()?,
         event: QueueKey::new(queue, "event-channel", None).port(keys, "event-channel")?,

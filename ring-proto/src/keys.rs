@@ -13,9 +13,7 @@ pub trait Keys {
 
 impl Keys for [(&str, &str)] {
     fn get(&self, key: &str) -> Option<&str> {
-        self.iter()
-            .find(|(name, _)| *name == key)
-            .map(|(_, value)| *value)
+        self.iter().find(|(name, _)| *name == key).map(|(_, value)| *value)
     }
 }
 
@@ -45,15 +43,12 @@ pub(crate) fn number_or<T: core::str::FromStr>(
     key: &'static str,
     default: T,
 ) -> Result<T, BadKey> {
-    keys.get(key)
-        .map_or(Ok(default), |text| decimal(text).ok_or(BadKey(key)))
+    keys.get(key).map_or(Ok(default), |text| decimal(text).ok_or(BadKey(key)))
 }
 
 /// A boolean: `0` or missing is false, any other number true.
 pub(crate) fn flag(keys: &(impl Keys + ?Sized), key: &str) -> bool {
-    keys.get(key)
-        .and_then(decimal::<u32>)
-        .is_some_and(|value| value != 0)
+    keys.get(key).and_then(decimal::<u32>).is_some_and(|value| value != 0)
 }
 
 /// The name of a key of a queue: in a directory `queue-N` when there is more than one queue.
@@ -79,26 +74,16 @@ impl QueueKey {
     }
 
     fn number(&self, keys: &(impl Keys + ?Sized), name: &'static str) -> Result<u32, BadKey> {
-        keys.get(self.as_str())
-            .and_then(decimal)
-            .ok_or(BadKey(name))
+        keys.get(self.as_str()).and_then(decimal).ok_or(BadKey(name))
     }
 
     /// The grant reference under this key.
-    pub(crate) fn grant(
-        &self,
-        keys: &(impl Keys + ?Sized),
-        name: &'static str,
-    ) -> Result<GrantRef, BadKey> {
+    pub(crate) fn grant(&self, keys: &(impl Keys + ?Sized), name: &'static str) -> Result<GrantRef, BadKey> {
         self.number(keys, name).map(GrantRef)
     }
 
     /// The event channel port under this key.
-    pub(crate) fn port(
-        &self,
-        keys: &(impl Keys + ?Sized),
-        name: &'static str,
-    ) -> Result<Port, BadKey> {
+    pub(crate) fn port(&self, keys: &(impl Keys + ?Sized), name: &'static str) -> Result<Port, BadKey> {
         self.number(keys, name).map(Port)
     }
 }
@@ -107,9 +92,5 @@ impl QueueKey {
 pub(crate) fn queues(keys: &(impl Keys + ?Sized), limit: usize) -> Result<(usize, bool), BadKey> {
     const KEY: &str = "multi-queue-num-queues";
     let count = number_or(keys, KEY, 1usize)?;
-    if (1..=limit.min(MAX_QUEUES)).contains(&count) {
-        Ok((count, count > 1))
-    } else {
-        Err(BadKey(KEY))
-    }
+    if (1..=limit.min(MAX_QUEUES)).contains(&count) { Ok((count, count > 1)) } else { Err(BadKey(KEY)) }
 }

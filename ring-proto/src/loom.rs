@@ -96,12 +96,7 @@ fn loom_requests_and_responses_in_batches() {
 }
 
 /// A ring of four bytes.
-const STREAM: StreamLayout = StreamLayout {
-    data: 0,
-    size: 4,
-    cons: 4,
-    prod: 8,
-};
+const STREAM: StreamLayout = StreamLayout { data: 0, size: 4, cons: 4, prod: 8 };
 
 fn byte_stream(wake: Wake, bytes: u8, chunk: usize) {
     let memory = WordMemory::new(12);
@@ -163,15 +158,8 @@ fn loom_index_scribbled_while_read() {
         });
         match back.pop() {
             Ok(entry) => assert_eq!(entry, [1, !1]),
-            Err(PopError::Corrupt(Corrupt::Index {
-                index: 77,
-                from: 0,
-                ahead: 2,
-            })) => {
-                assert!(
-                    matches!(back.pop(), Err(PopError::Corrupt(_))),
-                    "corruption is for good"
-                );
+            Err(PopError::Corrupt(Corrupt::Index { index: 77, from: 0, ahead: 2 })) => {
+                assert!(matches!(back.pop(), Err(PopError::Corrupt(_))), "corruption is for good");
                 assert!(back.push(&0).is_err() && !back.publish().needed());
             }
             Err(other) => panic!("{other:?}"),

@@ -199,22 +199,10 @@ impl ExtraKind {
 }
 
 const _: () = {
-    assert!(
-        size_of::<TxRequest>() == 12
-            && offset_of!(TxRequest, flags) == 6
-            && offset_of!(TxRequest, size) == 10
-    );
-    assert!(
-        size_of::<TxSlot>() == 12
-            && size_of::<TxResponse>() == 4
-            && offset_of!(TxResponse, status) == 2
-    );
+    assert!(size_of::<TxRequest>() == 12 && offset_of!(TxRequest, flags) == 6 && offset_of!(TxRequest, size) == 10);
+    assert!(size_of::<TxSlot>() == 12 && size_of::<TxResponse>() == 4 && offset_of!(TxResponse, status) == 2);
     assert!(size_of::<RxRequest>() == 8 && offset_of!(RxRequest, gref) == 4);
-    assert!(
-        size_of::<RxResponse>() == 8
-            && offset_of!(RxResponse, flags) == 4
-            && offset_of!(RxResponse, status) == 6
-    );
+    assert!(size_of::<RxResponse>() == 8 && offset_of!(RxResponse, flags) == 4 && offset_of!(RxResponse, status) == 6);
     assert!(size_of::<RxSlot>() == 8 && size_of::<Extra>() == 8 && offset_of!(Extra, body) == 2);
     assert!(Tx::SLOT == 12 && Rx::SLOT == 8);
     assert!(crate::ring::slots::<Tx>(PAGE) == 256 && crate::ring::slots::<Rx>(PAGE) == 256);
@@ -224,8 +212,7 @@ const _: () = {
 fn recast<From: Wire, To: Wire>(from: &From) -> To {
     const { assert!(size_of::<To>() <= size_of::<From>()) }
     let mut to = To::new_zeroed();
-    to.as_mut_bytes()
-        .copy_from_slice(&from.as_bytes()[..size_of::<To>()]);
+    to.as_mut_bytes().copy_from_slice(&from.as_bytes()[..size_of::<To>()]);
     to
 }
 
@@ -279,9 +266,7 @@ impl From<Extra> for RxSlot {
 }
 
 /// An Ethernet address.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct Mac(pub [u8; 6]);
 
@@ -300,9 +285,7 @@ impl Mac {
         let mut parts = text.split(':');
         for octet in &mut octets {
             let part = parts.next().filter(|part| part.len() == 2)?;
-            *octet = u8::from_str_radix(part, 16)
-                .ok()
-                .filter(|_| !part.starts_with('+'))?;
+            *octet = u8::from_str_radix(part, 16).ok().filter(|_| !part.starts_with('+'))?;
         }
         parts.next().is_none().then_some(Self(octets))
     }
@@ -364,10 +347,6 @@ impl Gso {
             GsoKind::TcpV4 => 1,
             GsoKind::TcpV6 => 2,
         };
-        Extra {
-            kind: ExtraKind::GSO,
-            flags: 0,
-            body: [low, high, kind, 0, 0, 0],
-        }
+        Extra { kind: ExtraKind::GSO, flags: 0, body: [low, high, kind, 0, 0, 0] }
     }
 }

@@ -84,10 +84,7 @@ impl BackKeys {
         put("feature-rx-flip", &0);
         self.offloads.publish(put);
         put("feature-split-event-channels", &u8::from(self.split_events));
-        put(
-            "feature-multicast-control",
-            &u8::from(self.multicast_control),
-        );
+        put("feature-multicast-control", &u8::from(self.multicast_control));
         put("multi-queue-max-queues", &self.max_queues);
     }
 
@@ -127,10 +124,7 @@ impl FrontKeys {
         }
         for (index, queue) in self.queues.iter().enumerate() {
             let mut put_in = |name: &str, value: u32| {
-                put(
-                    QueueKey::new(directories.then_some(index), name, None).as_str(),
-                    &value,
-                );
+                put(QueueKey::new(directories.then_some(index), name, None).as_str(), &value);
             };
             put_in("tx-ring-ref", queue.tx_ring.0);
             put_in("rx-ring-ref", queue.rx_ring.0);
@@ -174,10 +168,7 @@ fn queue_keys(keys: &(impl Keys + ?Sized), queue: Option<usize>) -> Result<Queue
         tx_ring: key("tx-ring-ref").grant(keys, "tx-ring-ref")?,
         rx_ring: key("rx-ring-ref").grant(keys, "rx-ring-ref")?,
         events: if split {
-            Events::Split {
-                tx: port("event-channel-tx")?,
-                rx: port("event-channel-rx")?,
-            }
+            Events::Split { tx: port("event-channel-tx")?, rx: port("event-channel-rx")? }
         } else {
             Events::Shared(port("event-channel")?)
         },

@@ -36,12 +36,7 @@ pub struct RxPacket {
 }
 
 impl RxPacket {
-    const EMPTY: Self = Self {
-        parts: Vec::new(),
-        spare: Vec::new(),
-        checksum: Checksum::Unknown,
-        gso: None,
-    };
+    const EMPTY: Self = Self { parts: Vec::new(), spare: Vec::new(), checksum: Checksum::Unknown, gso: None };
 
     /// Bytes of the packet.
     pub fn len(&self) -> usize {
@@ -69,14 +64,7 @@ pub struct RxReader {
 impl Default for RxReader {
     fn default() -> Self {
         let packet = RxPacket::EMPTY;
-        Self {
-            packet,
-            responses: 0,
-            extras: 0,
-            extra: false,
-            more_data: false,
-            failed: false,
-        }
+        Self { packet, responses: 0, extras: 0, extra: false, more_data: false, failed: false }
     }
 }
 
@@ -86,11 +74,8 @@ impl RxReader {
         loop {
             let slot = (ring.taken() & (ring.slots() - 1)) as u16;
             let entry = ring.pop()?;
-            let taken = if self.extra {
-                self.take_extra(entry.extra(), slot)
-            } else {
-                self.take(entry.response(), slot)
-            };
+            let taken =
+                if self.extra { self.take_extra(entry.extra(), slot) } else { self.take(entry.response(), slot) };
             if let Err(what) = taken {
                 let corrupt = Corrupt::Protocol(what);
                 ring.close(corrupt);
@@ -103,12 +88,7 @@ impl RxReader {
     }
 
     fn take(&mut self, response: RxResponse, slot: u16) -> Result<(), &'static str> {
-        let RxResponse {
-            id,
-            offset,
-            flags,
-            status,
-        } = response;
+        let RxResponse { id, offset, flags, status } = response;
         if id != slot {
             return Err("rx response in another request's slot");
         }
@@ -136,11 +116,7 @@ impl RxReader {
             };
         }
         self.more_data = flags.has(RxFlags::MORE_DATA);
-        if kept {
-            Ok(())
-        } else {
-            Err("rx packet of too many slots")
-        }
+        if kept { Ok(()) } else { Err("rx packet of too many slots") }
     }
 
     fn take_extra(&mut self, extra: Extra, slot: u16) -> Result<(), &'static str> {
@@ -168,30 +144,16 @@ impl RxReader {
 }
 
 /// Answers the request `id`, the next unanswered one, with `len` bytes at `offset` of its page.
-pub fn answer<M: RingMemory>(
-    ring: &mut Back<M, Rx>,
-    id: u16,
-    offset: u16,
-    len: u16,
-    flags: RxFlags,
-) {
+pub fn answer<M: RingMemory>(ring: &mut Back<M, Rx>, id: u16, offset: u16, len: u16, flags: RxFlags) {
     // A part is at most a page, far below i16's range.
-    let response = RxResponse {
-        id,
-        offset,
-        flags,
-        status: Status(len as i16),
-    };
+    let response = RxResponse { id, offset, flags, status: Status(len as i16) };
     let _ = ring.push(&response.into());
 }
 
 /// The flags of a packet's first response.
 pub fn first_flags(checksum: Checksum, gso: bool, more_data: bool) -> RxFlags {
     RxFlags::default()
-        .with_if(
-            checksum == Checksum::Blank,
-            RxFlags::CSUM_BLANK.with(RxFlags::DATA_VALIDATED),
-        )
+        .with_if(checksum == Checksum::Blank, RxFlags::CSUM_BLANK.with(RxFlags::DATA_VALIDATED))
         .with_if(checksum == Checksum::Validated, RxFlags::DATA_VALIDATED)
         .with_if(gso, RxFlags::EXTRA_INFO)
         .with_if(more_data, RxFlags::MORE_DATA)

@@ -39,9 +39,7 @@ pub struct TxPacket {
 impl TxPacket {
     /// Answers every slot of the packet with `status`.
     pub fn answer<M: RingMemory>(&self, ring: &mut Back<M, Tx>, status: Status) {
-        self.fragments
-            .iter()
-            .for_each(|fragment| respond(ring, fragment.id, status));
+        self.fragments.iter().for_each(|fragment| respond(ring, fragment.id, status));
     }
 }
 
@@ -108,19 +106,8 @@ pub struct TxReader {
 impl TxReader {
     /// A reader of a fresh connection. Multicast changes are errors unless that feature was offered.
     pub fn new(allow_multicast: bool) -> Self {
-        let packet = TxPacket {
-            fragments: Vec::new(),
-            len: 0,
-            checksum: Checksum::Unknown,
-            gso: None,
-        };
-        Self {
-            expect: Expect::First,
-            packet,
-            multicast: None,
-            error: None,
-            allow_multicast,
-        }
+        let packet = TxPacket { fragments: Vec::new(), len: 0, checksum: Checksum::Unknown, gso: None };
+        Self { expect: Expect::First, packet, multicast: None, error: None, allow_multicast }
     }
 
     /// The next item. `Empty` also when the rest of a packet is not there yet.
@@ -161,27 +148,16 @@ impl TxReader {
         (self.multicast, self.error) = (None, None);
         self.keep(request, ring);
         let more_data = flags.has(TxFlags::MORE_DATA);
-        self.expect = if flags.has(TxFlags::EXTRA_INFO) {
-            Expect::Extra { more_data }
-        } else {
-            Expect::Data
-        };
+        self.expect = if flags.has(TxFlags::EXTRA_INFO) { Expect::Extra { more_data } } else { Expect::Data };
         !more_data && self.expect == Expect::Data
     }
 
-    fn extra<M: RingMemory>(
-        &mut self,
-        extra: Extra,
-        more_data: bool,
-        ring: &mut Back<M, Tx>,
-    ) -> bool {
+    fn extra<M: RingMemory>(&mut self, extra: Extra, more_data: bool, ring: &mut Back<M, Tx>) -> bool {
         respond(ring, 0, Status::NULL);
         let address = Mac(extra.body);
         match (extra.kind, Gso::parse(&extra)) {
             (ExtraKind::GSO, Some(gso)) if self.packet.gso.is_none() => self.packet.gso = Some(gso),
-            (ExtraKind::MCAST_ADD, _) if self.may_change_multicast() => {
-                self.multicast = Some(Multicast::Add(address))
-            }
+            (ExtraKind::MCAST_ADD, _) if self.may_change_multicast() => self.multicast = Some(Multicast::Add(address)),
             (ExtraKind::MCAST_DEL, _) if self.may_change_multicast() => {
                 self.multicast = Some(Multicast::Remove(address));
             }
@@ -205,24 +181,8 @@ impl TxReader {
 
     /// Remembers a slot, or answers it at once where there are too many.
     fn keep<M: RingMemory>(&mut self, request: TxRequest, ring: &mut Back<M, Tx>) {
-        let TxRequest {
-            gref,
-            offset,
-            id,
-            size,
-            ..
-        } = request;
-        if self
-            .packet
-            .fragments
-            .push(Fragment {
-                grant: gref,
-                offset,
-                len: size,
-                id,
-            })
-            .is_err()
-        {
+        let TxRequest { gref, offset, id, size, .. } = request;
+        if self.packet.fragments.push(Fragment { grant: gref, offset, len: size, id }).is_err() {
             self.refuse(TxError::TooManySlots);
             respond(ring, id, Status::ERROR);
         }
@@ -230,9 +190,7 @@ impl TxReader {
 
     fn finish<M: RingMemory>(&mut self, ring: &mut Back<M, Tx>) -> TxItem<'_> {
         self.expect = Expect::First;
-        if let (Some(change), None, [only]) =
-            (self.multicast, self.error, self.packet.fragments.as_slice())
-        {
+        if let (Some(change), None, [only]) = (self.multicast, self.error, self.packet.fragments.as_slice()) {
             return TxItem::Multicast(change, only.id);
         }
         if let Err(error) = self.error.map_or(Ok(()), Err).and_then(|()| self.check()) {
@@ -250,19 +208,9 @@ impl TxReader {
         if usize::from(self.packet.len) < ETH_HEADER {
             return Err(TxError::TooShort);
         }
-        let rest: usize = self
-            .packet
-            .fragments
-            .iter()
-            .skip(1)
-            .map(|fragment| usize::from(fragment.len))
-            .sum();
-        let first = usize::from(self.packet.len)
-            .checked_sub(rest)
-            .filter(|first| *first > 0);
-        let first = first
-            .and_then(|first| u16::try_from(first).ok())
-            .ok_or(TxError::SizeMismatch)?;
+        let rest: usize = self.packet.fragments.iter().skip(1).map(|fragment| usize::from(fragment.len)).sum();
+        let first = usize::from(self.packet.len).checked_sub(rest).filter(|first| *first > 0);
+        let first = first.and_then(|first| u16::try_from(first).ok()).ok_or(TxError::SizeMismatch)?;
         for (index, fragment) in self.packet.fragments.iter_mut().enumerate() {
             if index == 0 {
                 fragment.len = first;
@@ -287,19 +235,13 @@ pub fn push_packet<M: RingMemory>(
     gso: Option<Gso>,
 ) -> Result<(), Full> {
     let slots = fragments.len() + usize::from(gso.is_some());
-    let total: usize = fragments
-        .iter()
-        .map(|fragment| usize::from(fragment.len))
-        .sum();
+    let total: usize = fragments.iter().map(|fragment| usize::from(fragment.len)).sum();
     let total = u16::try_from(total).map_err(|_| Full)?;
     if slots > ring.room() as usize || ring.poison().is_some() {
         return Err(Full);
     }
     let known = TxFlags::default()
-        .with_if(
-            checksum == Checksum::Blank,
-            TxFlags::CSUM_BLANK.with(TxFlags::DATA_VALIDATED),
-        )
+        .with_if(checksum == Checksum::Blank, TxFlags::CSUM_BLANK.with(TxFlags::DATA_VALIDATED))
         .with_if(checksum == Checksum::Validated, TxFlags::DATA_VALIDATED)
         .with_if(gso.is_some(), TxFlags::EXTRA_INFO);
     for (index, fragment) in fragments.iter().enumerate() {

@@ -17,12 +17,8 @@ pub enum Class {
 }
 
 impl Class {
-    const NAMES: [(Self, &str); 4] = [
-        (Self::Vif, "vif"),
-        (Self::Vbd, "vbd"),
-        (Self::Pci, "pci"),
-        (Self::Console, "console"),
-    ];
+    const NAMES: [(Self, &str); 4] =
+        [(Self::Vif, "vif"), (Self::Vbd, "vbd"), (Self::Pci, "pci"), (Self::Console, "console")];
 
     /// The path component.
     pub fn name(self) -> &'static str {
@@ -36,10 +32,7 @@ impl Class {
 
     /// The class that `name` names.
     pub fn parse(name: &str) -> Option<Self> {
-        Self::NAMES
-            .iter()
-            .find(|(_, n)| *n == name)
-            .map(|(class, _)| *class)
+        Self::NAMES.iter().find(|(_, n)| *n == name).map(|(class, _)| *class)
     }
 }
 
@@ -76,31 +69,15 @@ impl fmt::Display for Domain {
 
 impl fmt::Display for FrontDir {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Device {
-            class,
-            front,
-            handle,
-            ..
-        } = self.0;
+        let Device { class, front, handle, .. } = self.0;
         write!(f, "{}/device/{}/{handle}", Domain(front), class.name())
     }
 }
 
 impl fmt::Display for BackDir {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Device {
-            class,
-            back,
-            front,
-            handle,
-        } = self.0;
-        write!(
-            f,
-            "{}/backend/{}/{}/{handle}",
-            Domain(back),
-            class.name(),
-            front.0
-        )
+        let Device { class, back, front, handle } = self.0;
+        write!(f, "{}/backend/{}/{}/{handle}", Domain(back), class.name(), front.0)
     }
 }
 
@@ -119,17 +96,11 @@ impl Device {
         let class = Class::parse(parts.next()?)?;
         let front = DomId(decimal(parts.next()?)?);
         let handle = decimal(parts.next()?)?;
-        Some(Self {
-            class,
-            back,
-            front,
-            handle,
-        })
+        Some(Self { class, back, front, handle })
     }
 }
 
 /// A decimal number as the store holds it: digits only, no sign, no blanks, in range.
 pub fn decimal<T: core::str::FromStr>(text: &str) -> Option<T> {
-    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
-        .then(|| text.parse().ok())?
+    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok())?
 }

@@ -59,9 +59,7 @@ impl PciError {
 }
 
 /// One MSI-X entry (`xen_msix_entry`).
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct MsixEntry {
     /// Answer: the pirq.
@@ -97,11 +95,7 @@ pub struct WireOp {
 }
 
 const _: () = {
-    assert!(
-        size_of::<WireOp>() == 548
-            && offset_of!(WireOp, value) == 28
-            && offset_of!(WireOp, msix) == 36
-    );
+    assert!(size_of::<WireOp>() == 548 && offset_of!(WireOp, value) == 28 && offset_of!(WireOp, msix) == 36);
 };
 /// Bytes of the page that are used (`xen_pci_sharedinfo`).
 const SHARED_INFO: usize = 572;
@@ -119,14 +113,7 @@ pub struct Address {
 
 impl core::fmt::Display for Address {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(
-            f,
-            "{:04x}:{:02x}:{:02x}.{}",
-            self.domain,
-            self.bus,
-            self.devfn >> 3,
-            self.devfn & 7
-        )
+        write!(f, "{:04x}:{:02x}:{:02x}.{}", self.domain, self.bus, self.devfn >> 3, self.devfn & 7)
     }
 }
 
@@ -189,24 +176,13 @@ impl WireOp {
 
     fn address(&self) -> Option<Address> {
         let domain = self.domain.try_into().ok()?;
-        Some(Address {
-            domain,
-            bus: self.bus.try_into().ok()?,
-            devfn: self.devfn.try_into().ok()?,
-        })
+        Some(Address { domain, bus: self.bus.try_into().ok()?, devfn: self.devfn.try_into().ok()? })
     }
 
     fn register(&self) -> Result<Register, PciError> {
-        let offset = u16::try_from(self.offset)
-            .ok()
-            .filter(|offset| *offset < 4096)
-            .ok_or(PciError::BAD_OFFSET)?;
-        let width = u8::try_from(self.size)
-            .ok()
-            .filter(|width| matches!(width, 1 | 2 | 4));
-        let width = width
-            .filter(|width| offset.is_multiple_of(u16::from(*width)))
-            .ok_or(PciError::BAD_OFFSET)?;
+        let offset = u16::try_from(self.offset).ok().filter(|offset| *offset < 4096).ok_or(PciError::BAD_OFFSET)?;
+        let width = u8::try_from(self.size).ok().filter(|width| matches!(width, 1 | 2 | 4));
+        let width = width.filter(|width| offset.is_multiple_of(u16::from(*width))).ok_or(PciError::BAD_OFFSET)?;
         Ok(Register { offset, width })
     }
 }

@@ -209,20 +209,9 @@ impl<M: RingMemory, S: Side> Half<M, S> {
     const PEER_EVENT: usize = if S::FRONT { REQ_EVENT } else { RSP_EVENT };
 
     fn over(memory: M, start: u32) -> Result<Self, BadSize> {
-        let mask = slots_that_fit(memory.len(), S::SLOT)
-            .checked_sub(1)
-            .ok_or(BadSize)?;
+        let mask = slots_that_fit(memory.len(), S::SLOT).checked_sub(1).ok_or(BadSize)?;
         let (sent, published, taken, seen) = (start, start, start, start);
-        Ok(Self {
-            memory,
-            mask,
-            sent,
-            published,
-            taken,
-            seen,
-            poison: None,
-            side: PhantomData,
-        })
+        Ok(Self { memory, mask, sent, published, taken, seen, poison: None, side: PhantomData })
     }
 
     /// Number of slots, a power of two.
@@ -235,8 +224,7 @@ impl<M: RingMemory, S: Side> Half<M, S> {
     #[inline]
     pub fn room(&self) -> u32 {
         if S::FRONT {
-            self.slots()
-                .wrapping_sub(self.sent.wrapping_sub(self.taken))
+            self.slots().wrapping_sub(self.sent.wrapping_sub(self.taken))
         } else {
             self.taken.wrapping_sub(self.sent)
         }
@@ -291,11 +279,7 @@ impl<M: RingMemory, S: Side> Half<M, S> {
         }
         let from = self.taken;
         // A back answers at most what was asked; a front has at most `slots` requests unanswered.
-        let limit = if S::FRONT {
-            self.published
-        } else {
-            self.sent.wrapping_add(self.slots())
-        };
+        let limit = if S::FRONT { self.published } else { self.sent.wrapping_add(self.slots()) };
         let ahead = limit.wrapping_sub(from);
         let index = self.memory.word(Self::PEER_PROD).load(Acquire);
         if index.wrapping_sub(from) > ahead {
@@ -333,8 +317,7 @@ impl<M: RingMemory, S: Side> Half<M, S> {
         let out = &mut out[..count];
         if size_of::<S::In>() == S::SLOT {
             let (first, wrapped) = out.split_at_mut(count.min(self.before_wrap(self.taken)));
-            self.memory
-                .read(self.slot(self.taken), first.as_mut_bytes());
+            self.memory.read(self.slot(self.taken), first.as_mut_bytes());
             self.memory.read(SLOTS, wrapped.as_mut_bytes());
         } else {
             for (index, entry) in (0u32..).zip(out) {
@@ -374,8 +357,7 @@ impl<M: RingMemory, S: Side> Half<M, S> {
             self.memory.write(SLOTS, wrapped.as_bytes());
         } else {
             for (index, entry) in (0u32..).zip(entries) {
-                self.memory
-                    .write(self.slot(self.sent.wrapping_add(index)), entry.as_bytes());
+                self.memory.write(self.slot(self.sent.wrapping_add(index)), entry.as_bytes());
             }
         }
         self.sent = self.sent.wrapping_add(entries.len() as u32);
@@ -395,11 +377,7 @@ impl<M: RingMemory, S: Side> Half<M, S> {
         // between store and load on both sides, at least one of the two sees the other.
         fence(SeqCst);
         let event = self.memory.word(Self::PEER_EVENT).load(Relaxed);
-        if new.wrapping_sub(event) < new.wrapping_sub(old) {
-            Notify::Send
-        } else {
-            Notify::Hold
-        }
+        if new.wrapping_sub(event) < new.wrapping_sub(old) { Notify::Send } else { Notify::Hold }
     }
 
     /// Before sleeping: asks for an event at the next entry, then looks once more. True: do not sleep.
@@ -414,9 +392,7 @@ impl<M: RingMemory, S: Side> Half<M, S> {
         if self.refresh()? > 0 {
             return Ok(true);
         }
-        self.memory
-            .word(Self::OWN_EVENT)
-            .store(self.taken.wrapping_add(entries.max(1)), Relaxed);
+        self.memory.word(Self::OWN_EVENT).store(self.taken.wrapping_add(entries.max(1)), Relaxed);
         fence(SeqCst);
         Ok(self.refresh()? > 0)
     }

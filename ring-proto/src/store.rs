@@ -9,19 +9,9 @@ use core::fmt;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Requests, towards the store.
-pub const REQUESTS: StreamLayout = StreamLayout {
-    data: 0,
-    size: 1024,
-    cons: 2048,
-    prod: 2052,
-};
+pub const REQUESTS: StreamLayout = StreamLayout { data: 0, size: 1024, cons: 2048, prod: 2052 };
 /// Replies and watch events, towards the client.
-pub const REPLIES: StreamLayout = StreamLayout {
-    data: 1024,
-    size: 1024,
-    cons: 2056,
-    prod: 2060,
-};
+pub const REPLIES: StreamLayout = StreamLayout { data: 1024, size: 1024, cons: 2056, prod: 2060 };
 const SERVER_FEATURES: usize = 2064;
 const CONNECTION: usize = 2068;
 const ERROR: usize = 2072;
@@ -45,10 +35,7 @@ pub const FEATURE_ERROR: u32 = 2;
 #[repr(transparent)]
 pub struct MessageType(pub u32);
 
-#[expect(
-    missing_docs,
-    reason = "named as in io/xs_wire.h, without the XS_ prefix"
-)]
+#[expect(missing_docs, reason = "named as in io/xs_wire.h, without the XS_ prefix")]
 impl MessageType {
     pub const CONTROL: Self = Self(0);
     pub const DIRECTORY: Self = Self(1);
@@ -141,10 +128,7 @@ impl StoreError {
     /// The error a reply's payload names; unknown names read as `Einval`, as Xen's own client does.
     pub fn from_payload(payload: &[u8]) -> Self {
         let name = payload.strip_suffix(b"\0").unwrap_or(payload);
-        Self::NAMES
-            .iter()
-            .find(|(_, n)| n.as_bytes() == name)
-            .map_or(Self::Einval, |(error, _)| *error)
+        Self::NAMES.iter().find(|(_, n)| n.as_bytes() == name).map_or(Self::Einval, |(error, _)| *error)
     }
 }
 
@@ -157,8 +141,7 @@ impl fmt::Display for StoreError {
 /// The NUL-terminated strings of a payload; a last one without its NUL counts too.
 pub fn strings(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
     let body = payload.strip_suffix(b"\0").unwrap_or(payload);
-    body.split(|byte| *byte == 0)
-        .take(if payload.is_empty() { 0 } else { usize::MAX })
+    body.split(|byte| *byte == 0).take(if payload.is_empty() { 0 } else { usize::MAX })
 }
 
 /// Why a connection is broken, as the page's error word says it.
@@ -266,15 +249,7 @@ impl<M: RingMemory + Clone> Back<M> {
     pub fn reconnect(&mut self) {
         let page = self.page().clone();
         let zero = |offset: usize| page.word(offset).store(0, Relaxed);
-        [
-            REQUESTS.cons,
-            REQUESTS.prod,
-            REPLIES.cons,
-            REPLIES.prod,
-            ERROR,
-        ]
-        .into_iter()
-        .for_each(zero);
+        [REQUESTS.cons, REQUESTS.prod, REPLIES.cons, REPLIES.prod, ERROR].into_iter().for_each(zero);
         page.word(CONNECTION).store(0, Release);
         *self = Self::ends(page);
     }
@@ -302,11 +277,7 @@ pub struct Receiver {
 
 impl Default for Receiver {
     fn default() -> Self {
-        Self {
-            buffer: [0; HEADER + PAYLOAD_MAX],
-            have: 0,
-            need: HEADER,
-        }
+        Self { buffer: [0; HEADER + PAYLOAD_MAX], have: 0, need: HEADER }
     }
 }
 
@@ -319,10 +290,7 @@ impl fmt::Debug for Receiver {
 impl Receiver {
     /// Takes bytes from `ring` until a message is whole (`Some`) or the ring is empty (`None`). The caller publishes
     /// the ring afterwards, whatever came of it.
-    pub fn receive<M: RingMemory>(
-        &mut self,
-        ring: &mut Consumer<M>,
-    ) -> Result<Option<Message<'_>>, Corrupt> {
+    pub fn receive<M: RingMemory>(&mut self, ring: &mut Consumer<M>) -> Result<Option<Message<'_>>, Corrupt> {
         if self.have >= HEADER && self.have == self.need {
             (self.have, self.need) = (0, HEADER);
         }
@@ -336,10 +304,7 @@ impl Receiver {
             let header = self.header();
             let whole = HEADER + header.len as usize;
             if self.need == whole {
-                return Ok(Some(Message {
-                    header,
-                    payload: &self.buffer[HEADER..whole],
-                }));
+                return Ok(Some(Message { header, payload: &self.buffer[HEADER..whole] }));
             }
             if header.len as usize > PAYLOAD_MAX {
                 let corrupt = Corrupt::Protocol("store message longer than 4096 bytes");
@@ -351,14 +316,7 @@ impl Receiver {
     }
 
     fn header(&self) -> Header {
-        let word = |index: usize| {
-            u32::from_ne_bytes([0, 1, 2, 3].map(|byte| self.buffer[4 * index + byte]))
-        };
-        Header {
-            kind: MessageType(word(0)),
-            req_id: word(1),
-            tx_id: word(2),
-            len: word(3),
-        }
+        let word = |index: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|byte| self.buffer[4 * index + byte]));
+        Header { kind: MessageType(word(0)), req_id: word(1), tx_id: word(2), len: word(3) }
     }
 }

@@ -27,11 +27,7 @@ impl StreamLayout {
     /// Bytes of memory the layout needs.
     pub const fn end(&self) -> usize {
         let data = self.data + self.size as usize;
-        let index = 4 + if self.cons > self.prod {
-            self.cons
-        } else {
-            self.prod
-        };
+        let index = 4 + if self.cons > self.prod { self.cons } else { self.prod };
         if data > index { data } else { index }
     }
 }
@@ -49,10 +45,7 @@ pub enum Wake {
 fn ranges(layout: &StreamLayout, index: u32, count: u32) -> [(usize, usize); 2] {
     let at = index & (layout.size - 1);
     let first = count.min(layout.size - at);
-    [
-        (layout.data + at as usize, first as usize),
-        (layout.data, (count - first) as usize),
-    ]
+    [(layout.data + at as usize, first as usize), (layout.data, (count - first) as usize)]
 }
 
 /// What both ends share: the memory, the end's own cursor, and the poison.
@@ -69,19 +62,9 @@ struct End<M> {
 
 impl<M: RingMemory> End<M> {
     fn new(memory: M, layout: StreamLayout, wake: Wake, own: usize) -> Self {
-        assert!(
-            layout.size.is_power_of_two() && memory.len() >= layout.end(),
-            "a ring outside its memory"
-        );
+        assert!(layout.size.is_power_of_two() && memory.len() >= layout.end(), "a ring outside its memory");
         let own = memory.word(own).load(Acquire);
-        Self {
-            memory,
-            layout,
-            wake,
-            own,
-            published: own,
-            poison: None,
-        }
+        Self { memory, layout, wake, own, published: own, poison: None }
     }
 
     /// Reads the peer's index once. It may lie at most `size` ahead of `from`.
@@ -93,11 +76,7 @@ impl<M: RingMemory> End<M> {
         if index.wrapping_sub(from) <= self.layout.size {
             return Ok(index);
         }
-        let corrupt = Corrupt::Index {
-            index,
-            from,
-            ahead: self.layout.size,
-        };
+        let corrupt = Corrupt::Index { index, from, ahead: self.layout.size };
         self.poison = Some(corrupt);
         Err(corrupt)
     }
@@ -114,11 +93,7 @@ impl<M: RingMemory> End<M> {
         // Short of idle_at the peer still has work and looks again; an index out of range gets an event too many.
         let behind = idle_at.wrapping_sub(seen);
         let busy = (1..=self.layout.size).contains(&behind);
-        if busy && self.wake == Wake::WhenIdle {
-            Notify::Hold
-        } else {
-            Notify::Send
-        }
+        if busy && self.wake == Wake::WhenIdle { Notify::Hold } else { Notify::Send }
     }
 }
 

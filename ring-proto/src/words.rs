@@ -17,9 +17,7 @@ impl WordMemory {
     /// Zeroed memory of `bytes` bytes, a multiple of 4.
     pub fn new(bytes: usize) -> Arc<Self> {
         assert!(bytes.is_multiple_of(4), "ring memory is whole words");
-        Arc::new(Self {
-            words: (0..bytes / 4).map(|_| AtomicU32::new(0)).collect(),
-        })
+        Arc::new(Self { words: (0..bytes / 4).map(|_| AtomicU32::new(0)).collect() })
     }
 }
 

@@ -56,10 +56,7 @@ impl State {
     /// The state that a key holds; `Unknown` for no key and for nonsense.
     pub fn parse(value: Option<&str>) -> Self {
         let number = value.and_then(decimal::<usize>);
-        number
-            .and_then(|number| Self::ALL.get(number))
-            .copied()
-            .unwrap_or(Self::Unknown)
+        number.and_then(|number| Self::ALL.get(number)).copied().unwrap_or(Self::Unknown)
     }
 }
 
@@ -173,12 +170,7 @@ mod tests {
     use super::*;
 
     /// Runs both halves in every interleaving of one step each until nothing moves.
-    fn settle(
-        class: Class,
-        mut front: State,
-        mut back: State,
-        front_first: bool,
-    ) -> (State, State) {
+    fn settle(class: Class, mut front: State, mut back: State, front_first: bool) -> (State, State) {
         for turn in 0..32 {
             if (turn % 2 == 0) == front_first {
                 front = front_step(front, back).next(class).unwrap_or(front);
@@ -221,20 +213,11 @@ mod tests {
 
     #[test]
     fn a_waiting_half_waits() {
-        for (class, after_setup) in [
-            (Class::Vif, State::Connected),
-            (Class::Vbd, State::Initialised),
-        ] {
-            assert_eq!(
-                front_step(State::Initialising, State::InitWait).next(class),
-                Some(after_setup)
-            );
+        for (class, after_setup) in [(Class::Vif, State::Connected), (Class::Vbd, State::Initialised)] {
+            assert_eq!(front_step(State::Initialising, State::InitWait).next(class), Some(after_setup));
             assert_eq!(front_step(after_setup, State::InitWait), FrontStep::Stay);
         }
-        assert_eq!(
-            back_step(State::InitWait, State::Initialising),
-            BackStep::Stay
-        );
+        assert_eq!(back_step(State::InitWait, State::Initialising), BackStep::Stay);
     }
 
     #[test]
@@ -242,36 +225,17 @@ mod tests {
         assert_eq!(back_step(State::Connected, State::Closing), BackStep::Close);
         assert_eq!(back_step(State::Closing, State::Closed), BackStep::Shut);
         assert_eq!(back_step(State::Connected, State::Unknown), BackStep::Shut);
-        assert_eq!(
-            front_step(State::Connected, State::Closing),
-            FrontStep::Close
-        );
+        assert_eq!(front_step(State::Connected, State::Closing), FrontStep::Close);
         assert_eq!(front_step(State::Closed, State::Closed), FrontStep::Stay);
-        assert_eq!(
-            back_step(State::Closed, State::Initialising),
-            BackStep::Offer
-        );
+        assert_eq!(back_step(State::Closed, State::Initialising), BackStep::Offer);
     }
 
     #[test]
     fn values_are_bare_numbers() {
         assert_eq!(State::parse(Some("4")), State::Connected);
-        for nonsense in [
-            "",
-            "-1",
-            "+4",
-            "9",
-            "99999999999999999999",
-            " 4",
-            "4 ",
-            "four",
-        ] {
+        for nonsense in ["", "-1", "+4", "9", "99999999999999999999", " 4", "4 ", "four"] {
             assert_eq!(State::parse(Some(nonsense)), State::Unknown, "{nonsense:?}");
         }
-        assert!(
-            State::ALL
-                .iter()
-                .all(|s| State::parse(Some(&std::format!("{s}"))) == *s)
-        );
+        assert!(State::ALL.iter().all(|s| State::parse(Some(&std::format!("{s}"))) == *s));
     }
 }

@@ -39,16 +39,7 @@ impl<M: RingMemory> PoliteFront<M> {
     pub fn new(memory: M, pages: Pages, disk: Vec<u8>, limits: Limits, seed: u64) -> Self {
         let ring = Front::new(memory).expect("a ring");
         let rng = Rng(seed);
-        Self {
-            ring,
-            pages,
-            disk,
-            limits,
-            in_flight: BTreeMap::new(),
-            next_id: 0,
-            rng,
-            answered: 0,
-        }
+        Self { ring, pages, disk, limits, in_flight: BTreeMap::new(), next_id: 0, rng, answered: 0 }
     }
 
     /// What the disk must hold when nothing is in flight.
@@ -80,46 +71,26 @@ impl<M: RingMemory> PoliteFront<M> {
     }
 
     fn check(&mut self, response: WireResponse) {
-        let request = self
-            .in_flight
-            .remove(&response.id)
-            .expect("an answer to a request");
-        assert_eq!(
-            (response.op, response.status),
-            (request.op, BlkStatus::OKAY),
-            "answer to {}",
-            response.id
-        );
+        let request = self.in_flight.remove(&response.id).expect("an answer to a request");
+        assert_eq!((response.op, response.status), (request.op, BlkStatus::OKAY), "answer to {}", response.id);
         if request.direction == Some(Direction::Read) {
             let mut expected = request.data.as_slice();
             for segment in &request.segments {
                 let (now, later) = expected.split_at(segment.len.into());
                 let mut got = vec![0; segment.len.into()];
-                self.pages
-                    .copy_from(segment.grant, segment.offset.into(), &mut got)
-                    .expect("our own page");
-                assert!(
-                    got == now,
-                    "read of sectors {:?} returned other data",
-                    request.sectors
-                );
+                self.pages.copy_from(segment.grant, segment.offset.into(), &mut got).expect("our own page");
+                assert!(got == now, "read of sectors {:?} returned other data", request.sectors);
                 expected = later;
             }
         }
-        request
-            .pages
-            .iter()
-            .for_each(|page| self.pages.revoke(*page));
+        request.pages.iter().for_each(|page| self.pages.revoke(*page));
         self.answered += 1;
     }
 
     fn ask(&mut self) {
         let id = self.next_id;
         let (request, in_flight) = match self.rng.below(8) {
-            0 if self.limits.flush => (
-                WireRequest::flush(id),
-                InFlight::control(BlkOp::FLUSH_DISKCACHE, 0..0),
-            ),
+            0 if self.limits.flush => (WireRequest::flush(id), InFlight::control(BlkOp::FLUSH_DISKCACHE, 0..0)),
             1 if self.limits.discard && !self.limits.read_only => {
                 let sectors = self.range(64);
                 if self.overlaps(&sectors) {
@@ -151,18 +122,12 @@ impl<M: RingMemory> PoliteFront<M> {
     }
 
     fn overlaps(&self, sectors: &core::ops::Range<u64>) -> bool {
-        self.in_flight
-            .values()
-            .any(|other| sectors.start < other.sectors.end && other.sectors.start < sectors.end)
+        self.in_flight.values().any(|other| sectors.start < other.sectors.end && other.sectors.start < sectors.end)
     }
 
     fn transfer(&mut self, id: u64, direction: Direction) -> Option<(WireRequest, InFlight)> {
         let indirect = self.limits.indirect_segments > 0 && self.rng.one_in(3);
-        let most = if indirect {
-            self.limits.indirect_segments.into()
-        } else {
-            DIRECT_SEGMENTS as u64
-        };
+        let most = if indirect { self.limits.indirect_segments.into() } else { DIRECT_SEGMENTS as u64 };
         let mut left = 1 + self.rng.below(most * 4);
         let (mut segments, mut pages) = (Vec::new(), Vec::new());
         while left > 0 && (segments.len() as u64) < most {
@@ -175,56 +140,29 @@ impl<M: RingMemory> PoliteFront<M> {
             left -= count;
         }
         let count = sectors_of(&segments);
-        let start = self
-            .rng
-            .below((self.limits.sectors + 1).saturating_sub(count).max(1));
+        let start = self.rng.below((self.limits.sectors + 1).saturating_sub(count).max(1));
         let sectors = start..start + count;
         if count > self.limits.sectors || self.overlaps(&sectors) {
             pages.iter().for_each(|page| self.pages.revoke(*page));
             return None;
         }
         let data = self.prepare(direction, &sectors, &segments);
-        let op = if direction == Direction::Read {
-            BlkOp::READ
-        } else {
-            BlkOp::WRITE
-        };
+        let op = if direction == Direction::Read { BlkOp::READ } else { BlkOp::WRITE };
         let (op, wire) = if indirect {
-            (
-                BlkOp::INDIRECT,
-                self.indirect(id, direction, start, &segments, &mut pages),
-            )
+            (BlkOp::INDIRECT, self.indirect(id, direction, start, &segments, &mut pages))
         } else {
             let op = if direction == Direction::Write && self.limits.flush && self.rng.one_in(5) {
                 BlkOp::WRITE_BARRIER
             } else {
                 op
             };
-            (
-                op,
-                WireRequest::transfer_of(op, id, start, &segments).expect("few segments"),
-            )
+            (op, WireRequest::transfer_of(op, id, start, &segments).expect("few segments"))
         };
-        Some((
-            wire,
-            InFlight {
-                op,
-                direction: Some(direction),
-                sectors,
-                segments,
-                data,
-                pages,
-            },
-        ))
+        Some((wire, InFlight { op, direction: Some(direction), sectors, segments, data, pages }))
     }
 
     /// The data to write, put into the pages and the model; or the data that a read must find.
-    fn prepare(
-        &mut self,
-        direction: Direction,
-        sectors: &core::ops::Range<u64>,
-        segments: &[Segment],
-    ) -> Vec<u8> {
+    fn prepare(&mut self, direction: Direction, sectors: &core::ops::Range<u64>, segments: &[Segment]) -> Vec<u8> {
         if direction == Direction::Read {
             return self.disk[bytes_of(sectors)].to_vec();
         }
@@ -258,21 +196,13 @@ impl<M: RingMemory> PoliteFront<M> {
             })
             .collect();
         pages.extend(&lists);
-        WireRequest::indirect_of(direction, id, start, segments.len() as u16, &lists)
-            .expect("few pages")
+        WireRequest::indirect_of(direction, id, start, segments.len() as u16, &lists).expect("few pages")
     }
 }
 
 impl InFlight {
     fn control(op: BlkOp, sectors: core::ops::Range<u64>) -> Self {
-        Self {
-            op,
-            direction: None,
-            sectors,
-            segments: Vec::new(),
-            data: Vec::new(),
-            pages: Vec::new(),
-        }
+        Self { op, direction: None, sectors, segments: Vec::new(), data: Vec::new(), pages: Vec::new() }
     }
 }
 
@@ -292,12 +222,7 @@ pub struct PoliteBack<M> {
 impl<M: RingMemory> PoliteBack<M> {
     /// Serves `disk` within `limits`.
     pub fn new(memory: M, pages: Pages, disk: Vec<u8>, limits: Limits) -> Self {
-        Self {
-            ring: Back::attach(memory).expect("a ring"),
-            pages,
-            disk,
-            limits,
-        }
+        Self { ring: Back::attach(memory).expect("a ring"), pages, disk, limits }
     }
 
     /// Does all that was asked.
@@ -306,9 +231,7 @@ impl<M: RingMemory> PoliteBack<M> {
             match self.ring.pop() {
                 Ok(wire) => {
                     let status = self.serve(&wire).err().unwrap_or(BlkStatus::OKAY);
-                    self.ring
-                        .push(&wire.tag().response(status))
-                        .expect("one answer a request");
+                    self.ring.push(&wire.tag().response(status)).expect("one answer a request");
                 }
                 Err(PopError::Corrupt(corrupt)) => return Err(corrupt),
                 Err(PopError::Empty) if self.ring.final_check()? => {}
@@ -324,58 +247,31 @@ impl<M: RingMemory> PoliteBack<M> {
                 self.disk[bytes_of(&(sector..sector + count))].fill(0);
                 Ok(())
             }
-            Request::Transfer {
-                direction,
-                sector,
-                source: Source::Direct(segments),
-                ..
-            } => self.transfer(direction, sector, &segments),
-            Request::Transfer {
-                direction,
-                sector,
-                source: Source::Indirect { pages, count },
-                ..
-            } => {
+            Request::Transfer { direction, sector, source: Source::Direct(segments), .. } => {
+                self.transfer(direction, sector, &segments)
+            }
+            Request::Transfer { direction, sector, source: Source::Indirect { pages, count }, .. } => {
                 let mut lists = vec![WireSegment::default(); pages.len() * SEGMENTS_PER_PAGE];
                 for (page, list) in pages.iter().zip(lists.chunks_mut(SEGMENTS_PER_PAGE)) {
-                    self.pages
-                        .copy_from(*page, 0, list.as_mut_bytes())
-                        .map_err(|_| BlkStatus::ERROR)?;
+                    self.pages.copy_from(*page, 0, list.as_mut_bytes()).map_err(|_| BlkStatus::ERROR)?;
                 }
-                let mut segments = heapless::Vec::<_, MAX_SEGMENTS>::new();
-                parse_indirect(
-                    direction,
-                    sector,
-                    &lists[..count.into()],
-                    &self.limits,
-                    &mut segments,
-                )?;
+                let wire = lists.iter().take(count.into());
+                let segments = wire.map(Segment::parse).collect::<Option<Vec<_>>>();
+                let segments = segments.ok_or(BlkStatus::ERROR)?;
+                check_transfer(direction, sector, &segments, &self.limits)?;
                 self.transfer(direction, sector, &segments)
             }
         }
     }
 
-    fn transfer(
-        &mut self,
-        direction: Direction,
-        sector: u64,
-        segments: &[Segment],
-    ) -> Result<(), BlkStatus> {
+    fn transfer(&mut self, direction: Direction, sector: u64, segments: &[Segment]) -> Result<(), BlkStatus> {
         let mut at = sector as usize * SECTOR_BYTES;
         for segment in segments {
-            assert!(
-                usize::from(segment.offset) + usize::from(segment.len) <= PAGE,
-                "checked segments"
-            );
+            assert!(usize::from(segment.offset) + usize::from(segment.len) <= PAGE, "checked segments");
             let bytes = &mut self.disk[at..at + usize::from(segment.len)];
             let copied = match direction {
-                Direction::Read => self
-                    .pages
-                    .copy_to(segment.grant, segment.offset.into(), bytes),
-                Direction::Write => {
-                    self.pages
-                        .copy_from(segment.grant, segment.offset.into(), bytes)
-                }
+                Direction::Read => self.pages.copy_to(segment.grant, segment.offset.into(), bytes),
+                Direction::Write => self.pages.copy_from(segment.grant, segment.offset.into(), bytes),
             };
             copied.map_err(|_| BlkStatus::ERROR)?;
             at += usize::from(segment.len);
@@ -399,10 +295,7 @@ pub fn hostile_request(rng: &mut Rng, pages: &[GrantRef], sectors: u64) -> WireR
     };
     let grant = |rng: &mut Rng| match rng.below(8) {
         0 => GrantRef(rng.next() as u32),
-        _ => pages
-            .get(rng.below(pages.len().max(1) as u64) as usize)
-            .copied()
-            .unwrap_or_default(),
+        _ => pages.get(rng.below(pages.len().max(1) as u64) as usize).copied().unwrap_or_default(),
     };
     if request.op == BlkOp::INDIRECT {
         let mut indirect: WireIndirect = zerocopy::transmute!(request);
@@ -413,31 +306,14 @@ pub fn hostile_request(rng: &mut Rng, pages: &[GrantRef], sectors: u64) -> WireR
     }
     if request.op == BlkOp::DISCARD {
         let mut discard: WireDiscard = zerocopy::transmute!(request);
-        discard.count = if rng.one_in(3) {
-            rng.next()
-        } else {
-            rng.below(40)
-        };
+        discard.count = if rng.one_in(3) { rng.next() } else { rng.below(40) };
         return zerocopy::transmute!(discard);
     }
-    request.nr_segments = if rng.one_in(4) {
-        rng.next() as u8
-    } else {
-        rng.below(13) as u8
-    };
+    request.nr_segments = if rng.one_in(4) { rng.next() as u8 } else { rng.below(13) as u8 };
     for segment in &mut request.segments {
         let (first, last) = (rng.below(9) as u8, rng.below(9) as u8);
-        let ordered = if rng.one_in(6) {
-            (first, last)
-        } else {
-            (first.min(last), first.max(last).min(7))
-        };
-        *segment = WireSegment {
-            gref: grant(rng),
-            first: ordered.0,
-            last: ordered.1,
-            pad: [0xaa; 2],
-        };
+        let ordered = if rng.one_in(6) { (first, last) } else { (first.min(last), first.max(last).min(7)) };
+        *segment = WireSegment { gref: grant(rng), first: ordered.0, last: ordered.1, pad: [0xaa; 2] };
     }
     request
 }

@@ -26,11 +26,7 @@ pub const PCI_WORDS: &[usize] = &[0, 4, 8, 12, 16, 20, 24, 28, 32];
 impl<M: RingMemory> Scribbler<M> {
     /// One that scribbles over `memory`.
     pub fn new(memory: M, words: &'static [usize], seed: u64) -> Self {
-        Self {
-            memory,
-            words,
-            rng: Rng(seed),
-        }
+        Self { memory, words, rng: Rng(seed) }
     }
 
     /// One scribble.
@@ -42,9 +38,7 @@ impl<M: RingMemory> Scribbler<M> {
             rng.fill(&mut bytes);
             return self.memory.write(offset, &bytes);
         }
-        let word = self
-            .memory
-            .word(self.words[rng.below(self.words.len() as u64) as usize]);
+        let word = self.memory.word(self.words[rng.below(self.words.len() as u64) as usize]);
         let old = word.load(Relaxed);
         let new = match rng.below(6) {
             0 => rng.next() as u32,
@@ -72,11 +66,7 @@ impl<M: RingMemory + Clone, C: RingClass> HostileFront<M, C> {
     pub fn new(memory: M, seed: u64, scribbles: bool) -> Self {
         let ring = Front::new(memory.clone()).expect("a ring");
         let scribbler = scribbles.then(|| Scribbler::new(memory, RING_WORDS, !seed));
-        Self {
-            ring,
-            scribbler,
-            rng: Rng(seed),
-        }
+        Self { ring, scribbler, rng: Rng(seed) }
     }
 
     /// Sends a few entries of `make`'s.

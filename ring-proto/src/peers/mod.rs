@@ -16,10 +16,7 @@ pub struct Rng(pub u64);
 
 impl Rng {
     /// The next 64 bits.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "an endless source is no iterator"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "an endless source is no iterator")]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -41,15 +38,9 @@ impl Rng {
     }
     /// A number of at most 16 bits as a hostile peer likes them: small, at a limit, or anything.
     pub fn edgy(&mut self) -> u16 {
-        const EDGES: [u16; 14] = [
-            0, 1, 7, 8, 13, 14, 511, 512, 4095, 4096, 0x7fff, 0x8000, 0xfffe, 0xffff,
-        ];
+        const EDGES: [u16; 14] = [0, 1, 7, 8, 13, 14, 511, 512, 4095, 4096, 0x7fff, 0x8000, 0xfffe, 0xffff];
         let edge = EDGES[self.below(EDGES.len() as u64) as usize];
-        if self.one_in(2) {
-            edge
-        } else {
-            self.next() as u16 >> self.below(16)
-        }
+        if self.one_in(2) { edge } else { self.next() as u16 >> self.below(16) }
     }
 }
 
@@ -75,13 +66,7 @@ impl Pages {
     pub fn grant(&self, writable: bool) -> GrantRef {
         let mut pages = self.0.borrow_mut();
         let reference = pages.keys().next_back().map_or(8, |last| last + 1);
-        pages.insert(
-            reference,
-            Page {
-                bytes: Box::new([0; PAGE]),
-                writable,
-            },
-        );
+        pages.insert(reference, Page { bytes: Box::new([0; PAGE]), writable });
         GrantRef(reference)
     }
     /// Ends a grant.
@@ -93,28 +78,17 @@ impl Pages {
         self.0.borrow().len()
     }
     /// What a backend does to read a granted page.
-    pub fn copy_from(
-        &self,
-        grant: GrantRef,
-        offset: usize,
-        out: &mut [u8],
-    ) -> Result<(), GrantError> {
+    pub fn copy_from(&self, grant: GrantRef, offset: usize, out: &mut [u8]) -> Result<(), GrantError> {
         let pages = self.0.borrow();
         let page = pages.get(&grant.0).ok_or(GrantError)?;
-        let bytes = offset
-            .checked_add(out.len())
-            .and_then(|end| page.bytes.get(offset..end))
-            .ok_or(GrantError)?;
+        let bytes = offset.checked_add(out.len()).and_then(|end| page.bytes.get(offset..end)).ok_or(GrantError)?;
         out.copy_from_slice(bytes);
         Ok(())
     }
     /// What a backend does to write a granted page.
     pub fn copy_to(&self, grant: GrantRef, offset: usize, data: &[u8]) -> Result<(), GrantError> {
         let mut pages = self.0.borrow_mut();
-        let page = pages
-            .get_mut(&grant.0)
-            .filter(|page| page.writable)
-            .ok_or(GrantError)?;
+        let page = pages.get_mut(&grant.0).filter(|page| page.writable).ok_or(GrantError)?;
         put(page, offset, data)
     }
     /// What the guest itself does to its page, granted read-only or not.
@@ -127,9 +101,6 @@ impl Pages {
 
 fn put(page: &mut Page, offset: usize, data: &[u8]) -> Result<(), GrantError> {
     let end = offset.checked_add(data.len()).ok_or(GrantError)?;
-    page.bytes
-        .get_mut(offset..end)
-        .ok_or(GrantError)?
-        .copy_from_slice(data);
+    page.bytes.get_mut(offset..end).ok_or(GrantError)?.copy_from_slice(data);
     Ok(())
 }

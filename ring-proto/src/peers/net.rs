@@ -23,19 +23,12 @@ pub struct Packet {
 impl Packet {
     /// A frame of `bytes` with a good checksum.
     pub fn plain(bytes: &[u8]) -> Self {
-        Self {
-            bytes: bytes.to_vec(),
-            checksum: Checksum::Unknown,
-            gso: None,
-        }
+        Self { bytes: bytes.to_vec(), checksum: Checksum::Unknown, gso: None }
     }
 
     /// A frame of random shape.
     pub fn random(rng: &mut Rng) -> Self {
-        let gso = rng.one_in(4).then(|| Gso {
-            kind: GsoKind::TcpV4,
-            size: 1000 + rng.below(460) as u16,
-        });
+        let gso = rng.one_in(4).then(|| Gso { kind: GsoKind::TcpV4, size: 1000 + rng.below(460) as u16 });
         let longest = if gso.is_some() { MAX_PACKET } else { 1514 };
         let mut bytes = vec![0; ETH_HEADER + rng.below((longest - ETH_HEADER) as u64) as usize];
         rng.fill(&mut bytes);
@@ -45,11 +38,7 @@ impl Packet {
             1 => Checksum::Validated,
             _ => Checksum::Unknown,
         };
-        Self {
-            bytes,
-            checksum,
-            gso,
-        }
+        Self { bytes, checksum, gso }
     }
 }
 
@@ -114,12 +103,7 @@ impl<M: RingMemory> PoliteFront<M> {
                 let offset = self.rng.below((PAGE - chunk.len() + 1) as u64) as usize;
                 self.pages.fill(grant, offset, chunk);
                 self.next_id = self.next_id.wrapping_add(1);
-                Fragment {
-                    grant,
-                    offset: offset as u16,
-                    len: chunk.len() as u16,
-                    id: self.next_id,
-                }
+                Fragment { grant, offset: offset as u16, len: chunk.len() as u16, id: self.next_id }
             })
             .collect()
     }
@@ -128,15 +112,9 @@ impl<M: RingMemory> PoliteFront<M> {
     pub fn step(&mut self) -> (Notify, Notify) {
         loop {
             match self.tx.pop() {
-                Ok(TxResponse {
-                    status: Status::NULL,
-                    ..
-                }) => {}
+                Ok(TxResponse { status: Status::NULL, .. }) => {}
                 Ok(response) => {
-                    let grant = self
-                        .sending
-                        .remove(&response.id)
-                        .expect("an answer to a slot in flight");
+                    let grant = self.sending.remove(&response.id).expect("an answer to a slot in flight");
                     self.pages.revoke(grant);
                     self.errors += u64::from(response.status != Status::OKAY);
                 }
@@ -152,13 +130,7 @@ impl<M: RingMemory> PoliteFront<M> {
             let slot = (self.rx.sent() & (self.rx.slots() - 1)) as u16;
             let grant = self.pages.grant(true);
             self.offered.insert(slot, grant);
-            self.rx
-                .push(&RxRequest {
-                    id: slot,
-                    pad: 0,
-                    gref: grant,
-                })
-                .expect("room was checked");
+            self.rx.push(&RxRequest { id: slot, pad: 0, gref: grant }).expect("room was checked");
         }
         (self.tx.publish(), self.rx.publish())
     }
@@ -178,22 +150,15 @@ impl<M: RingMemory> PoliteFront<M> {
             for part in &packet.parts {
                 let (now, later) = rest.split_at_mut(part.len.into());
                 let grant = self.offered.remove(&part.slot).expect("a page offered");
-                self.pages
-                    .copy_from(grant, part.offset.into(), now)
-                    .expect("our own page");
+                self.pages.copy_from(grant, part.offset.into(), now).expect("our own page");
                 self.pages.revoke(grant);
                 rest = later;
             }
             packet.spare.iter().for_each(|slot| {
-                self.pages
-                    .revoke(self.offered.remove(slot).expect("a page offered"));
+                self.pages.revoke(self.offered.remove(slot).expect("a page offered"));
             });
             if !packet.is_empty() {
-                self.received.push_back(Packet {
-                    bytes,
-                    checksum: packet.checksum,
-                    gso: packet.gso,
-                });
+                self.received.push_back(Packet { bytes, checksum: packet.checksum, gso: packet.gso });
             }
         }
     }
@@ -239,21 +204,13 @@ impl<M: RingMemory> PoliteBack<M> {
                     let mut status = Status::OKAY;
                     for fragment in &packet.fragments {
                         let (now, later) = rest.split_at_mut(fragment.len.into());
-                        if self
-                            .pages
-                            .copy_from(fragment.grant, fragment.offset.into(), now)
-                            .is_err()
-                        {
+                        if self.pages.copy_from(fragment.grant, fragment.offset.into(), now).is_err() {
                             status = Status::ERROR;
                         }
                         rest = later;
                     }
                     if status == Status::OKAY {
-                        self.taken.push_back(Packet {
-                            bytes,
-                            checksum: packet.checksum,
-                            gso: packet.gso,
-                        });
+                        self.taken.push_back(Packet { bytes, checksum: packet.checksum, gso: packet.gso });
                     }
                     packet.answer(&mut self.tx, status);
                 }
@@ -283,9 +240,7 @@ impl<M: RingMemory> PoliteBack<M> {
                 0 => first_flags(packet.checksum, packet.gso.is_some(), more),
                 _ => RxFlags::default().with_if(more, RxFlags::MORE_DATA),
             };
-            self.pages
-                .copy_to(request.gref, 0, chunk)
-                .expect("a page to write");
+            self.pages.copy_to(request.gref, 0, chunk).expect("a page to write");
             answer(&mut self.rx, request.id, 0, chunk.len() as u16, flags);
             if let Some(gso) = packet.gso.filter(|_| index == 0) {
                 let _ = self.rx.pop();
@@ -309,60 +264,19 @@ pub fn hostile_slot(rng: &mut Rng, pages: &[GrantRef]) -> TxSlot {
     if rng.one_in(6) {
         let mut body = [0; 6];
         rng.fill(&mut body);
-        return Extra {
-            kind: ExtraKind(rng.below(6) as u8),
-            flags: rng.below(2) as u8,
-            body,
-        }
-        .into();
+        return Extra { kind: ExtraKind(rng.below(6) as u8), flags: rng.below(2) as u8, body }.into();
     }
-    let grant = pages
-        .get(rng.below(pages.len().max(1) as u64) as usize)
-        .copied()
-        .unwrap_or_default();
-    let gref = if rng.one_in(8) {
-        GrantRef(rng.next() as u32)
-    } else {
-        grant
-    };
-    let (offset, size) = if rng.one_in(2) {
-        (rng.edgy(), rng.edgy())
-    } else {
-        (0, 60)
-    };
-    let flags = TxFlags(if rng.one_in(2) {
-        rng.below(16) as u16
-    } else {
-        0
-    });
-    TxRequest {
-        gref,
-        offset,
-        flags,
-        id: rng.next() as u16,
-        size,
-    }
-    .into()
+    let grant = pages.get(rng.below(pages.len().max(1) as u64) as usize).copied().unwrap_or_default();
+    let gref = if rng.one_in(8) { GrantRef(rng.next() as u32) } else { grant };
+    let (offset, size) = if rng.one_in(2) { (rng.edgy(), rng.edgy()) } else { (0, 60) };
+    let flags = TxFlags(if rng.one_in(2) { rng.below(16) as u16 } else { 0 });
+    TxRequest { gref, offset, flags, id: rng.next() as u16, size }.into()
 }
 
 /// An answer to a receive request that is nearly right, or not at all.
 pub fn hostile_answer(rng: &mut Rng, id: u16) -> RxSlot {
-    let id = if rng.one_in(16) {
-        rng.next() as u16
-    } else {
-        id
-    };
-    let flags = RxFlags(if rng.one_in(2) {
-        rng.below(16) as u16
-    } else {
-        0
-    });
+    let id = if rng.one_in(16) { rng.next() as u16 } else { id };
+    let flags = RxFlags(if rng.one_in(2) { rng.below(16) as u16 } else { 0 });
     let status = Status(if rng.one_in(2) { rng.edgy() as i16 } else { 60 });
-    RxResponse {
-        id,
-        offset: if rng.one_in(4) { rng.edgy() } else { 0 },
-        flags,
-        status,
-    }
-    .into()
+    RxResponse { id, offset: if rng.one_in(4) { rng.edgy() } else { 0 }, flags, status }.into()
 }

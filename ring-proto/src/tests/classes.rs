@@ -11,13 +11,8 @@ use crate::words::WordMemory;
 use std::vec::Vec;
 
 const SECTORS: u64 = 4096;
-const LIMITS: Limits = Limits {
-    sectors: SECTORS,
-    read_only: false,
-    flush: true,
-    discard: true,
-    indirect_segments: 128,
-};
+const LIMITS: Limits =
+    Limits { sectors: SECTORS, read_only: false, flush: true, discard: true, indirect_segments: 128 };
 
 #[test]
 fn blk_polite_peers_agree_about_every_sector() {
@@ -25,8 +20,7 @@ fn blk_polite_peers_agree_about_every_sector() {
         let memory = WordMemory::new(4096 * pages_of_ring);
         let pages = Pages::default();
         let disk = std::vec![7; (SECTORS * u64::from(SECTOR)) as usize];
-        let mut front =
-            blk_peers::PoliteFront::new(memory.clone(), pages.clone(), disk.clone(), LIMITS, seed);
+        let mut front = blk_peers::PoliteFront::new(memory.clone(), pages.clone(), disk.clone(), LIMITS, seed);
         let mut back = blk_peers::PoliteBack::new(memory, pages.clone(), disk, LIMITS);
         while front.answered < 2000 {
             let _ = front.step(true);
@@ -60,85 +54,40 @@ fn blk_hostile_front_hurts_only_itself() {
 #[test]
 fn blk_requests_at_the_edges() {
     let page = abi::GrantRef(9);
-    let one = |first, last| blk::WireSegment {
-        gref: page,
-        first,
-        last,
-        pad: [0; 2],
-    };
-    let whole = blk::Segment {
-        grant: page,
-        offset: 0,
-        len: 4096,
-    };
+    let one = |first, last| blk::WireSegment { gref: page, first, last, pad: [0; 2] };
+    let whole = blk::Segment { grant: page, offset: 0, len: 4096 };
     let parse = |op, sector, segments: &[blk::Segment], limits: &Limits| {
-        blk::WireRequest::transfer_of(op, 1, sector, segments)
-            .unwrap()
-            .parse(limits)
+        blk::WireRequest::transfer_of(op, 1, sector, segments).unwrap().parse(limits)
     };
     assert!(parse(BlkOp::READ, SECTORS - 8, &[whole], &LIMITS).is_ok());
     for sector in [SECTORS - 7, SECTORS, u64::MAX - 7, u64::MAX] {
-        assert_eq!(
-            parse(BlkOp::READ, sector, &[whole], &LIMITS),
-            Err(BlkStatus::ERROR)
-        );
+        assert_eq!(parse(BlkOp::READ, sector, &[whole], &LIMITS), Err(BlkStatus::ERROR));
     }
-    let read_only = Limits {
-        read_only: true,
-        ..LIMITS
-    };
+    let read_only = Limits { read_only: true, ..LIMITS };
     for op in [BlkOp::WRITE, BlkOp::WRITE_BARRIER, BlkOp::FLUSH_DISKCACHE] {
-        assert_eq!(
-            parse(op, 0, &[whole], &read_only),
-            Err(BlkStatus::ERROR),
-            "{op:?}"
-        );
+        assert_eq!(parse(op, 0, &[whole], &read_only), Err(BlkStatus::ERROR), "{op:?}");
     }
     assert!(parse(BlkOp::READ, 0, &[whole], &read_only).is_ok());
-    assert_eq!(
-        blk::WireRequest::discard_of(1, 0, 1).parse(&read_only),
-        Err(BlkStatus::ERROR)
-    );
+    assert_eq!(blk::WireRequest::discard_of(1, 0, 1).parse(&read_only), Err(BlkStatus::ERROR));
     assert_eq!(parse(BlkOp::READ, 0, &[], &LIMITS), Err(BlkStatus::ERROR));
-    assert_eq!(
-        parse(BlkOp::FLUSH_DISKCACHE, 0, &[], &LIMITS),
-        Ok(blk::Request::Flush)
-    );
-    let none = Limits {
-        flush: false,
-        discard: false,
-        indirect_segments: 0,
-        ..LIMITS
-    };
+    assert_eq!(parse(BlkOp::FLUSH_DISKCACHE, 0, &[], &LIMITS), Ok(blk::Request::Flush));
+    let none = Limits { flush: false, discard: false, indirect_segments: 0, ..LIMITS };
     for op in [2, 3, 4, 5, 6, 7, 255] {
-        assert_eq!(
-            parse(BlkOp(op), 0, &[whole], &none),
-            Err(BlkStatus::EOPNOTSUPP),
-            "operation {op}"
-        );
+        assert_eq!(parse(BlkOp(op), 0, &[whole], &none), Err(BlkStatus::EOPNOTSUPP), "operation {op}");
     }
     assert_eq!(blk::Segment::parse(&one(0, 7)), Some(whole));
     for bad in [one(1, 0), one(0, 8), one(8, 8), one(255, 255), one(0, 255)] {
         assert_eq!(blk::Segment::parse(&bad), None);
     }
     for count in [0, 129, 4097, 65535] {
-        let request =
-            blk::WireRequest::indirect_of(blk::Direction::Read, 1, 0, count, &[page]).unwrap();
-        assert_eq!(
-            request.parse(&LIMITS),
-            Err(BlkStatus::ERROR),
-            "{count} segments"
-        );
+        let request = blk::WireRequest::indirect_of(blk::Direction::Read, 1, 0, count, &[page]).unwrap();
+        assert_eq!(request.parse(&LIMITS), Err(BlkStatus::ERROR), "{count} segments");
     }
 }
 
 #[test]
 fn net_polite_peers_agree_about_every_packet() {
-    let (tx, rx, pages) = (
-        WordMemory::new(4096),
-        WordMemory::new(4096),
-        Pages::default(),
-    );
+    let (tx, rx, pages) = (WordMemory::new(4096), WordMemory::new(4096), Pages::default());
     let mut front = net_peers::PoliteFront::new(tx.clone(), rx.clone(), pages.clone(), 5);
     let mut back = net_peers::PoliteBack::new(tx, rx, pages);
     let mut rng = Rng(17);
@@ -168,11 +117,7 @@ fn net_polite_peers_agree_about_every_packet() {
 fn net_hostile_front_hurts_only_itself() {
     let mut taken = 0;
     for seed in 0..200 {
-        let (tx, rx, pages) = (
-            WordMemory::new(4096),
-            WordMemory::new(4096),
-            Pages::default(),
-        );
+        let (tx, rx, pages) = (WordMemory::new(4096), WordMemory::new(4096), Pages::default());
         let grants: Vec<_> = (0..4).map(|_| pages.grant(false)).collect();
         let mut front = HostileFront::<_, Tx>::new(tx.clone(), seed, seed % 2 == 0);
         let mut back = net_peers::PoliteBack::new(tx, rx, pages);
@@ -183,11 +128,7 @@ fn net_hostile_front_hurts_only_itself() {
                 break;
             }
         }
-        assert!(
-            back.taken
-                .iter()
-                .all(|packet| packet.bytes.len() >= ETH_HEADER)
-        );
+        assert!(back.taken.iter().all(|packet| packet.bytes.len() >= ETH_HEADER));
         assert!(seed % 2 == 0 || front.alive() && back.refused > 0);
         taken += back.taken.len();
     }
@@ -206,20 +147,13 @@ fn net_hostile_back_hurts_only_itself() {
         for _ in 0..100 {
             while front.room() > 0 {
                 let id = (front.sent() & (front.slots() - 1)) as u16;
-                front
-                    .push(&RxRequest {
-                        id,
-                        pad: 0,
-                        gref: abi::GrantRef(1),
-                    })
-                    .unwrap();
+                front.push(&RxRequest { id, pad: 0, gref: abi::GrantRef(1) }).unwrap();
                 outstanding += 1;
             }
             let _ = front.publish();
             for _ in 0..rng.below(20) {
                 let Ok(request) = back.pop() else { break };
-                back.push(&net_peers::hostile_answer(&mut rng, request.id))
-                    .unwrap();
+                back.push(&net_peers::hostile_answer(&mut rng, request.id)).unwrap();
             }
             let _ = back.publish();
             if rng.one_in(60) {
@@ -228,12 +162,8 @@ fn net_hostile_back_hurts_only_itself() {
             let end = loop {
                 match reader.next(&mut front) {
                     Ok(packet) => {
-                        outstanding = outstanding
-                            .checked_sub(packet.parts.len() + packet.spare.len())
-                            .unwrap();
-                        let inside = |part: &crate::net_rx::RxPart| {
-                            usize::from(part.offset + part.len) <= PAGE
-                        };
+                        outstanding = outstanding.checked_sub(packet.parts.len() + packet.spare.len()).unwrap();
+                        let inside = |part: &crate::net_rx::RxPart| usize::from(part.offset + part.len) <= PAGE;
                         assert!(packet.parts.iter().all(inside) && packet.parts.len() <= MAX_SLOTS);
                     }
                     Err(end) => break end,
@@ -251,21 +181,11 @@ fn net_hostile_back_hurts_only_itself() {
 fn net_packets_at_the_edges() {
     use crate::net_tx::{TxError, TxItem, TxReader};
     let slot = |offset, flags, size| {
-        TxSlot::from(TxRequest {
-            gref: abi::GrantRef(1),
-            offset,
-            flags: TxFlags(flags),
-            id: 3,
-            size,
-        })
+        TxSlot::from(TxRequest { gref: abi::GrantRef(1), offset, flags: TxFlags(flags), id: 3, size })
     };
     let gso = |kind, size: u16| {
         let [low, high] = size.to_le_bytes();
-        TxSlot::from(Extra {
-            kind: ExtraKind::GSO,
-            flags: 0,
-            body: [low, high, kind, 0, 0, 0],
-        })
+        TxSlot::from(Extra { kind: ExtraKind::GSO, flags: 0, body: [low, high, kind, 0, 0, 0] })
     };
     let read = |slots: &[TxSlot]| {
         let memory = WordMemory::new(4096);
@@ -287,35 +207,17 @@ fn net_packets_at_the_edges() {
     let length = |lengths: Result<Vec<u16>, Option<TxError>>| lengths.unwrap();
     assert_eq!(length(read(&[slot(0, 0, 14)])), [14]);
     assert_eq!(length(read(&[slot(4082, 0, 14)])), [14]);
-    assert_eq!(
-        length(read(&[slot(0, 4, 5000), slot(0, 0, 4096)])),
-        [904, 4096]
-    );
+    assert_eq!(length(read(&[slot(0, 4, 5000), slot(0, 0, 4096)])), [904, 4096]);
     assert_eq!(length(read(&[slot(0, 8, 1000), gso(1, 500)])), [1000]);
     assert_eq!(read(&[slot(0, 0, 13)]), refused(TxError::TooShort));
     assert_eq!(read(&[slot(4083, 0, 14)]), refused(TxError::CrossesPage));
     assert_eq!(read(&[slot(0, 0, 4097)]), refused(TxError::CrossesPage));
     assert_eq!(read(&[slot(0xffff, 0, 14)]), refused(TxError::CrossesPage));
-    assert_eq!(
-        read(&[slot(0, 4, 100), slot(0, 0, 100)]),
-        refused(TxError::SizeMismatch)
-    );
-    assert_eq!(
-        read(&[slot(0, 4, 100), slot(0, 0, 200)]),
-        refused(TxError::SizeMismatch)
-    );
-    assert_eq!(
-        read(&[slot(0, 4, 100), slot(0, 4, 0), slot(0, 0, 50)]),
-        refused(TxError::EmptySlot)
-    );
-    assert_eq!(
-        read(&[slot(0, 8, 1000), gso(3, 500)]),
-        refused(TxError::BadExtra)
-    );
-    assert_eq!(
-        read(&[slot(0, 8, 1000), gso(1, 0)]),
-        refused(TxError::BadExtra)
-    );
+    assert_eq!(read(&[slot(0, 4, 100), slot(0, 0, 100)]), refused(TxError::SizeMismatch));
+    assert_eq!(read(&[slot(0, 4, 100), slot(0, 0, 200)]), refused(TxError::SizeMismatch));
+    assert_eq!(read(&[slot(0, 4, 100), slot(0, 4, 0), slot(0, 0, 50)]), refused(TxError::EmptySlot));
+    assert_eq!(read(&[slot(0, 8, 1000), gso(3, 500)]), refused(TxError::BadExtra));
+    assert_eq!(read(&[slot(0, 8, 1000), gso(1, 0)]), refused(TxError::BadExtra));
     assert_eq!(read(&[slot(0, 4, 100)]), Err(None));
     let long = |count: usize| {
         let mut slots = std::vec![slot(0, 4, 1000); count];
@@ -330,11 +232,7 @@ fn net_packets_at_the_edges() {
 
 #[test]
 fn pci_operations_are_checked() {
-    let at = Address {
-        domain: 0,
-        bus: 0,
-        devfn: 0x18,
-    };
+    let at = Address { domain: 0, bus: 0, devfn: 0x18 };
     let page = WordMemory::new(4096);
     let (mut front, mut back) = (pciif::Front::new(page.clone()), pciif::Back::new(page));
     assert!(back.take().is_none());
@@ -343,51 +241,25 @@ fn pci_operations_are_checked() {
     front.submit(&op);
     assert!(front.poll().is_none());
     let mut taken = back.take().unwrap();
-    let register = pciif::Register {
-        offset: 6,
-        width: 2,
-    };
+    let register = pciif::Register { offset: 6, width: 2 };
     assert_eq!(taken.parse(), Ok((at, Operation::Write(register, 0xbeef))));
     taken.error = PciError::DENIED;
     back.answer(&taken);
     assert!(back.take().is_none());
     assert_eq!(front.poll().unwrap().error, PciError::DENIED);
-    for (offset, size) in [
-        (-1, 4),
-        (1, 2),
-        (2, 4),
-        (4096, 1),
-        (4095, 2),
-        (0, 0),
-        (0, 3),
-        (0, 8),
-        (i32::MIN, 4),
-    ] {
+    for (offset, size) in [(-1, 4), (1, 2), (2, 4), (4096, 1), (4095, 2), (0, 0), (0, 3), (0, 8), (i32::MIN, 4)] {
         (op.offset, op.size) = (offset, size);
-        assert_eq!(
-            op.parse(),
-            Err(PciError::BAD_OFFSET),
-            "{size} bytes at {offset}"
-        );
+        assert_eq!(op.parse(), Err(PciError::BAD_OFFSET), "{size} bytes at {offset}");
     }
     let mut far = WireOp::new(Command::CONF_READ, at);
     far.bus = 256;
     assert_eq!(far.parse(), Err(PciError::NO_DEVICE));
     let mut msix = WireOp::new(Command::ENABLE_MSIX, at);
-    for (count, fine) in [
-        (0, false),
-        (1, true),
-        (128, true),
-        (129, false),
-        (u32::MAX, false),
-    ] {
+    for (count, fine) in [(0, false), (1, true), (128, true), (129, false), (u32::MAX, false)] {
         msix.value = count;
         assert_eq!(msix.parse().is_ok(), fine);
     }
-    assert_eq!(
-        WireOp::new(Command(99), at).parse(),
-        Err(PciError::NOT_IMPLEMENTED)
-    );
+    assert_eq!(WireOp::new(Command(99), at).parse(), Err(PciError::NOT_IMPLEMENTED));
 }
 
 #[test]

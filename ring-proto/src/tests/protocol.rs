@@ -19,40 +19,18 @@ impl Keys for BTreeMap<String, String> {
 fn collect(publish: impl Fn(crate::keys::Put<'_>)) -> BTreeMap<String, String> {
     let mut keys = BTreeMap::new();
     publish(&mut |key, value| {
-        assert!(
-            keys.insert(key.to_string(), value.to_string()).is_none(),
-            "{key} twice"
-        );
+        assert!(keys.insert(key.to_string(), value.to_string()).is_none(), "{key} twice");
     });
     keys
 }
 
 #[test]
 fn paths() {
-    let device = Device {
-        class: Class::Vif,
-        back: DomId(2),
-        front: DomId(7),
-        handle: 51712,
-    };
-    assert_eq!(
-        FrontDir(device).to_string(),
-        "/local/domain/7/device/vif/51712"
-    );
-    assert_eq!(
-        BackDir(device).to_string(),
-        "/local/domain/2/backend/vif/7/51712"
-    );
-    for path in [
-        "/local/domain/2/backend/vif/7/51712",
-        "backend/vif/7/51712/state",
-        "backend/vif/7/51712",
-    ] {
-        assert_eq!(
-            Device::from_backend_path(DomId(2), path),
-            Some(device),
-            "{path}"
-        );
+    let device = Device { class: Class::Vif, back: DomId(2), front: DomId(7), handle: 51712 };
+    assert_eq!(FrontDir(device).to_string(), "/local/domain/7/device/vif/51712");
+    assert_eq!(BackDir(device).to_string(), "/local/domain/2/backend/vif/7/51712");
+    for path in ["/local/domain/2/backend/vif/7/51712", "backend/vif/7/51712/state", "backend/vif/7/51712"] {
+        assert_eq!(Device::from_backend_path(DomId(2), path), Some(device), "{path}");
     }
     let wrong = [
         "/local/domain/3/backend/vif/7/51712",
@@ -76,14 +54,9 @@ fn mac_addresses() {
     let mac = Mac([0, 0x16, 0x3e, 0xab, 1, 2]);
     assert_eq!(Mac::parse("00:16:3e:AB:01:02"), Some(mac));
     assert_eq!(mac.to_string(), "00:16:3e:ab:01:02");
-    for bad in [
-        "",
-        "00:16:3e:ab:01",
-        "00:16:3e:ab:01:02:03",
-        "0:16:3e:ab:1:2",
-        "+1:16:3e:ab:01:02",
-        "gg:16:3e:ab:01:02",
-    ] {
+    for bad in
+        ["", "00:16:3e:ab:01", "00:16:3e:ab:01:02:03", "0:16:3e:ab:1:2", "+1:16:3e:ab:01:02", "gg:16:3e:ab:01:02"]
+    {
         assert_eq!(Mac::parse(bad), None, "{bad}");
     }
 }
@@ -92,28 +65,11 @@ fn net_front(queues: u32, split: bool) -> net_keys::FrontKeys {
     let queue = |n: u32| net_keys::QueueKeys {
         tx_ring: GrantRef(10 + n),
         rx_ring: GrantRef(20 + n),
-        events: if split {
-            Events::Split {
-                tx: Port(30 + n),
-                rx: Port(40 + n),
-            }
-        } else {
-            Events::Shared(Port(50 + n))
-        },
+        events: if split { Events::Split { tx: Port(30 + n), rx: Port(40 + n) } } else { Events::Shared(Port(50 + n)) },
     };
-    let offloads = Offloads {
-        scatter_gather: true,
-        gso_tcpv4: true,
-        checksum_v4: true,
-        ..Offloads::default()
-    };
+    let offloads = Offloads { scatter_gather: true, gso_tcpv4: true, checksum_v4: true, ..Offloads::default() };
     let queues = (0..queues).map(queue).collect();
-    net_keys::FrontKeys {
-        queues,
-        offloads,
-        rx_notify: true,
-        multicast_control: false,
-    }
+    net_keys::FrontKeys { queues, offloads, rx_notify: true, multicast_control: false }
 }
 
 #[test]
@@ -132,42 +88,19 @@ fn net_keys_are_read_as_written() {
         }
     }
     let back = net_keys::BackKeys {
-        offloads: Offloads {
-            scatter_gather: true,
-            ..Offloads::default()
-        },
+        offloads: Offloads { scatter_gather: true, ..Offloads::default() },
         split_events: true,
         multicast_control: true,
         max_queues: 2,
     };
-    assert_eq!(
-        net_keys::BackKeys::parse(&collect(|put| back.publish(put))),
-        Ok(back)
-    );
+    assert_eq!(net_keys::BackKeys::parse(&collect(|put| back.publish(put))), Ok(back));
     // What a frontend that says nothing gets: IPv4 checksums offloaded, no more.
-    let bare = [
-        ("request-rx-copy", "1"),
-        ("tx-ring-ref", "8"),
-        ("rx-ring-ref", "9"),
-        ("event-channel", "3"),
-    ];
+    let bare = [("request-rx-copy", "1"), ("tx-ring-ref", "8"), ("rx-ring-ref", "9"), ("event-channel", "3")];
     let parsed = net_keys::FrontKeys::parse(&bare[..], 1).unwrap();
-    assert_eq!(
-        parsed.offloads,
-        Offloads {
-            checksum_v4: true,
-            ..Offloads::default()
-        }
-    );
+    assert_eq!(parsed.offloads, Offloads { checksum_v4: true, ..Offloads::default() });
     for missing in 0..bare.len() {
-        let rest: std::vec::Vec<_> = (0..bare.len())
-            .filter(|n| *n != missing)
-            .map(|n| bare[n])
-            .collect();
-        assert_eq!(
-            net_keys::FrontKeys::parse(&rest[..], 1),
-            Err(BadKey(bare[missing].0))
-        );
+        let rest: std::vec::Vec<_> = (0..bare.len()).filter(|n| *n != missing).map(|n| bare[n]).collect();
+        assert_eq!(net_keys::FrontKeys::parse(&rest[..], 1), Err(BadKey(bare[missing].0)));
     }
 }
 
@@ -182,50 +115,24 @@ const FEATURES: blk_keys::Features = blk_keys::Features {
 
 #[test]
 fn blk_keys_are_read_as_written() {
-    assert_eq!(
-        blk_keys::Features::parse(&collect(|put| FEATURES.publish(put))),
-        Ok(FEATURES)
-    );
-    let disk = blk_keys::Properties {
-        sectors: 1 << 33,
-        info: 4,
-        physical_sector: 4096,
-    };
-    assert_eq!(
-        blk_keys::Properties::parse(&collect(|put| disk.publish(put))),
-        Ok(disk)
-    );
+    assert_eq!(blk_keys::Features::parse(&collect(|put| FEATURES.publish(put))), Ok(FEATURES));
+    let disk = blk_keys::Properties { sectors: 1 << 33, info: 4, physical_sector: 4096 };
+    assert_eq!(blk_keys::Properties::parse(&collect(|put| disk.publish(put))), Ok(disk));
     for queues in [1u32, 3] {
         for pages in [1u32, 4] {
             let queue = |q: u32| blk_keys::QueueKeys {
                 ring: (0..pages).map(|p| GrantRef(100 * q + p)).collect(),
                 event: Port(q),
             };
-            let keys = blk_keys::FrontKeys {
-                queues: (0..queues).map(queue).collect(),
-                persistent: true,
-            };
+            let keys = blk_keys::FrontKeys { queues: (0..queues).map(queue).collect(), persistent: true };
             let written = collect(|put| keys.publish(put));
             assert_eq!(blk_keys::FrontKeys::parse(&written, &FEATURES), Ok(keys));
-            let small = blk_keys::Features {
-                max_ring_order: 0,
-                ..FEATURES
-            };
-            assert_eq!(
-                blk_keys::FrontKeys::parse(&written, &small).is_err(),
-                pages > 1
-            );
+            let small = blk_keys::Features { max_ring_order: 0, ..FEATURES };
+            assert_eq!(blk_keys::FrontKeys::parse(&written, &small).is_err(), pages > 1);
         }
     }
-    let i386 = [
-        ("ring-ref", "8"),
-        ("event-channel", "3"),
-        ("protocol", "x86_32-abi"),
-    ];
-    assert_eq!(
-        blk_keys::FrontKeys::parse(&i386[..], &FEATURES),
-        Err(BadKey("protocol"))
-    );
+    let i386 = [("ring-ref", "8"), ("event-channel", "3"), ("protocol", "x86_32-abi")];
+    assert_eq!(blk_keys::FrontKeys::parse(&i386[..], &FEATURES), Err(BadKey("protocol")));
     assert!(blk_keys::FrontKeys::parse(&i386[..2], &FEATURES).is_ok());
 }
 

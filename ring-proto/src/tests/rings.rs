@@ -15,26 +15,15 @@ impl RingClass for Class {
     type Response = u32;
 }
 
-fn pair(
-    slots: usize,
-) -> (
-    Front<std::sync::Arc<WordMemory>, Class>,
-    Back<std::sync::Arc<WordMemory>, Class>,
-) {
+fn pair(slots: usize) -> (Front<std::sync::Arc<WordMemory>, Class>, Back<std::sync::Arc<WordMemory>, Class>) {
     let memory = WordMemory::new(64 + slots * Class::SLOT);
-    (
-        Front::new(memory.clone()).unwrap(),
-        Back::attach(memory).unwrap(),
-    )
+    (Front::new(memory.clone()).unwrap(), Back::attach(memory).unwrap())
 }
 
 #[test]
 fn sizes_are_those_of_the_header() {
     let count = |bytes| slots::<Class>(bytes);
-    assert_eq!(
-        [0, 63, 75, 76, 87, 88, 4096, 8192].map(count),
-        [0, 0, 0, 1, 1, 2, 256, 512]
-    );
+    assert_eq!([0, 63, 75, 76, 87, 88, 4096, 8192].map(count), [0, 0, 0, 1, 1, 2, 256, 512]);
     assert!(Front::<_, Class>::new(WordMemory::new(72)).is_err());
     assert!(Back::<_, Class>::attach(WordMemory::new(8)).is_err());
 }
@@ -84,16 +73,10 @@ fn a_new_back_goes_on_after_the_last_response() {
     back.push(&0).unwrap();
     let _ = back.publish();
     let mut next = Back::<_, Class>::attach(back.into_memory()).unwrap();
-    assert_eq!(
-        (next.pop(), next.pop(), next.pop()),
-        (Ok([1; 3]), Ok([2; 3]), Err(PopError::Empty))
-    );
+    assert_eq!((next.pop(), next.pop(), next.pop()), (Ok([1; 3]), Ok([2; 3]), Err(PopError::Empty)));
     next.push(&1).unwrap();
     let _ = next.publish();
-    assert_eq!(
-        (front.pop(), front.pop(), front.pop()),
-        (Ok(0), Ok(1), Err(PopError::Empty))
-    );
+    assert_eq!((front.pop(), front.pop(), front.pop()), (Ok(0), Ok(1), Err(PopError::Empty)));
 }
 
 #[test]

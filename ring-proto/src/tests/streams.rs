@@ -2,9 +2,7 @@
 
 use crate::memory::RingMemory;
 use crate::peers::hostile::{CONSOLE_WORDS, STORE_WORDS, Scribbler};
-use crate::store::{
-    self, ConnectionError, HEADER, Header, MessageType, PAYLOAD_MAX, Receiver, StoreError, strings,
-};
+use crate::store::{self, ConnectionError, HEADER, Header, MessageType, PAYLOAD_MAX, Receiver, StoreError, strings};
 use crate::stream::*;
 use crate::words::WordMemory;
 use crate::{console, ring::Corrupt};
@@ -12,12 +10,7 @@ use proptest::prelude::*;
 use std::{vec, vec::Vec};
 use zerocopy::IntoBytes;
 
-const SMALL: StreamLayout = StreamLayout {
-    data: 4,
-    size: 8,
-    cons: 12,
-    prod: 16,
-};
+const SMALL: StreamLayout = StreamLayout { data: 4, size: 8, cons: 12, prod: 16 };
 
 proptest! {
     /// Bytes come out in order, whatever the chunks, across the wrap of ring and index.
@@ -101,10 +94,7 @@ fn error_names_are_in_order() {
     for (index, (error, name)) in StoreError::NAMES.iter().enumerate() {
         assert_eq!(*error as usize, index);
         assert_eq!(error.name(), *name);
-        assert_eq!(
-            StoreError::from_payload(&[name.as_bytes(), b"\0"].concat()),
-            *error
-        );
+        assert_eq!(StoreError::from_payload(&[name.as_bytes(), b"\0"].concat()), *error);
     }
     assert_eq!(StoreError::from_payload(b"EWHATEVER\0"), StoreError::Einval);
 }

@@ -1,0 +1,334 @@
+//! One vbd of one guest: requests off its ring, checked, ordered, tracked, answered.
+//!
+//! Requests start in ring order and complete in any order, which the protocol allows of reads and writes. A flush
+//! starts once all writes before it are done. A barrier (or a flush that brings data) starts once all writes before
+//! it are done, is a flush, the write and a flush again, and nothing else starts before it is done. What cannot start
+//! yet is held, and nothing behind it is taken off the ring: the ring is the queue.
+
+use crate::counters::Counters;
+use crate::medium::{Busy, Copy, CopyGrants, Geometry, Io, Medium, Token};
+use abi::{DomId, GrantRef};
+use alloc::{vec, vec::Vec};
+use ring_proto::blk::*;
+use ring_proto::memory::RingMemory;
+use ring_proto::ring::{Back, BadSize, Corrupt, Notify, PopError};
+use zerocopy::IntoBytes;
+
+/// The sectors of a disk that a vbd shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First sector.
+    pub start: u64,
+    /// How many.
+    pub sectors: u64,
+}
+
+impl Extent {
+    /// Whether two extents share a sector.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let ends = (self.start.saturating_add(self.sectors), other.start.saturating_add(other.sectors));
+        self.start < ends.1 && other.start < ends.0
+    }
+}
+
+/// What a vbd is offered with: the limits of its requests, from the disk's nature and the vbd's mode.
+pub fn limits(geometry: &Geometry, extent: &Extent, read_only: bool) -> Limits {
+    Limits {
+        sectors: extent.sectors,
+        read_only: read_only || geometry.read_only,
+        flush: true,
+        discard: geometry.discard,
+        indirect_segments: geometry.max_segments.min(MAX_SEGMENTS as u16),
+    }
+}
+
+/// What a request still has to do. A barrier goes through all three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    FlushBefore,
+    Only,
+    FlushAfter,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Transfer(Direction, Order),
+    Flush,
+    Discard,
+}
+
+/// A request that was taken and is not answered. Its segment list is kept for the next request in the same place.
+#[derive(Debug)]
+struct Job {
+    tag: Tag,
+    kind: Kind,
+    stage: Stage,
+    sector: u64,
+    count: u64,
+    segments: Vec<Segment>,
+}
+
+impl Stage {
+    fn next(self) -> Option<Self> {
+        match self {
+            Self::FlushBefore => Some(Self::Only),
+            Self::Only => Some(Self::FlushAfter),
+            Self::FlushAfter => None,
+        }
+    }
+}
+
+impl Job {
+    fn changes_disk(&self) -> bool {
+        matches!(self.kind, Kind::Transfer(Direction::Write, _) | Kind::Discard)
+    }
+
+    fn is_barrier(&self) -> bool {
+        matches!(self.kind, Kind::Transfer(_, Order::Barrier))
+    }
+
+    fn io(&self, peer: DomId) -> Io<'_> {
+        match (self.stage, self.kind) {
+            (Stage::Only, Kind::Transfer(direction, _)) => {
+                Io::Transfer { direction, sector: self.sector, peer, segments: &self.segments }
+            }
+            (Stage::Only, Kind::Discard) => Io::Discard { sector: self.sector, count: self.count },
+            _ => Io::Flush,
+        }
+    }
+}
+
+/// One vbd's connection.
+#[derive(Debug)]
+pub struct Session<M> {
+    ring: Back<M, Blk>,
+    peer: DomId,
+    limits: Limits,
+    extent: Extent,
+    /// Session and generation of its tokens.
+    place: (u16, u32),
+    jobs: Vec<Job>,
+    free: Vec<u16>,
+    /// The next request, taken and not startable yet.
+    held: Option<u16>,
+    /// Writes and discards in flight.
+    changes: usize,
+    /// The barrier under way, and whether its next stage is to be submitted.
+    barrier: Option<(u16, bool)>,
+    counters: Counters,
+}
+
+impl<M: RingMemory> Session<M> {
+    /// Serves the ring in `memory` for `peer`, with `extent` of a disk of `geometry`. `place` goes into the tokens.
+    pub fn new(
+        memory: M,
+        peer: DomId,
+        geometry: &Geometry,
+        extent: Extent,
+        read_only: bool,
+        place: (u16, u32),
+    ) -> Result<Self, BadSize> {
+        let ring = Back::attach(memory)?;
+        let slots = ring.slots() as u16;
+        let empty = |_| Job {
+            tag: Tag { id: 0, op: BlkOp::READ },
+            kind: Kind::Flush,
+            stage: Stage::Only,
+            sector: 0,
+            count: 0,
+            segments: Vec::new(),
+        };
+        Ok(Self {
+            ring,
+            peer,
+            limits: limits(geometry, &extent, read_only),
+            extent,
+            place,
+            jobs: (0..slots).map(empty).collect(),
+            free: (0..slots).rev().collect(),
+            held: None,
+            changes: 0,
+            barrier: None,
+            counters: Counters::default(),
+        })
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Session and generation of its tokens.
+    pub fn place(&self) -> (u16, u32) {
+        self.place
+    }
+
+    /// The sectors it shows.
+    pub fn extent(&self) -> Extent {
+        self.extent
+    }
+
+    /// Requests taken and not answered.
+    pub fn in_flight(&self) -> usize {
+        self.jobs.len() - self.free.len()
+    }
+
+    /// Starts what can be started, until the ring is empty or the next request must wait. Whether anything was.
+    pub fn take(&mut self, medium: &mut impl Medium, grants: &mut impl CopyGrants) -> Result<bool, Corrupt> {
+        if let Some((slot, true)) = self.barrier
+            && self.submit(slot, medium).is_err()
+        {
+            return Ok(false);
+        }
+        let mut moved = false;
+        loop {
+            let slot = match self.held.take() {
+                Some(slot) => slot,
+                None => match self.ring.pop() {
+                    Ok(wire) => {
+                        moved = true;
+                        match self.admit(&wire, grants) {
+                            Some(slot) => slot,
+                            None => continue,
+                        }
+                    }
+                    Err(PopError::Corrupt(corrupt)) => return Err(corrupt),
+                    Err(PopError::Empty) if self.ring.final_check()? => continue,
+                    Err(PopError::Empty) => return Ok(moved),
+                },
+            };
+            if self.must_wait(slot) || self.submit(slot, medium).is_err() {
+                self.held = Some(slot);
+                return Ok(moved);
+            }
+            moved = true;
+        }
+    }
+
+    /// Takes a request in, or answers it at once if it is bad.
+    fn admit(&mut self, wire: &WireRequest, grants: &mut impl CopyGrants) -> Option<u16> {
+        // A ring has as many slots as there are jobs, and a slot taken is a job until it is answered.
+        let slot = self.free.pop()?;
+        match self.fill(slot, wire, grants) {
+            Ok(()) => Some(slot),
+            Err(status) => {
+                self.free.push(slot);
+                self.answer(wire.tag(), status);
+                None
+            }
+        }
+    }
+
+    fn fill(&mut self, slot: u16, wire: &WireRequest, grants: &mut impl CopyGrants) -> Result<(), BlkStatus> {
+        let request = wire.parse(&self.limits)?;
+        let job = self.jobs.get_mut(usize::from(slot)).ok_or(BlkStatus::ERROR)?;
+        job.tag = wire.tag();
+        job.stage = Stage::Only;
+        job.segments.clear();
+        match request {
+            Request::Flush => job.kind = Kind::Flush,
+            Request::Discard { sector, count, .. } => {
+                job.kind = Kind::Discard;
+                (job.sector, job.count) = (self.extent.start + sector, count);
+            }
+            Request::Transfer { direction, sector, source, order } => {
+                job.kind = Kind::Transfer(direction, order);
+                if order == Order::Barrier {
+                    job.stage = Stage::FlushBefore;
+                }
+                match source {
+                    Source::Direct(segments) => job.segments.extend_from_slice(&segments),
+                    Source::Indirect { pages, count } => {
+                        self.counters.hypercalls += 1;
+                        for wire in read_lists(self.peer, &pages, count, grants)? {
+                            job.segments.push(Segment::parse(&wire).ok_or(BlkStatus::ERROR)?);
+                        }
+                        check_transfer(direction, sector, &job.segments, &self.limits)?;
+                    }
+                }
+                (job.sector, job.count) = (self.extent.start + sector, sectors_of(&job.segments));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a request may not start before others are done.
+    fn must_wait(&self, slot: u16) -> bool {
+        let Some(job) = self.jobs.get(usize::from(slot)) else { return false };
+        let orders = job.kind == Kind::Flush || job.is_barrier();
+        self.barrier.is_some() || (orders && self.changes > 0)
+    }
+
+    /// Hands the current stage of a job to the disk.
+    fn submit(&mut self, slot: u16, medium: &mut impl Medium) -> Result<(), Busy> {
+        let Some(job) = self.jobs.get(usize::from(slot)) else { return Ok(()) };
+        let (session, generation) = self.place;
+        medium.submit(Token { session, generation, slot }, job.io(self.peer))?;
+        if job.is_barrier() {
+            self.barrier = Some((slot, false));
+        } else {
+            self.changes += usize::from(job.changes_disk());
+        }
+        Ok(())
+    }
+
+    /// Notes that the disk is done with the operation `slot`. The caller calls [`take`](Self::take) again, as others
+    /// may have waited for it.
+    pub fn complete(&mut self, slot: u16, success: bool) {
+        let Some(job) = self.jobs.get_mut(usize::from(slot)) else { return };
+        if job.is_barrier() {
+            if success && let Some(next) = job.stage.next() {
+                job.stage = next;
+                self.barrier = Some((slot, true));
+                return;
+            }
+            self.barrier = None;
+        } else if job.changes_disk() {
+            self.changes -= 1;
+        }
+        let (tag, kind, bytes) = (job.tag, job.kind, job.count.saturating_mul(u64::from(SECTOR)));
+        self.free.push(slot);
+        match kind {
+            _ if !success => {}
+            Kind::Transfer(Direction::Read, _) => self.counters.bytes_read += bytes,
+            Kind::Transfer(Direction::Write, _) => self.counters.bytes_written += bytes,
+            Kind::Flush | Kind::Discard => {}
+        }
+        self.counters.flushes += u64::from(matches!(kind, Kind::Flush | Kind::Transfer(_, Order::Barrier)));
+        self.answer(tag, if success { BlkStatus::OKAY } else { BlkStatus::ERROR });
+    }
+
+    fn answer(&mut self, tag: Tag, status: BlkStatus) {
+        // Each request taken is answered once, so a slot is free unless the ring was closed meanwhile.
+        let _ = self.ring.push(&tag.response(status));
+        self.counters.requests += 1;
+        self.counters.errors += u64::from(status != BlkStatus::OKAY);
+    }
+
+    /// Shows the guest all answers since the last call.
+    pub fn publish(&mut self) -> Notify {
+        let notify = self.ring.publish();
+        self.counters.notifications += u64::from(notify.needed());
+        notify
+    }
+}
+
+/// Copies the lists of an indirect request out of the guest's pages.
+fn read_lists(
+    peer: DomId,
+    pages: &[GrantRef],
+    count: u16,
+    grants: &mut impl CopyGrants,
+) -> Result<Vec<WireSegment>, BlkStatus> {
+    let mut lists = vec![WireSegment::default(); usize::from(count)];
+    let bytes = lists.as_mut_bytes();
+    let chunks = (0..bytes.len()).step_by(PAGE).zip(pages);
+    let mut copies: Vec<Copy> = chunks
+        .map(|(local, grant)| {
+            let len = (bytes.len() - local).min(PAGE) as u16;
+            Copy { peer, grant: *grant, offset: 0, len, local, to_peer: false, done: false }
+        })
+        .collect();
+    grants.copy(bytes, &mut copies);
+    if copies.iter().all(|copy| copy.done) { Ok(lists) } else { Err(BlkStatus::ERROR) }
+}

@@ -1,0 +1,143 @@
+//! The backend against ring-proto's peers, on the host.
+
+mod order;
+mod serve;
+mod tables;
+
+use crate::medium::{Copy, CopyGrants, Geometry};
+use crate::virtio::{BlockDevice, Command};
+use abi::{DomId, GrantRef};
+use ring_proto::blk::{Direction, Segment};
+use ring_proto::peers::{Pages, Rng};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::vec::Vec;
+
+/// The hypervisor's copies, from the pages of guests by their number.
+#[derive(Clone, Default)]
+pub struct Grants(pub Rc<RefCell<Vec<(DomId, Pages)>>>);
+
+impl Grants {
+    pub fn guest(&self, dom: u16) -> Pages {
+        let pages = Pages::default();
+        self.0.borrow_mut().push((DomId(dom), pages.clone()));
+        pages
+    }
+    fn of(&self, dom: DomId) -> Pages {
+        let guests = self.0.borrow();
+        guests.iter().find(|(id, _)| *id == dom).map(|(_, pages)| pages.clone()).expect("a guest")
+    }
+}
+
+impl CopyGrants for Grants {
+    fn copy(&mut self, local: &mut [u8], copies: &mut [Copy]) {
+        for copy in copies {
+            let bytes = &mut local[copy.local..copy.local + usize::from(copy.len)];
+            let pages = self.of(copy.peer);
+            let result = if copy.to_peer {
+                pages.copy_to(copy.grant, copy.offset.into(), bytes)
+            } else {
+                pages.copy_from(copy.grant, copy.offset.into(), bytes)
+            };
+            copy.done = result.is_ok();
+        }
+    }
+}
+
+/// A page that a fake device has mapped; it notices when it is let go.
+pub struct FakePage(Pages, GrantRef, Rc<RefCell<usize>>);
+
+impl Drop for FakePage {
+    fn drop(&mut self) {
+        *self.2.borrow_mut() -= 1;
+    }
+}
+
+/// A device on memory that completes requests in random order, some of them later.
+pub struct FakeDevice {
+    pub grants: Grants,
+    pub disk: Rc<RefCell<Vec<u8>>>,
+    pub mapped: Rc<RefCell<usize>>,
+    pub kicks: usize,
+    size: usize,
+    queued: Vec<(u16, Command, Vec<Segment>, Vec<FakePage>)>,
+    rng: Rng,
+    /// How many completions may be had before the next kick or interrupt.
+    pub budget: usize,
+}
+
+impl FakeDevice {
+    pub fn new(grants: Grants, disk: Vec<u8>, size: usize, seed: u64) -> Self {
+        let (disk, mapped) = (Rc::new(RefCell::new(disk)), Rc::default());
+        Self { grants, disk, mapped, kicks: 0, size, queued: Vec::new(), rng: Rng(seed), budget: 0 }
+    }
+
+    pub fn geometry(&self) -> Geometry {
+        let sectors = self.disk.borrow().len() as u64 / 512;
+        Geometry { sectors, physical_sector: 512, read_only: false, discard: false, max_segments: 62 }
+    }
+}
+
+impl BlockDevice for FakeDevice {
+    type Page = FakePage;
+
+    fn map(&mut self, pages: &[(DomId, GrantRef, bool)]) -> Vec<Option<FakePage>> {
+        let map = |(dom, grant, writable): &(DomId, GrantRef, bool)| {
+            let pages = self.grants.of(*dom);
+            let mut byte = [0];
+            pages.copy_from(*grant, 0, &mut byte).ok()?;
+            if *writable {
+                pages.copy_to(*grant, 0, &byte).ok()?;
+            }
+            *self.mapped.borrow_mut() += 1;
+            Some(FakePage(pages, *grant, self.mapped.clone()))
+        };
+        pages.iter().map(map).collect()
+    }
+
+    fn unmap(&mut self, pages: Vec<FakePage>) {
+        drop(pages);
+    }
+
+    fn room(&self) -> usize {
+        self.size - self.queued.iter().map(|(_, _, segments, _)| segments.len() + 2).sum::<usize>()
+    }
+
+    fn entries(&self, pages: usize) -> usize {
+        pages + 2
+    }
+
+    fn push(&mut self, tag: u16, command: Command, segments: &[Segment], pages: Vec<FakePage>) -> bool {
+        assert!(self.room() >= self.entries(pages.len()), "room was promised");
+        assert!(self.queued.iter().all(|other| other.0 != tag), "a tag in use once");
+        self.queued.push((tag, command, segments.to_vec(), pages));
+        true
+    }
+
+    fn kick(&mut self) {
+        self.kicks += 1;
+        self.budget = 1 + self.rng.below(8) as usize;
+    }
+
+    fn pop(&mut self) -> Option<(u16, bool, Vec<FakePage>)> {
+        self.budget = self.budget.checked_sub(1)?;
+        if self.queued.is_empty() {
+            return None;
+        }
+        let index = self.rng.below(self.queued.len() as u64) as usize;
+        let (tag, command, segments, pages) = self.queued.remove(index);
+        if let Command::Transfer(direction, sector) = command {
+            let mut disk = self.disk.borrow_mut();
+            let mut at = sector as usize * 512;
+            for (segment, FakePage(guest, grant, _)) in segments.iter().zip(&pages) {
+                let bytes = &mut disk[at..at + usize::from(segment.len)];
+                match direction {
+                    Direction::Read => guest.copy_to(*grant, segment.offset.into(), bytes).unwrap(),
+                    Direction::Write => guest.copy_from(*grant, segment.offset.into(), bytes).unwrap(),
+                }
+                at += usize::from(segment.len);
+            }
+        }
+        Some((tag, true, pages))
+    }
+}
