@@ -346,6 +346,41 @@ wire_struct! {
 layout!(GetVcpuInfo: 24; online @ 4, blocked @ 5, running @ 6, cpu_time @ 8, cpu @ 16);
 
 wire_struct! {
+    /// A bitmap of the tools (`xenctl_bitmap`).
+    pub struct CtlBitmap {
+        /// Where its bytes are.
+        pub bitmap: Vaddr,
+        /// How many bits there is room for.
+        pub nr_bits: u32,
+        /// Padding.
+        pub _pad: u32,
+    }
+}
+layout!(CtlBitmap: 16; nr_bits @ 8);
+
+wire_struct! {
+    /// Payload of SETVCPUAFFINITY and GETVCPUAFFINITY: the CPUs a vCPU may run on.
+    pub struct VcpuAffinity {
+        /// Which vCPU.
+        pub vcpu: VcpuId,
+        /// [`VcpuAffinity::HARD`], [`VcpuAffinity::SOFT`].
+        pub flags: u32,
+        /// Where it may run.
+        pub hard: CtlBitmap,
+        /// Where it would rather run.
+        pub soft: CtlBitmap,
+    }
+}
+layout!(VcpuAffinity: 40; flags @ 4, hard @ 8, soft @ 24);
+
+impl VcpuAffinity {
+    /// The hard affinity is meant.
+    pub const HARD: u32 = 1 << 0;
+    /// The soft affinity is meant.
+    pub const SOFT: u32 = 1 << 1;
+}
+
+wire_struct! {
     /// Payload of MAX_VCPUS.
     pub struct MaxVcpus {
         /// Must equal what the domain was created with.

@@ -61,6 +61,7 @@ extern "C" fn start(magic: u32, info: u64) -> ! {
     power::init(firmware.power_off);
     time::calibrate(firmware.pm_timer);
 
+    let early_bytes = early.used().end - early.used().start;
     let core = make_core(infos, frames, &boot, early.used(), cpu_count);
     machine::set_core(core, zero);
     let online = smp::start_others(&firmware, &areas);
@@ -74,6 +75,13 @@ extern "C" fn start(magic: u32, info: u64) -> ! {
     );
     console::enable_interrupt();
     construct::initial_domain(&boot);
+    let now = time::now();
+    crate::say!(
+        "d0 starts after {}.{:03} ms; the core has {} KiB",
+        now / 1_000_000,
+        now / 1000 % 1000,
+        (early_bytes + paging::image().end - paging::image().start) >> 10
+    );
     trap::run()
 }
 
@@ -86,7 +94,7 @@ fn make_core(infos: u64, frames: u64, boot: &BootInfo, used: Range, cpus: u32) -
     let cpus: Vec<_> = (0..cpus).map(|n| Cpu::new(CpuId(n))).collect();
     let free = Allocator::new(boot.option("scatter").is_some());
     let (domains, cpus) = (Domains::new(), cpus.into_boxed_slice());
-    let core: &'static Core = Box::leak(Box::new(Core { platform: Machine, frames: table, free, domains, cpus, lines: ferrule_core::sync::Lock::<Machine, _>::new(Default::default()) }));
+    let core: &'static Core = Box::leak(Box::new(Core { platform: Machine, frames: table, free, domains, cpus, lines: Default::default(), messages: Default::default() }));
     for mfn in 0..frames {
         core.platform.set_m2p(Mfn(mfn), u64::MAX);
     }

@@ -12,7 +12,7 @@ extern crate alloc;
 mod builder;
 mod error;
 pub mod features;
-mod hypercall_page;
+pub mod hypercall_page;
 mod image;
 mod legacy;
 mod memory;

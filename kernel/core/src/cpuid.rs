@@ -116,18 +116,12 @@ impl<P: Platform> Core<P> {
             (0, _) => [BASE + 5, b, c, d],
             (1, _) => [4 << 16 | 17, 0, 0, 0],
             (2, _) => [1, HYPERCALL_MSR, 1, 0],
-            (3, 0) => {
-                let (mul, shift) = self.platform.tsc_scale();
-                [0, 0, khz(mul, shift), 0]
-            }
+            (3, 0) => [0, 0, tsc_khz(&self.platform), 0],
             (3, 1) => {
                 let (mul, shift) = self.platform.tsc_scale();
                 [0, 0, mul, shift as u32]
             }
-            (3, 2) => {
-                let (mul, shift) = self.platform.tsc_scale();
-                [khz(mul, shift), 0, 0, 0]
-            }
+            (3, 2) => [tsc_khz(&self.platform), 0, 0, 0],
             (5, 0) => [0, MACHINE_ADDRESS_BITS, 0, 0],
             _ => [0; 4],
         }
@@ -135,9 +129,9 @@ impl<P: Platform> Core<P> {
 }
 
 /// The TSC's frequency in kHz, from how its ticks become nanoseconds.
-fn khz(mul: u32, shift: i8) -> u32 {
-    let scaled = 1_000_000u64 << 32;
-    let ticks = scaled / u64::from(mul.max(1));
+pub fn tsc_khz<P: Platform>(platform: &P) -> u32 {
+    let (mul, shift) = platform.tsc_scale();
+    let ticks = (1_000_000u64 << 32) / u64::from(mul.max(1));
     let ticks = if shift >= 0 { ticks >> shift } else { ticks << -shift };
     ticks.min(u64::from(u32::MAX)) as u32
 }

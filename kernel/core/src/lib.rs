@@ -63,6 +63,8 @@ pub struct Core<P: Platform> {
     pub cpus: Box<[Cpu<P>]>,
     /// Who has which of the machine's interrupt lines.
     pub lines: sync::Lock<P, irq::Lines<P>>,
+    /// The last of what the core printed.
+    pub messages: sync::Lock<P, log::Ring>,
 }
 
 /// Is there memory for `bytes` more? ENOMEM where there is not.

@@ -125,6 +125,7 @@ impl<P: Platform> Core<P> {
             guest::store(&self.platform, shared_info, vcpu * VCPU_INFO as usize / 8, 1 << 8);
         }
         self.pause_domain(&domain);
+        self.init_clock(&domain);
         table.insert(at, domain.clone());
         Ok(domain)
     }
@@ -174,6 +175,57 @@ impl<P: Platform> Core<P> {
         domain.shutdown_code.store(0, Ordering::SeqCst);
         self.unpause_domain(domain);
         Ok(())
+    }
+
+    /// Takes a domain apart, a slice at a time: Preempted while there is more to do. What others still map of it keeps
+    /// it as a zombie; see [`reap`](Self::reap). Once begun it cannot be stopped, and may be called by anybody again.
+    pub fn destroy(&self, domain: &Arc<Domain<P>>) -> Result<(), Stop> {
+        let dying = |life: u32| (life & 0xff < Stage::Dying as u32).then_some(life & !0xff | Stage::Dying as u32);
+        if domain.life.fetch_update(Ordering::SeqCst, Ordering::SeqCst, dying).is_ok() {
+            self.pause_domain(domain);
+        }
+        if domain.stage() == Stage::Zombie {
+            return Ok(());
+        }
+        if domain.vcpus.iter().any(|vcpu| self.is_running(vcpu)) {
+            return Err(Stop::Preempted);
+        }
+        self.destroy_ports(domain)?;
+        self.release_devices(domain);
+        for vcpu in &domain.vcpus {
+            self.strip(domain, vcpu)?;
+        }
+        self.relinquish_memory(domain)?;
+        self.release_mappings(domain)?;
+        self.release_grant_table(domain);
+        let zombie = |life: u32| (life & 0xff == Stage::Dying as u32).then_some(life & !0xff | Stage::Zombie as u32);
+        if domain.life.fetch_update(Ordering::SeqCst, Ordering::SeqCst, zombie).is_ok() {
+            self.discharge(domain);
+            self.free_core_page(domain.shared_info);
+            self.reap();
+            self.send_global_virq(Virq::DOM_EXC);
+        }
+        Ok(())
+    }
+
+    /// Takes from a dying domain's vCPU all that it holds of its memory.
+    fn strip(&self, domain: &Domain<P>, vcpu: &Vcpu<P>) -> Result<(), Stop> {
+        let mut run = vcpu.run.lock();
+        self.release_vcpu_info(domain, vcpu);
+        self.release_gdt(&mut run.gdt);
+        run.ldt.iter_mut().filter_map(Option::take).for_each(|frame| self.put_page_and_type(frame));
+        run.hardware_root = None;
+        self.drop_root(domain, &mut run.kernel_root)?;
+        self.drop_root(domain, &mut run.user_root)
+    }
+
+    /// Forgets the zombies of which nobody maps anything any more.
+    pub fn reap(&self) {
+        let is_gone = |d: &Arc<Domain<P>>| d.stage() == Stage::Zombie && self.frames_left(d) == 0;
+        let any = self.domains.table.read().iter().any(is_gone);
+        if any {
+            self.domains.table.write().retain(|d| !is_gone(d));
+        }
     }
 
     /// Gives a vCPU that has none its context, as the builder or VCPUOP_initialise says; one that has a context gets

@@ -1,5 +1,6 @@
 //! The core's own lines on the console.
 
+use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
 use crate::Core;
@@ -56,6 +57,55 @@ impl<P: Platform> Core<P> {
         let _ = line.write_fmt(words);
         line.len = line.len.min(line.text.len() - 1);
         line.push(b'\n');
+        self.messages.lock().write(line.as_bytes());
         self.platform.console_write(line.as_bytes());
+    }
+}
+
+/// The last of what was printed, for whoever asks later.
+#[derive(Default)]
+pub struct Ring {
+    text: Vec<u8>,
+    /// Bytes ever printed; the ring holds the last of them.
+    end: u32,
+    /// Where what is kept begins.
+    start: u32,
+}
+
+impl Ring {
+    /// Bytes kept: a power of two.
+    const SIZE: u32 = 1 << 14;
+
+    /// Keeps bytes; nothing where there is no memory for a ring.
+    pub fn write(&mut self, bytes: &[u8]) {
+        if self.text.is_empty() && self.text.try_reserve_exact(Self::SIZE as usize).is_err() {
+            return;
+        }
+        self.text.resize(Self::SIZE as usize, 0);
+        for &byte in bytes {
+            if let Some(slot) = self.text.get_mut((self.end % Self::SIZE) as usize) {
+                *slot = byte;
+            }
+            self.end = self.end.wrapping_add(1);
+            if self.end.wrapping_sub(self.start) > Self::SIZE {
+                self.start = self.end.wrapping_sub(Self::SIZE);
+            }
+        }
+    }
+
+    /// Reads on from `at`, or from the oldest byte if that is gone: where to go on, and how many bytes.
+    pub fn read(&self, at: u32, to: &mut [u8]) -> (u32, usize) {
+        let kept = self.end.wrapping_sub(self.start);
+        let at = if self.end.wrapping_sub(at) > kept { self.start } else { at };
+        let count = (self.end.wrapping_sub(at) as usize).min(to.len());
+        for (n, slot) in (0..count as u32).zip(to.iter_mut()) {
+            *slot = self.text.get((at.wrapping_add(n) % Self::SIZE) as usize).copied().unwrap_or(0);
+        }
+        (at.wrapping_add(count as u32), count)
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.start = self.end;
     }
 }

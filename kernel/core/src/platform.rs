@@ -94,6 +94,10 @@ pub trait Platform: Sized + Send + Sync + 'static {
     fn load_segments(&self, run: &Run);
     /// Reads the segment registers' bases, which a guest may change by loads of its own, back into `run`.
     fn save_segments(&self, run: &mut Run);
+    /// The byte of the guest's LDT that a faulting address stands for, if it is where this CPU maps that.
+    fn ldt_offset(&self, _address: u64) -> Option<u64> {
+        None
+    }
     /// Takes `run`'s FS base and its mode's GS base into the hardware.
     fn load_bases(&self, run: &Run) {
         self.load_segments(run);
@@ -162,6 +166,8 @@ pub trait Platform: Sized + Send + Sync + 'static {
 
     /// Writes to the console, whole.
     fn console_write(&self, text: &[u8]);
+    /// Does what a debug key does.
+    fn debug_key(&self, _key: u8) {}
     /// Takes what was typed on the console.
     fn console_read(&self, to: &mut [u8]) -> usize;
     /// Stops the machine. May return on a test's machine only.

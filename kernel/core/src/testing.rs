@@ -77,6 +77,8 @@ pub struct TestMachine {
     pub halted: Mutex<Option<Halt>>,
     /// Lines masked or not, and acknowledged: in order.
     pub lines: Mutex<Vec<(crate::irq::Line, LineEvent)>>,
+    /// Called before the next flush, once.
+    pub at_flush: Mutex<Option<Box<dyn FnMut() + Send>>>,
     tlb: Mutex<Vec<Translation>>,
     polls: AtomicU64,
     interrupt_at: AtomicU64,
@@ -138,6 +140,7 @@ pub fn core_with(frames: usize, cpus: u32, scatter: bool) -> Box<TestCore> {
         typed: Mutex::default(),
         halted: Mutex::default(),
         lines: Mutex::default(),
+        at_flush: Mutex::default(),
         tlb: Mutex::default(),
         polls: AtomicU64::new(0),
         interrupt_at: AtomicU64::new(u64::MAX),
@@ -149,7 +152,8 @@ pub fn core_with(frames: usize, cpus: u32, scatter: bool) -> Box<TestCore> {
         free: Allocator::new(scatter),
         domains: Domains::new(),
         cpus: (0..cpus).map(|id| Cpu::new(CpuId(id))).collect(),
-        lines: crate::sync::Lock::<TestMachine, _>::new(crate::irq::Lines::new()),
+        lines: Default::default(),
+        messages: Default::default(),
     });
     for mfn in FIRST_RAM..frames as u64 {
         core.frames.add_ram(Mfn(mfn));
@@ -309,6 +313,10 @@ impl Platform for TestMachine {
     }
 
     fn flush(&self, cpus: CpuSet, what: Flush) {
+        let observer = self.at_flush.lock().unwrap().take();
+        if let Some(mut observer) = observer {
+            observer();
+        }
         self.flushes.lock().unwrap().push((cpus, what));
         self.tlb.lock().unwrap().retain(|t| {
             let hit = match what {

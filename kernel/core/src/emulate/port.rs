@@ -136,7 +136,7 @@ impl<P: Platform> Core<P> {
         let read = self.platform.copy_from_guest(space, at, first).is_ok();
         // The second byte may be beyond what is mapped, as on hardware it may be beyond the limit.
         let _ = self.platform.copy_from_guest(space, Vaddr(at.0.wrapping_add(1)), second);
-        let wanted = (1u16 << bytes) - 1 << (port % 8);
+        let wanted = ((1u16 << bytes) - 1) << (port % 8);
         read && u16::from_le_bytes(bits) & wanted == 0
     }
 

@@ -1,8 +1,304 @@
-//! `domctl`: not here yet.
-use crate::dispatch::{Args, Caller, HcResult};
+//! `domctl` (36): control of domains, for their builder.
+//!
+//! - Arguments: the address of a `xen_domctl`: command, interface version, domain, the command's own part.
+//! - Returns: 0; what the command answers in its part.
+//! - Faults: EFAULT. EACCES: another interface version. ESRCH: no such domain or vCPU. EPERM: without the builder's
+//!   privilege, or giving away what one does not have. EINVAL: see each command. EEXIST: the domain is there already.
+//!   EOPNOTSUPP: devices cannot be assigned, as there is no IOMMU. ENOSYS: no such command.
+//! - Notes: destruction and the setting of a context are preemptible. The subset that a toolstack for 64-bit PV guests
+//!   needs.
+//! - Source: `domctl.h`.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+
+use abi::domctl::{
+    AddressSize, ArchDomainConfig, CreateDomain, CtlBitmap, Domctl, DomctlOp, GetDomainInfo, GetVcpuInfo,
+    HypercallInit, IomemPermission, IoportPermission, IrqPermission, MaxMem, MaxVcpus, SendTrigger, SetDomainHandle,
+    SetTimeOffset, TscInfo, VcpuAffinity, VcpuContext, DOMCTL_INTERFACE_VERSION,
+};
+use abi::vcpu::VcpuGuestContext;
+use abi::{DomId, Errno, VcpuId};
+use core::sync::atomic::Ordering;
+use zerocopy::FromZeros;
+
+use crate::cpu::CpuSet;
+use crate::dispatch::{Args, Caller, HcResult, Stop};
+use crate::domain::{Domain, Privilege, Stage};
+use crate::frame::PageType;
+use crate::lifecycle::NewDomain;
 use crate::platform::Platform;
+use crate::vcpu::Vcpu;
+use crate::{Core, guest};
 
 /// The hypercall.
-pub fn call<P: Platform>(_: &mut Caller<'_, P>, _: &mut Args) -> HcResult {
-    Err(abi::Errno::ENOSYS.into())
+pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
+    let [at, ..] = a.0;
+    let mut op: Domctl = c.get(at)?;
+    if op.interface_version != DOMCTL_INTERFACE_VERSION {
+        return Err(Errno::EACCES.into());
+    }
+    if op.cmd == DomctlOp::CREATEDOMAIN {
+        c.need(Privilege::BUILDER)?;
+        op.domain = create(c, op.domain, op.payload.get())?;
+        c.put(at, &op)?;
+        return Ok(0);
+    }
+    c.core.reap();
+    let domain = match (c.core.domains.get(op.domain), op.cmd) {
+        (Some(domain), _) => domain,
+        (None, DomctlOp::GETDOMAININFO) if op.domain.is_real() => next_domain(c.core, op.domain)?,
+        (None, DomctlOp::GETDOMAININFO) => return Err(Errno::EINVAL.into()),
+        (None, _) => return Err(Errno::ESRCH.into()),
+    };
+    c.need(Privilege::BUILDER)?;
+    if perform(c, &domain, &mut op)? {
+        c.put(at, &op)?;
+    }
+    Ok(0)
+}
+
+/// Does what is asked of a domain. True: there is an answer to copy out.
+fn perform<P: Platform>(c: &Caller<'_, P>, domain: &Arc<Domain<P>>, op: &mut Domctl) -> Result<bool, Stop> {
+    let core = c.core;
+    let own = Arc::ptr_eq(domain, c.domain);
+    match op.cmd {
+        DomctlOp::DESTROYDOMAIN if own => return Err(Errno::EINVAL.into()),
+        DomctlOp::DESTROYDOMAIN => core.destroy(domain)?,
+        DomctlOp::PAUSEDOMAIN if own => return Err(Errno::EINVAL.into()),
+        DomctlOp::PAUSEDOMAIN => core.pause_from_outside(domain)?,
+        DomctlOp::UNPAUSEDOMAIN => core.unpause_from_outside(domain)?,
+        DomctlOp::RESUMEDOMAIN if own => return Err(Errno::EINVAL.into()),
+        DomctlOp::RESUMEDOMAIN => core.resume(domain)?,
+        DomctlOp::GETDOMAININFO => {
+            op.domain = domain.id;
+            op.payload.set(&info(core, domain));
+            return Ok(true);
+        }
+        DomctlOp::MAX_MEM => {
+            let most: MaxMem = op.payload.get();
+            domain.memory.lock().max_pages = most.max_memkb >> (abi::PAGE_SHIFT - 10);
+        }
+        DomctlOp::MAX_VCPUS => {
+            let most: MaxVcpus = op.payload.get();
+            (1..=domain.vcpus.len() as u32).contains(&most.max).then_some(()).ok_or(Errno::EINVAL)?;
+        }
+        DomctlOp::SETDOMAINHANDLE => *domain.handle.lock() = op.payload.get::<SetDomainHandle>().handle,
+        DomctlOp::SETTIMEOFFSET => core.set_time_offset(domain, op.payload.get::<SetTimeOffset>().time_offset_seconds),
+        DomctlOp::HYPERCALL_INIT => hypercall_page(core, domain, op.payload.get())?,
+        DomctlOp::SET_ADDRESS_SIZE if op.payload.get::<AddressSize>().size == 64 => {}
+        DomctlOp::SET_ADDRESS_SIZE => return Err(Errno::EINVAL.into()),
+        DomctlOp::GET_ADDRESS_SIZE => {
+            op.payload.set(&AddressSize { size: 64 });
+            return Ok(true);
+        }
+        DomctlOp::ASSIGN_DEVICE | DomctlOp::TEST_ASSIGN_DEVICE | DomctlOp::DEASSIGN_DEVICE => {
+            return Err(Errno::EOPNOTSUPP.into());
+        }
+        // SHADOW_OP_OFF: there is nothing to switch off.
+        DomctlOp::SHADOW_OP if op.payload.get::<AddressSize>().size == 0 => {}
+        DomctlOp::SHADOW_OP => return Err(Errno::EINVAL.into()),
+        // The TSC is native in every mode that is taken: by default, and never emulated.
+        DomctlOp::SETTSCINFO if matches!(op.payload.get::<TscInfo>().tsc_mode, 0 | 2) => {}
+        DomctlOp::SETTSCINFO => return Err(Errno::EINVAL.into()),
+        DomctlOp::IOPORT_PERMISSION | DomctlOp::IOMEM_PERMISSION | DomctlOp::IRQ_PERMISSION => permit(c, domain, op)?,
+        _ => return vcpu_op(c, domain, op),
+    }
+    Ok(false)
+}
+
+fn create<P: Platform>(c: &Caller<'_, P>, wanted: DomId, config: CreateDomain) -> Result<DomId, Stop> {
+    let ArchDomainConfig { emulation_flags, misc_flags } = config.arch;
+    let plain = config.flags & !CreateDomain::CDF_XS_DOMAIN == 0 && emulation_flags == 0 && config.vmtrace_size == 0;
+    let known = misc_flags & !ArchDomainConfig::MSR_RELAXED == 0 && config.iommu_opts == 0;
+    if !plain || !known || config.grant_opts != 1 {
+        return Err(Errno::EINVAL.into());
+    }
+    let store = config.flags & CreateDomain::CDF_XS_DOMAIN != 0;
+    c.core.reap();
+    let new = NewDomain {
+        id: Some(wanted).filter(|id| id.0 != 0 && id.is_real()),
+        handle: config.handle,
+        privilege: if store { Privilege::STORE } else { Privilege::empty() },
+        max_pages: 0,
+        vcpus: config.max_vcpus,
+        grant_frames: u32::try_from(config.max_grant_frames).unwrap_or(0),
+        highest_port: config.max_evtchn_port,
+    };
+    Ok(c.core.create_domain(&new)?.id)
+}
+
+/// The first domain whose number is not below `from`.
+fn next_domain<P: Platform>(core: &Core<P>, from: DomId) -> Result<Arc<Domain<P>>, Stop> {
+    let table = core.domains.table.read();
+    table.iter().find(|d| d.id.0 >= from.0).cloned().ok_or(Errno::ESRCH.into())
+}
+
+/// What is to be known of a domain; sysctl lists it too.
+pub fn info<P: Platform>(core: &Core<P>, domain: &Domain<P>) -> GetDomainInfo {
+    let now = core.platform.now();
+    let views = || domain.vcpus.iter().map(|v| v.sched.state.view());
+    let up = views().filter(|v| !v.down()).count() as u32;
+    let stage = domain.stage();
+    let flags = [
+        (stage >= Stage::Dying, GetDomainInfo::DOMINF_DYING),
+        (stage == Stage::Shutdown, GetDomainInfo::DOMINF_SHUTDOWN),
+        (domain.paused.load(Ordering::SeqCst) > 0, GetDomainInfo::DOMINF_PAUSED),
+        (views().all(|v| v.down() || v.blocked()), GetDomainInfo::DOMINF_BLOCKED),
+        (views().any(|v| v.running()), GetDomainInfo::DOMINF_RUNNING),
+        (domain.privilege.contains(Privilege::STORE), GetDomainInfo::DOMINF_XS_DOMAIN),
+    ];
+    let reason = domain.life.load(Ordering::SeqCst) >> 8 & GetDomainInfo::SHUTDOWN_MASK;
+    let (tot_pages, max_pages) = {
+        let account = domain.memory.lock();
+        (account.pages, account.max_pages)
+    };
+    GetDomainInfo {
+        domain: domain.id,
+        flags: flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum::<u32>()
+            | reason << GetDomainInfo::SHUTDOWN_SHIFT,
+        tot_pages,
+        max_pages,
+        shared_info_frame: domain.shared_info.mfn(),
+        cpu_time: domain.vcpus.iter().map(|v| core.run_times(v, now).times[0]).sum(),
+        nr_online_vcpus: up,
+        max_vcpu_id: domain.vcpus.len().saturating_sub(1) as u32,
+        handle: *domain.handle.lock(),
+        ..Default::default()
+    }
+}
+
+/// Fills a page of the domain's with the stubs that make hypercalls.
+fn hypercall_page<P: Platform>(core: &Core<P>, domain: &Domain<P>, page: HypercallInit) -> Result<(), Errno> {
+    use pvimage::hypercall_page::{STUB_SIZE, STUBS, stub};
+    if domain.is_dying() {
+        return Err(Errno::EACCES);
+    }
+    let frame = core.get_page_and_type(page.gmfn, domain, PageType::Writable).map_err(|_| Errno::EINVAL)?;
+    for number in 0..STUBS {
+        guest::write(&core.platform, frame, number as usize * STUB_SIZE, &stub(number));
+    }
+    core.put_page_and_type(frame);
+    Ok(())
+}
+
+/// Gives a domain ports, frames or an interrupt of the machine, or takes them back. The caller has them itself.
+fn permit<P: Platform>(c: &Caller<'_, P>, domain: &Domain<P>, op: &Domctl) -> Result<(), Stop> {
+    fn change(set: &mut crate::irq::Ranges, range: core::ops::RangeInclusive<u64>, allow: u8) -> Result<(), Errno> {
+        if allow != 0 { set.add(range) } else { set.remove(&range) }
+    }
+    c.need(Privilege::HARDWARE)?;
+    match op.cmd {
+        DomctlOp::IOPORT_PERMISSION => {
+            let p: IoportPermission = op.payload.get();
+            let end = p.first_port.checked_add(p.nr_ports).filter(|&end| end <= 0x1_0000 && p.nr_ports > 0);
+            let last = u64::from(end.ok_or(Errno::EINVAL)?) - 1;
+            change(&mut domain.devices.lock().ports, u64::from(p.first_port)..=last, p.allow_access)?;
+        }
+        DomctlOp::IOMEM_PERMISSION => {
+            let p: IomemPermission = op.payload.get();
+            let end = p.first_mfn.0.checked_add(p.nr_mfns).filter(|_| p.nr_mfns > 0).ok_or(Errno::EINVAL)?;
+            change(&mut domain.devices.lock().frames, p.first_mfn.0..=end - 1, p.allow_access)?;
+        }
+        _ => {
+            let p: IrqPermission = op.payload.get();
+            let line = u64::from(p.pirq);
+            if p.pirq >= crate::irq::FIRST_MESSAGE {
+                return Err(Errno::EINVAL.into());
+            }
+            change(&mut domain.devices.lock().lines, line..=line, p.allow_access)?;
+        }
+    }
+    Ok(())
+}
+
+/// What concerns one vCPU, whose number is first in the command's part.
+fn vcpu_op<P: Platform>(c: &Caller<'_, P>, domain: &Arc<Domain<P>>, op: &mut Domctl) -> Result<bool, Stop> {
+    let find = |id: VcpuId| domain.vcpu(id).ok_or(Errno::EINVAL);
+    match op.cmd {
+        DomctlOp::GETVCPUINFO => {
+            let mut about: GetVcpuInfo = op.payload.get();
+            let vcpu = find(about.vcpu)?;
+            let view = vcpu.sched.state.view();
+            about.online = u8::from(!view.down());
+            about.blocked = u8::from(view.blocked());
+            about.running = u8::from(view.running());
+            about.cpu_time = c.core.run_times(vcpu, c.core.platform.now()).times[0];
+            about.cpu = vcpu.sched.cpu().0;
+            op.payload.set(&about);
+            return Ok(true);
+        }
+        DomctlOp::GETVCPUCONTEXT | DomctlOp::SETVCPUCONTEXT => {
+            let which: VcpuContext = op.payload.get();
+            // One's own vCPUs cannot be held still: this one is among them.
+            let vcpu = find(which.vcpu).ok().filter(|_| !Arc::ptr_eq(domain, c.domain)).ok_or(Errno::EINVAL)?;
+            context(c, domain, vcpu, which, op.cmd == DomctlOp::SETVCPUCONTEXT)?;
+        }
+        DomctlOp::GETVCPUAFFINITY | DomctlOp::SETVCPUAFFINITY => {
+            let which: VcpuAffinity = op.payload.get();
+            affinity(c, find(which.vcpu)?, which, op.cmd == DomctlOp::SETVCPUAFFINITY)?;
+        }
+        DomctlOp::SENDTRIGGER => {
+            let trigger: SendTrigger = op.payload.get();
+            let vcpu = domain.vcpu(trigger.vcpu).ok_or(Errno::ESRCH)?;
+            if trigger.trigger != 0 {
+                return Err(Errno::ENOSYS.into());
+            }
+            if !vcpu.sched.nmi.swap(true, Ordering::SeqCst) {
+                c.core.kick(vcpu);
+            }
+        }
+        _ => return Err(Errno::ENOSYS.into()),
+    }
+    Ok(false)
+}
+
+fn context<P: Platform>(
+    c: &Caller<'_, P>,
+    domain: &Arc<Domain<P>>,
+    vcpu: &Arc<Vcpu<P>>,
+    which: VcpuContext,
+    set: bool,
+) -> Result<(), Stop> {
+    // 5 KiB: not for the stack.
+    let mut context: Box<VcpuGuestContext> = VcpuGuestContext::new_box_zeroed().map_err(|_| Errno::ENOMEM)?;
+    if set {
+        c.core.platform.copy_from_guest(c.space()?, which.ctxt, zerocopy::IntoBytes::as_mut_bytes(&mut *context))?;
+    }
+    // Held still by its pause; its lock is given up by the CPU that still runs it as soon as that sees the pause.
+    c.core.pause(vcpu);
+    let done = if set {
+        c.core.set_context(domain, vcpu, &context)
+    } else {
+        let run = vcpu.run.lock();
+        let known = run.initialised;
+        c.core.context(domain, &run, &mut context);
+        if known { Ok(()) } else { Err(Errno::ENODATA.into()) }
+    };
+    c.core.unpause(vcpu);
+    done?;
+    if !set {
+        c.core.platform.copy_to_guest(c.space()?, which.ctxt, zerocopy::IntoBytes::as_bytes(&*context))?;
+    }
+    Ok(())
+}
+
+/// Gets or sets where a vCPU may run. Where it would rather run is taken, and means nothing.
+fn affinity<P: Platform>(c: &Caller<'_, P>, vcpu: &Arc<Vcpu<P>>, which: VcpuAffinity, set: bool) -> Result<(), Stop> {
+    let bytes = |map: &CtlBitmap| (map.nr_bits.div_ceil(8) as usize).min(8);
+    if which.flags & VcpuAffinity::HARD == 0 {
+        return if which.flags & VcpuAffinity::SOFT != 0 { Ok(()) } else { Err(Errno::EINVAL.into()) };
+    }
+    let mut map = [0u8; 8];
+    let part = map.get_mut(..bytes(&which.hard)).unwrap_or_default();
+    if set {
+        c.core.platform.copy_from_guest(c.space()?, which.hard.bitmap, part)?;
+        c.core.set_affinity(vcpu, CpuSet(u64::from_le_bytes(map)))?;
+        return Ok(());
+    }
+    for (slot, byte) in part.iter_mut().zip(vcpu.sched.affinity().0.to_le_bytes()) {
+        *slot = byte;
+    }
+    c.core.platform.copy_to_guest(c.space()?, which.hard.bitmap, part)?;
+    Ok(())
 }

@@ -165,6 +165,12 @@ impl<P: Platform> Core<P> {
         if c.run.kernel_mode && write == fault::PRESENT | fault::WRITE && self.emulate_table_write(c, address) {
             return;
         }
+        // The guest's LDT is mapped where it is used. Its own tables decide whether that can be.
+        let address = match self.platform.ldt_offset(address).filter(|_| error & fault::USER == 0) {
+            Some(offset) if c.map_ldt(offset) => return,
+            Some(offset) => c.run.ldt_base.wrapping_add(offset),
+            None => address,
+        };
         self.inject(c, Exception::page(error, address));
     }
 
