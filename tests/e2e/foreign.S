@@ -1,5 +1,5 @@
 # A PV64 image that knows nothing of Ferrule: ELF notes, a line on the console, an end. `cargo xtask test e2e` builds it
-# with gcc and boots it as the initial domain. WHAT is 0: power off; 1: die of an undefined instruction.
+# with gcc and boots it as the initial domain. WHAT is 0: power off; 1: die of an undefined instruction; 2: sleep for good.
 
     .section .note.Xen, "a", @note
     .macro note type
@@ -40,6 +40,12 @@ start:
 1:
     .if WHAT == 1
     ud2
+    .endif
+    .if WHAT == 2
+3:  movl $29, %eax                  # sched_op
+    movl $1, %edi                   # block
+    syscall
+    jmp 3b
     .endif
     movl $29, %eax                  # sched_op
     movl $2, %edi                   # shutdown

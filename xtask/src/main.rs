@@ -44,6 +44,9 @@ struct Cli {
     /// Install nothing: print the exact command that would, and stop with exit code 2
     #[arg(long, global = true)]
     no_install: bool,
+    /// Build nothing: take the images in target/ferrule/ as they are
+    #[arg(long, global = true)]
+    no_build: bool,
     #[command(subcommand)]
     command: Option<Task>,
 }
@@ -73,7 +76,7 @@ enum Task {
 }
 
 fn dispatch(cli: Cli) -> Result<()> {
-    let place = Place::find()?;
+    let place = Place::find(cli.no_build)?;
     let need = |needs: &[setup::Need]| setup::ensure(needs, cli.no_install);
     match cli.command {
         None => println!("{FIRST_LINES}"),

@@ -10,11 +10,13 @@ pub struct Place {
     pub root: PathBuf,
     /// cargo's target folder: `target`, or what CARGO_TARGET_DIR says.
     pub target: PathBuf,
+    /// Take the images in it as they are.
+    pub as_built: bool,
 }
 
 impl Place {
     /// The workspace this program was built from.
-    pub fn find() -> Result<Place> {
+    pub fn find(as_built: bool) -> Result<Place> {
         let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
         let xtask = manifest.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
         let root = xtask.parent().context("xtask has a parent folder")?.to_path_buf();
@@ -22,7 +24,7 @@ impl Place {
             Some(dir) => root.join(dir),
             None => root.join("target"),
         };
-        Ok(Place { root, target })
+        Ok(Place { root, target, as_built })
     }
 
     /// What `build` puts out: `ferrule.elf`, the domains' images, the ramdisk.

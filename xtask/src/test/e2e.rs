@@ -31,6 +31,7 @@ const CASES: &[Case] = &[
     ("all-cpus", all_cpus),
     ("scattered-memory", scattered_memory),
     ("no-image", no_image),
+    ("debug-keys", debug_keys),
     ("example-first", example_first),
 ];
 
@@ -156,6 +157,23 @@ fn no_image(setting: &Setting<'_>) -> Result<()> {
     let mut running = setting.start(&setting.machine("", ""))?;
     expect_line(&mut running, "ferrule: core panic")?;
     expect_ending(running, Ending::CorePanic)
+}
+
+/// Ctrl-A three times: help, the domains, and the end by reboot.
+fn debug_keys(setting: &Setting<'_>) -> Result<()> {
+    let image = setting.foreign(2)?;
+    let mut running = setting.start(&setting.machine("", &shown(&image)))?;
+    expect_line(&mut running, "foreign: privileged initial domain")?;
+    running.send(b"\x01\x01\x01")?;
+    expect_line(&mut running, "debug keys on")?;
+    running.send(b"h")?;
+    expect_line(&mut running, "h help | ")?;
+    running.send(b"q")?;
+    expect_line(&mut running, "d0v0: ")?;
+    running.send(b"R")?;
+    expect_line(&mut running, "ferrule: reboot")?;
+    ensure!(running.finish(PATIENCE)? != Ending::TimeOut, "no reboot");
+    Ok(())
 }
 
 /// The example that `new-guest` copies builds and boots.
