@@ -29,7 +29,7 @@ impl<P: Platform> Core<P> {
     #[inline(always)]
     pub fn upcall_due(&self, vcpu: &Vcpu<P>) -> bool {
         self.info_words(vcpu).is_some_and(|(frame, at)| {
-            let word = guest::load(&self.platform, frame, at + layout::UPCALL);
+            let word = guest::shared_word(&self.platform, frame, at + layout::UPCALL).load(SeqCst);
             word & layout::UPCALL_PENDING != 0 && word & layout::UPCALL_MASK == 0
         })
     }
