@@ -7,5 +7,9 @@
 
 extern crate alloc;
 
+pub mod builder;
+pub mod control;
 pub mod manifest;
+#[cfg(test)]
+mod mock;
 pub mod store;
