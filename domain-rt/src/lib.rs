@@ -11,6 +11,7 @@ extern crate std;
 pub use abi;
 
 pub mod arch;
+pub mod backend;
 mod bitmap;
 pub mod console;
 pub mod entry;
@@ -24,6 +25,8 @@ pub mod memory;
 pub mod notes;
 pub mod page;
 pub mod pci;
+#[cfg(feature = "probe")]
+pub mod probe;
 pub mod pvconsole;
 mod raw;
 pub mod runtime;

@@ -398,7 +398,7 @@ pub fn install(info: u64, masking: u32, user: u32) -> i64 {
     // SAFETY: single thread.
     unsafe { (*state()).vcpu_info = info };
     let ret = super::call_with(Hypercall::SET_TRAP_TABLE, &[], &mut table);
-    let mut register = |kind, address| {
+    let register = |kind, address| {
         let entry = CallbackRegister { kind, address, ..CallbackRegister::default() };
         // SAFETY: the stubs deal with the frames.
         unsafe { hypercall::callback_register(entry) }
@@ -426,7 +426,7 @@ pub fn upcalls() -> u64 {
 }
 
 /// The frame of the last upcall: rcx, r11, rip, cs, rflags, rsp, ss.
-pub fn armed_upcalls() -> [u64; 7] {
+pub fn upcall_frame() -> [u64; 7] {
     // SAFETY: as above.
     unsafe { (&raw const (*state()).upcall_frame).read_volatile() }
 }
@@ -455,7 +455,7 @@ pub fn exec_user(code: &[u8], regs: &mut Regs) -> Option<Frame> {
 }
 
 fn run(code: &[u8], regs: &mut Regs, kind: u64, resume: u64) -> (Option<Frame>, u64) {
-    let page = &raw mut CODE.0;
+    let page = &raw mut CODE;
     // `syscall` for user mode; `jmp [rip]` to the end for kernel mode.
     let mut tail = [0x0f, 0x05, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     if kind == 0 {

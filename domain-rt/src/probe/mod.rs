@@ -10,12 +10,11 @@ mod memory;
 mod vcpu;
 
 pub use exec::{
-    Entry, Frame, Regs, armed_upcalls, exec, exec_resuming, exec_user, install, mask_events, upcalls,
+    Entry, Frame, Regs, code_page, exec, exec_resuming, exec_user, install, mask_events, upcall_frame, upcalls,
     user_stack_top,
 };
 pub use memory::{
-    Page, mfn_of, modify, page, peek, poke, pte_slot, set_shared_info, shared_info, spare_va,
-    vcpu_info, set_vcpu_info,
+    Page, mfn_of, modify, page, peek, poke, pte_slot, set_shared_info, set_vcpu_info, shared_info, spare_va, vcpu_info,
 };
 pub use vcpu::{ap_context, ap_progress, ap_runs};
 
