@@ -77,6 +77,8 @@ pub struct TestMachine {
     pub halted: Mutex<Option<Halt>>,
     /// Lines masked or not, and acknowledged: in order.
     pub lines: Mutex<Vec<(crate::irq::Line, LineEvent)>>,
+    /// I/O: port, bytes, and what was written if it was a write.
+    pub ports: Mutex<Vec<(u16, u8, Option<u32>)>>,
     /// Called before the next flush, once.
     pub at_flush: Mutex<Option<Box<dyn FnMut() + Send>>>,
     tlb: Mutex<Vec<Translation>>,
@@ -140,6 +142,7 @@ pub fn core_with(frames: usize, cpus: u32, scatter: bool) -> Box<TestCore> {
         typed: Mutex::default(),
         halted: Mutex::default(),
         lines: Mutex::default(),
+        ports: Mutex::default(),
         at_flush: Mutex::default(),
         tlb: Mutex::default(),
         polls: AtomicU64::new(0),
@@ -348,6 +351,8 @@ impl Platform for TestMachine {
         match leaf {
             0 => [0xd, 0x756e_6547, 0x6c65_746e, 0x4965_6e69],
             0x8000_0000 => [0x8000_0008, 0, 0, 0],
+            // A CPU that has everything.
+            1 | 7 | 0xd | 0x8000_0001 => [u32::MAX; 4],
             _ => [0; 4],
         }
     }
@@ -360,11 +365,14 @@ impl Platform for TestMachine {
         if value & 1 == 1 { Ok(()) } else { Err(Fault) }
     }
 
-    fn port_in(&self, _port: u16, _bytes: u8) -> u32 {
-        u32::MAX
+    fn port_in(&self, port: u16, bytes: u8) -> u32 {
+        self.ports.lock().unwrap().push((port, bytes, None));
+        0x1122_3344
     }
 
-    fn port_out(&self, _port: u16, _bytes: u8, _value: u32) {}
+    fn port_out(&self, port: u16, bytes: u8, value: u32) {
+        self.ports.lock().unwrap().push((port, bytes, Some(value)));
+    }
 
     fn now(&self) -> u64 {
         self.clock.load(SeqCst)
@@ -494,10 +502,10 @@ impl Guest {
         self.vcpu.run.lock().space().expect("a root")
     }
 
-    /// Does something as the running vCPU, on CPU 0.
+    /// Does something as the running vCPU, on the CPU that the test is on.
     pub fn run<R>(&self, core: &TestCore, f: impl FnOnce(&mut Caller<'_, TestMachine>) -> R) -> R {
         let mut run = self.vcpu.run.lock();
-        f(&mut Caller { core, cpu: &core.cpus[0], domain: &self.domain, vcpu: &self.vcpu, run: &mut run })
+        f(&mut Caller { core, cpu: &core.cpus[core.platform.this_cpu().0 as usize], domain: &self.domain, vcpu: &self.vcpu, run: &mut run })
     }
 
     /// Makes a hypercall, again and again while it is interrupted; returns what the guest sees in rax.

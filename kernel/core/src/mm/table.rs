@@ -142,17 +142,20 @@ impl<P: Platform> Session<'_, P> {
     fn invalidate(&mut self, frame: Frame, level: u8) {
         let info = self.core.frames.info(frame);
         let start = info.progress();
+        let mut worked = false;
         for index in (0..start).rev() {
-            if self.waits_for_child(level) || self.should_pause(level, index, start) {
+            let pte = Pte(guest::load(&self.core.platform, frame, index));
+            if !pte.present() || is_core_entry(level, index) {
+                continue;
+            }
+            let pause = worked && (level > 1 || (index + 1) % L1_SLICE == 0) && self.core.platform.preempt();
+            if pause || self.waits_for_child(level) {
                 info.set_progress(index + 1);
                 self.suspend(frame);
                 self.abandon(frame, level);
                 return;
             }
-            let pte = Pte(guest::load(&self.core.platform, frame, index));
-            if !pte.present() || is_core_entry(level, index) {
-                continue;
-            }
+            worked = true;
             if level == 1 {
                 self.put_l1(pte);
             } else {
@@ -166,12 +169,6 @@ impl<P: Platform> Session<'_, P> {
     /// Was a table below this one abandoned just now? Then this one is too.
     fn waits_for_child(&self, level: u8) -> bool {
         self.state.abandoned.iter().take(usize::from(level) - 1).any(Option::is_some)
-    }
-
-    /// Is it time for a look at the clock, before entry `index` of an invalidation that began at `start`, and does it
-    /// say that others should have the CPU? Never before anything was done.
-    fn should_pause(&self, level: u8, index: usize, start: usize) -> bool {
-        index + 1 < start && (level > 1 || (index + 1) % L1_SLICE == 0) && self.core.platform.preempt()
     }
 
     /// What an entry of a table above L1 takes; returns the entry as it is to be stored.
