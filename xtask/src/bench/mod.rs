@@ -5,6 +5,7 @@
 mod report;
 
 use crate::build::{Part, build, built};
+use crate::conformance::verdict::is_verdict;
 use crate::place::Place;
 use crate::qemu::{Line, Machine};
 use crate::xen;
@@ -64,7 +65,7 @@ fn measure(place: &Place, kernel: &Path, guest: &Path, side: &str) -> Result<BTr
     machine.icount = true;
     let log = place.logs("bench")?.join(format!("core-{side}.log"));
     let mut running = machine.start(&log)?;
-    let end = running.wait_line(0, LIMIT, |line| line.contains("VERDICT "));
+    let end = running.wait_line(0, LIMIT, is_verdict);
     let figures = figures(running.lines());
     let said = running.end();
     if end.is_none() || figures.is_empty() {
@@ -88,8 +89,7 @@ mod tests {
 
     #[test]
     fn figures_are_read_and_other_lines_are_not() {
-        let texts =
-            ["(XEN) x", "BENCH null_hypercall 139", "BENCH grant_copy_64 520.5", "BENCH broken", "VERDICT b pass"];
+        let texts = ["(XEN) x", "BENCH null_hypercall 139", "BENCH grant_copy_64 520.5", "BENCH broken", "SUCCESS"];
         let line = |text: &&str| Line { at: Duration::ZERO, text: text.to_string() };
         let lines: Vec<Line> = texts.iter().map(line).collect();
         let found: Vec<_> = figures(&lines).into_iter().collect();

@@ -40,6 +40,9 @@ pub struct Guest {
     /// Wall seconds until it counts as hung.
     #[serde(default = "patience")]
     pub seconds: u64,
+    /// Ends in the domain's crash rather than in a verdict: that is its point.
+    #[serde(default)]
+    pub crash: bool,
     /// Measures rather than judges: run by `bench`, not by `conformance`.
     #[serde(default)]
     pub bench: bool,
@@ -55,23 +58,6 @@ fn memory() -> u32 {
 
 fn patience() -> u64 {
     90
-}
-
-impl Guest {
-    /// A guest of that name on the default machine.
-    pub fn named(name: &str) -> Guest {
-        Guest {
-            name: name.into(),
-            about: String::new(),
-            smp: one(),
-            mem: memory(),
-            args: String::new(),
-            options: String::new(),
-            qemu: Vec::new(),
-            seconds: patience(),
-            bench: false,
-        }
-    }
 }
 
 /// Where the list is.

@@ -1,7 +1,7 @@
 //! `cargo xtask conformance`: each guest as the initial domain on Ferrule and on Debian's Xen, verdicts side by side.
 
 pub mod list;
-mod verdict;
+pub mod verdict;
 
 use crate::build::{Part, build, built};
 use crate::place::Place;
@@ -12,6 +12,7 @@ use list::Guest;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use verdict::Verdict;
 
@@ -112,39 +113,42 @@ pub fn run(place: &Place, options: &Options, no_install: bool) -> Result<Tally> 
         _ => vec![Side::Xen, Side::Ferrule],
     };
     let start = Instant::now();
-    let verdicts = judge_all(&bench, &guests, &sides)?;
-    let excused = excused(&std::fs::read_to_string(place.root.join("docs/conformance.md")).unwrap_or_default())?;
-    let tally = table(&bench, &guests, &sides, &verdicts, &excused);
-    println!("{} agree, {} differ   {:.1} s", tally.passed, tally.failed, start.elapsed().as_secs_f64());
-    Ok(tally)
+    let page = std::fs::read_to_string(place.root.join("docs/conformance.md")).unwrap_or_default();
+    let mut table = Table::new(&bench, &guests, &sides, excused(&page)?);
+    judge_all(&bench, &guests, &sides, &mut table)?;
+    println!("{} agree, {} differ   {:.1} s", table.tally.passed, table.tally.failed, start.elapsed().as_secs_f64());
+    Ok(table.tally)
 }
 
-/// The verdicts by guest, each in the order of `sides`. Two machines at a time take the next job each.
-fn judge_all(bench: &Bench, guests: &[Guest], sides: &[Side]) -> Result<Vec<Vec<Verdict>>> {
+/// Runs every guest on every side, two machines at a time; a row is printed as soon as it is whole and its turn.
+fn judge_all(bench: &Bench, guests: &[Guest], sides: &[Side], table: &mut Table<'_>) -> Result<()> {
     let jobs: Vec<(&Guest, Side)> =
         guests.iter().flat_map(|guest| sides.iter().map(move |side| (guest, *side))).collect();
     let next = Mutex::new(0..jobs.len());
-    let results: Mutex<Vec<Option<Result<Verdict>>>> = Mutex::new(jobs.iter().map(|_| None).collect());
+    let (sender, results) = channel();
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                loop {
-                    let Some(index) = next.lock().ok().and_then(|mut next| next.next()) else {
-                        break;
-                    };
+            let sender = sender.clone();
+            let (jobs, next) = (&jobs, &next);
+            scope.spawn(move || {
+                while let Some(index) = next.lock().ok().and_then(|mut next| next.next()) {
                     let (guest, side) = jobs[index];
-                    let verdict = judge(bench, guest, side);
-                    if let Ok(mut results) = results.lock() {
-                        results[index] = Some(verdict);
-                    }
+                    let _ = sender.send((index, judge(bench, guest, side)));
                 }
             });
         }
-    });
-    let results = results.into_inner().ok().context("a run panicked")?;
-    let verdicts: Vec<Verdict> =
-        results.into_iter().map(|verdict| verdict.context("a run was lost")?).collect::<Result<_>>()?;
-    Ok(verdicts.chunks(sides.len()).map(<[Verdict]>::to_vec).collect())
+        drop(sender);
+        let mut verdicts: Vec<Option<Verdict>> = vec![None; jobs.len()];
+        for (index, verdict) in results {
+            verdicts[index] = Some(verdict?);
+            while let Some(row) = verdicts.chunks(sides.len()).nth(table.rows)
+                && let Some(row) = row.iter().cloned().collect::<Option<Vec<_>>>()
+            {
+                table.row(&row);
+            }
+        }
+        Ok(())
+    })
 }
 
 fn log_path(place: &Place, guest: &Guest, side: Side) -> Result<PathBuf> {
@@ -238,47 +242,61 @@ fn excused(page: &str) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Whether a guest's verdicts are good: all the same, and a pass or the crash it is there for.
-fn agree(verdicts: &[Verdict]) -> bool {
-    let good = |verdict: &Verdict| matches!(verdict, Verdict::Said { pass: true, .. } | Verdict::Crash);
-    verdicts.iter().all(|verdict| good(verdict) && Some(verdict) == verdicts.first())
+/// Whether a guest's verdicts are good and all the same.
+fn agree(guest: &Guest, verdicts: &[Verdict]) -> bool {
+    let is_good = |verdict: &Verdict| match verdict {
+        Verdict::Success | Verdict::Skip(_) => !guest.crash,
+        Verdict::Crash => guest.crash,
+        Verdict::Failure(_) | Verdict::Nothing(_) => false,
+    };
+    verdicts.iter().all(|verdict| is_good(verdict) && Some(verdict) == verdicts.first())
 }
 
-fn table(bench: &Bench, guests: &[Guest], sides: &[Side], verdicts: &[Vec<Verdict>], excused: &[String]) -> Tally {
-    let width = guests.iter().map(|guest| guest.name.len()).max().unwrap_or(0).max(5);
-    let heads: Vec<String> = sides.iter().map(|side| format!("{:24}", side.name())).collect();
-    println!("     {:width$}  {}", "guest", heads.join("").trim_end());
-    let mut tally = Tally::default();
-    for (guest, verdicts) in guests.iter().zip(verdicts) {
-        let is_excused = excused.contains(&guest.name);
-        let (mark, count) = match (agree(verdicts), is_excused) {
-            (true, _) => ("ok", &mut tally.passed),
-            (false, true) => ("known", &mut tally.passed),
-            (false, false) => ("FAIL", &mut tally.failed),
+/// The verdicts side by side, printed row by row.
+struct Table<'a> {
+    bench: &'a Bench,
+    guests: &'a [Guest],
+    sides: &'a [Side],
+    excused: Vec<String>,
+    width: usize,
+    rows: usize,
+    tally: Tally,
+}
+
+impl<'a> Table<'a> {
+    fn new(bench: &'a Bench, guests: &'a [Guest], sides: &'a [Side], excused: Vec<String>) -> Table<'a> {
+        let width = guests.iter().map(|guest| guest.name.len()).max().unwrap_or(0).max(5);
+        let heads: String = sides.iter().map(|side| format!("{:24}", side.name())).collect();
+        println!("     {:width$}  {}", "guest", heads.trim_end());
+        Table { bench, guests, sides, excused, width, rows: 0, tally: Tally::default() }
+    }
+
+    fn row(&mut self, verdicts: &[Verdict]) {
+        let Some(guest) = self.guests.get(self.rows) else { return };
+        self.rows += 1;
+        let (mark, count) = match (agree(guest, verdicts), self.excused.contains(&guest.name)) {
+            (true, _) => ("ok", &mut self.tally.passed),
+            (false, true) => ("known", &mut self.tally.passed),
+            (false, false) => ("FAIL", &mut self.tally.failed),
         };
         *count += 1;
-        let columns: Vec<String> = verdicts.iter().map(|verdict| format!("{:23} ", verdict.short())).collect();
-        println!("{mark:5}{:width$}  {}", guest.name, columns.join("").trim_end());
+        let columns: String = verdicts.iter().map(|verdict| format!("{:23} ", verdict.short())).collect();
+        println!("{mark:5}{:width$}  {}", guest.name, columns.trim_end(), width = self.width);
         if mark == "FAIL" {
-            explain(bench, guest, sides, verdicts);
+            explain(self.bench, guest, self.sides);
         }
     }
-    tally
 }
 
-/// Which lines differ, and where the logs are.
-fn explain(bench: &Bench, guest: &Guest, sides: &[Side], verdicts: &[Verdict]) {
-    if let [Verdict::Said { lines: xen, .. }, Verdict::Said { lines: ours, .. }] = verdicts {
-        let longest = xen.len().max(ours.len());
-        let at = |lines: &[String], index: usize| lines.get(index).cloned().unwrap_or_else(|| "(nothing)".into());
-        for index in (0..longest).filter(|index| xen.get(*index) != ours.get(*index)).take(5) {
-            println!("       xen      {}\n       ferrule  {}", at(xen, index), at(ours, index));
-        }
-    }
+/// What each side's guest said was wrong, and where the logs are.
+fn explain(bench: &Bench, guest: &Guest, sides: &[Side]) {
     for side in sides {
-        if let Ok(log) = log_path(&bench.place, guest, *side) {
-            println!("       {}", bench.place.show(&log));
+        let Ok(log) = log_path(&bench.place, guest, *side) else { continue };
+        let text = std::fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        for line in verdict::details(&text).take(5) {
+            println!("       {:8} {}", side.name(), line.trim_start());
         }
+        println!("       {}", bench.place.show(&log));
     }
 }
 
@@ -286,19 +304,28 @@ fn explain(bench: &Bench, guest: &Guest, sides: &[Side], verdicts: &[Verdict]) {
 mod tests {
     use super::*;
 
-    fn said(pass: bool, line: &str) -> Verdict {
-        Verdict::Said { pass, lines: vec![line.into()] }
+    fn guest(crash: bool) -> Guest {
+        toml::from_str(&format!("name = 'x'\ncrash = {crash}")).unwrap()
     }
 
     #[test]
     fn only_equal_and_good_verdicts_agree() {
-        assert!(agree(&[said(true, "a"), said(true, "a")]));
-        assert!(agree(&[Verdict::Crash, Verdict::Crash]));
-        assert!(!agree(&[said(true, "a"), said(true, "b")]));
-        assert!(!agree(&[said(false, "a"), said(false, "a")]));
-        assert!(!agree(&[said(true, "a"), Verdict::Crash]));
-        let nothing = || Verdict::Nothing("hung".into());
-        assert!(!agree(&[nothing(), nothing()]));
+        let skip = |why: &str| Verdict::Skip(why.into());
+        let agree = |verdicts: [Verdict; 2]| agree(&guest(false), &verdicts);
+        assert!(agree([Verdict::Success, Verdict::Success]));
+        assert!(agree([skip("a"), skip("a")]));
+        assert!(!agree([skip("a"), skip("b")]));
+        assert!(!agree([Verdict::Failure("x".into()), Verdict::Failure("x".into())]));
+        assert!(!agree([Verdict::Success, Verdict::Crash]));
+        assert!(!agree([Verdict::Nothing("hung".into()), Verdict::Nothing("hung".into())]));
+    }
+
+    #[test]
+    fn a_crash_is_good_only_where_it_is_the_point() {
+        let crashes = [Verdict::Crash, Verdict::Crash];
+        assert!(agree(&guest(true), &crashes));
+        assert!(!agree(&guest(false), &crashes));
+        assert!(!agree(&guest(true), &[Verdict::Success, Verdict::Success]));
     }
 
     #[test]

@@ -3,64 +3,69 @@
 use super::Side;
 use crate::qemu::{Ending, Line};
 
-/// The line that ends a guest's work: `VERDICT <name> pass` or `VERDICT <name> fail: <why>`.
-pub const VERDICT: &str = "VERDICT ";
-/// A line before it, one for each thing looked at: `CHECK <name>: <result>`.
-const CHECK: &str = "CHECK ";
-
 /// What a run came to. Two runs agree when these are equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The guest printed its verdict: every CHECK line, then pass or fail.
-    Said { pass: bool, lines: Vec<String> },
-    /// The domain crashed instead, which some guests are there to do.
+    /// `SUCCESS`: every property holds.
+    Success,
+    /// `SKIP reason`: the property cannot be seen on this machine.
+    Skip(String),
+    /// `FAILURE what`: one does not, and what it was.
+    Failure(String),
+    /// The initial domain crashed instead, which some guests are there to do.
     Crash,
-    /// Neither: the hypervisor died, the guest hung, or QEMU would not start.
+    /// No verdict: the hypervisor died, the guest hung, or QEMU would not start.
     Nothing(String),
 }
 
 impl Verdict {
-    /// In one word or two, for the table.
+    /// In a few words, for the table.
     pub fn short(&self) -> String {
         match self {
-            Verdict::Said { pass: true, .. } => "pass".into(),
-            Verdict::Said { pass: false, lines } => {
-                let last = lines.last().map_or("", String::as_str);
-                last.split_once(" fail").map_or("fail".into(), |(_, why)| format!("fail{why}"))
-            }
+            Verdict::Success => "success".into(),
+            Verdict::Skip(why) => format!("skip: {why}"),
+            Verdict::Failure(what) => format!("failure: {what}"),
             Verdict::Crash => "crash".into(),
             Verdict::Nothing(why) => why.clone(),
         }
     }
 }
 
-/// The guest's own text on a line: a hypervisor may have put its message in front of it.
-fn spoken(line: &str) -> Option<&str> {
-    let at = line.find(VERDICT).or_else(|| line.find(CHECK))?;
-    line.get(at..).map(str::trim_end)
+/// The verdict that a line gives, if it does.
+fn given(line: &str) -> Option<Verdict> {
+    let line = line.trim_end();
+    match line.split_once(' ') {
+        None if line == "SUCCESS" => Some(Verdict::Success),
+        Some(("SKIP", why)) => Some(Verdict::Skip(why.into())),
+        Some(("FAILURE", what)) => Some(Verdict::Failure(what.into())),
+        _ => None,
+    }
+}
+
+/// Whether a line is a guest's last: its verdict.
+pub fn is_verdict(line: &str) -> bool {
+    given(line).is_some()
 }
 
 /// Whether this line ends the run on that side.
 pub fn is_last(side: Side, line: &str) -> bool {
-    line.contains(VERDICT) || (side == Side::Xen && (crashed(line) || line.contains("Panic on CPU")))
+    is_verdict(line) || (side == Side::Xen && (crashed(line) || line.contains("Panic on CPU")))
 }
 
-/// Xen's words for the death of its initial domain (xen/common/shutdown.c, domain.c).
+/// Xen's words for the death of its initial domain (they are on its console, and in nobody's header).
 fn crashed(line: &str) -> bool {
     line.contains("Hardware Dom0 crashed") || line.contains("Domain 0 crashed")
 }
 
 /// Reads a finished run.
 pub fn read(side: Side, lines: &[Line], ending: Ending) -> Verdict {
-    let said: Vec<String> = lines.iter().filter_map(|line| spoken(&line.text)).map(str::to_string).collect();
     let texts = || lines.iter().map(|line| line.text.as_str());
-    if said.last().is_some_and(|line| line.starts_with(VERDICT)) {
-        let pass = said.last().is_some_and(|line| line.ends_with(" pass"));
+    if let Some(verdict) = texts().rev().find_map(given) {
         // Ferrule must also end the machine as documented when the guest says so.
-        if side == Side::Ferrule && ending != Ending::PowerOff {
-            return Verdict::Nothing(format!("verdict given, then {ending:?}"));
-        }
-        return Verdict::Said { pass, lines: said };
+        return match (side, ending) {
+            (Side::Xen, _) | (Side::Ferrule, Ending::PowerOff) => verdict,
+            (Side::Ferrule, ending) => Verdict::Nothing(format!("{}, then {ending:?}", verdict.short())),
+        };
     }
     let crash = match side {
         Side::Xen => texts().any(crashed),
@@ -78,6 +83,11 @@ pub fn read(side: Side, lines: &[Line], ending: Ending) -> Verdict {
     })
 }
 
+/// The lines in which a guest says what it got and what it wanted.
+pub fn details(lines: &str) -> impl Iterator<Item = &str> {
+    lines.lines().map(str::trim_end).filter(|line| line.starts_with("  ") && line.contains(": got "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,26 +98,20 @@ mod tests {
     }
 
     #[test]
-    fn the_guest_s_lines_are_the_verdict_and_the_hypervisor_s_are_not() {
-        let xen = lines(&["(XEN) hello", "CHECK a: 1", "(XEN) CHECK b: 2", "VERDICT x pass"]);
-        let ferrule = lines(&["ferrule 0.1", "CHECK a: 1", "CHECK b: 2", "VERDICT x pass"]);
-        let xen = read(Side::Xen, &xen, Ending::TimeOut);
-        let ferrule = read(Side::Ferrule, &ferrule, Ending::PowerOff);
-        assert_eq!(xen, ferrule);
-        assert_eq!(xen.short(), "pass");
+    fn the_guest_s_last_line_is_the_verdict() {
+        let xen = lines(&["(XEN) hello", "SUCCESS", "(XEN) Hardware Dom0 halted: halting machine"]);
+        assert_eq!(read(Side::Xen, &xen, Ending::TimeOut), Verdict::Success);
+        assert_eq!(read(Side::Ferrule, &lines(&["SUCCESS\r"]), Ending::PowerOff), Verdict::Success);
+        let skip = read(Side::Ferrule, &lines(&["SKIP no second CPU"]), Ending::PowerOff);
+        assert_eq!(skip, Verdict::Skip("no second CPU".into()));
+        assert!(!is_verdict("SUCCESS of a sort") && !is_verdict("FAILURES: 3") && !is_verdict("the SKIP word"));
     }
 
     #[test]
-    fn a_differing_check_is_a_difference_though_both_pass() {
-        let one = read(Side::Xen, &lines(&["CHECK a: 1", "VERDICT x pass"]), Ending::TimeOut);
-        let two = read(Side::Ferrule, &lines(&["CHECK a: 2", "VERDICT x pass"]), Ending::PowerOff);
-        assert_ne!(one, two);
-    }
-
-    #[test]
-    fn a_failure_says_why() {
-        let fail = read(Side::Xen, &lines(&["VERDICT x fail: got -22"]), Ending::TimeOut);
-        assert_eq!(fail.short(), "fail: got -22");
+    fn a_failure_says_what() {
+        let fail = read(Side::Xen, &lines(&["  null: got 0x1, want 0x0", "FAILURE null"]), Ending::TimeOut);
+        assert_eq!(fail.short(), "failure: null");
+        assert_eq!(details("x\n  null: got 0x1, want 0x0\n  other").count(), 1);
     }
 
     #[test]
@@ -117,7 +121,7 @@ mod tests {
         assert_eq!(read(Side::Xen, &lines(&["(XEN) Hardware Dom0 crashed"]), Ending::TimeOut), Verdict::Crash);
         assert_eq!(read(Side::Ferrule, &none, Ending::CorePanic).short(), "core panic");
         assert_eq!(read(Side::Ferrule, &none, Ending::TimeOut).short(), "no verdict in time");
-        let verdict = lines(&["VERDICT x pass"]);
-        assert!(matches!(read(Side::Ferrule, &verdict, Ending::TimeOut), Verdict::Nothing(_)));
+        // A success that does not end the machine is none.
+        assert!(matches!(read(Side::Ferrule, &lines(&["SUCCESS"]), Ending::TimeOut), Verdict::Nothing(_)));
     }
 }
