@@ -292,7 +292,8 @@ impl<P: Platform> Core<P> {
         let (mut sharers, mut all_share) = (0, true);
         for sharer in lines.of(pirq.line) {
             if sharer.domain.as_ptr() == Arc::as_ptr(domain) && sharer.pirq == number {
-                return Ok(self.platform.irq_mask(pirq.line, false));
+                self.platform.irq_mask(pirq.line, false);
+                return Ok(());
             }
             sharers += 1;
             all_share &= sharer.shares;

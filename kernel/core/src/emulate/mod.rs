@@ -17,6 +17,8 @@ mod msr;
 mod operand;
 mod port;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use control::{CR0, CR4_SHOWN};
 

@@ -41,7 +41,7 @@ impl<P: Platform> Core<P> {
 
     fn write_table(&self, c: &mut Caller<'_, P>, i: &Instruction, at: Vaddr) -> Option<Outcome> {
         let bytes = operand::memory_bytes(i).filter(|_| !i.is_invalid() && i.op0_kind() == OpKind::Memory)?;
-        if !reaches(c.run.regs, c.run.fs_base, c.run.gs_base_kernel, i, at) {
+        if !reaches(&c.run.regs, c.run.fs_base, c.run.gs_base_kernel, i, at) {
             return None;
         }
         let mut held = 0u64;
@@ -68,13 +68,13 @@ impl<P: Platform> Core<P> {
 }
 
 /// Is `at` the address of the memory operand? (The fault could be that of an access which crosses a page's end.)
-fn reaches(mut r: CpuUserRegs, fs_base: u64, gs_base: u64, i: &Instruction, at: Vaddr) -> bool {
+fn reaches(r: &CpuUserRegs, fs_base: u64, gs_base: u64, i: &Instruction, at: Vaddr) -> bool {
     let by_register = matches!(i.mnemonic(), Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc) && i.op1_kind() == OpKind::Register;
     let computed = i.virtual_address(0, 0, |register, _, _| match register {
         Register::FS => Some(fs_base),
         Register::GS => Some(gs_base),
         Register::ES | Register::CS | Register::SS | Register::DS => Some(0),
-        other => operand::get(&mut r, other),
+        other => operand::get(r, other),
     });
     // A bit number in a register moves the access away from the operand.
     by_register || computed == Some(at.0)

@@ -7,6 +7,8 @@
 
 mod bounce;
 mod crash;
+#[cfg(test)]
+mod tests;
 
 use alloc::boxed::Box;
 use core::sync::atomic::Ordering::Relaxed;
