@@ -6,7 +6,8 @@
 //! **Lock order.** A lock may be taken only while locks that stand above it are held; among equals the lower domain
 //! id first.
 //!
-//! 1. `Domains::table` (creation, destruction and look-up of domains)
+//! 1. `Domains::table` (creation and destruction of domains). A look-up lets go of it at once, and may be made under 2
+//!    to 4 too: whoever changes the table takes none of those meanwhile.
 //! 2. a vCPU's [`Run`](crate::vcpu::Run), held by the CPU that runs it
 //! 3. `Domain::mm` (page-table changes of one domain)
 //! 4. `Domain::grants` (grant table, map tracking)

@@ -34,10 +34,11 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         *mfn = c.get_at(list, index)?;
     }
     let frames = c.core.claim_gdt(c.domain, &mfns, entries)?;
-    c.core.release_gdt(&mut c.run.gdt);
-    c.run.gdt = frames;
+    let mut old = core::mem::replace(&mut c.run.gdt, frames);
     c.run.gdt_entries = entries as u32;
     c.core.platform.load_segments(c.run);
+    // Only now: the hardware has let go of them, so that whoever writes them next flushes what is left.
+    c.core.release_gdt(&mut old);
     Ok(0)
 }
 
