@@ -1,7 +1,7 @@
 //! One disk and all the sessions on it.
 
 use crate::counters::Counters;
-use crate::medium::{CopyGrants, Medium};
+use crate::medium::{Medium, ReadGrants};
 use crate::session::{Extent, Session};
 use abi::DomId;
 use alloc::vec::Vec;
@@ -129,7 +129,7 @@ impl<D: Medium, M: RingMemory> Disk<D, M> {
 
     /// Does all that can be done now: takes requests of every session, starts them together, answers what is done.
     /// Called after any event of a guest or of the disk.
-    pub fn run(&mut self, grants: &mut impl CopyGrants, mut tell: impl FnMut(Outcome)) {
+    pub fn run(&mut self, grants: &mut impl ReadGrants, mut tell: impl FnMut(Outcome)) {
         loop {
             let mut moved = false;
             for place in self.places.iter_mut().filter(|place| !place.broken) {

@@ -2,6 +2,7 @@
 
 use abi::{DomId, GrantRef};
 use ring_proto::blk::{Direction, Segment};
+use ring_proto::memory::RingMemory;
 
 /// What a disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,8 +90,16 @@ pub struct Copy {
     pub done: bool,
 }
 
-/// Copies by the hypervisor: no mapping, no flush.
+/// Copies by the hypervisor between granted pages and memory of ours: no mapping, no flush.
 pub trait CopyGrants {
-    /// Carries out `copies` between granted pages and `local`, in one hypercall if it can, and sets `done` of each.
-    fn copy(&mut self, local: &mut [u8], copies: &mut [Copy]);
+    /// Memory that can be copied to and from.
+    type Memory: RingMemory;
+    /// Carries out `copies` in one hypercall, if it can, and sets `done` of each.
+    fn copy(&mut self, local: &Self::Memory, copies: &mut [Copy]);
+}
+
+/// Small reads of granted pages.
+pub trait ReadGrants {
+    /// Copies the beginning of a page, at most all of it, into `out`; whether it could.
+    fn read(&mut self, peer: DomId, grant: GrantRef, out: &mut [u8]) -> bool;
 }

@@ -3,20 +3,15 @@
 use crate::medium::{Busy, Copy, CopyGrants, Geometry, Io, Medium, Token};
 use alloc::{collections::VecDeque, vec::Vec};
 use ring_proto::blk::{Direction, SECTOR};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use ring_proto::memory::RingMemory;
 
 const PAGE: usize = 4096;
 /// Most copies of one hypercall's batch.
 const BATCH: usize = 512;
 
-/// A page at a page's address, so that a page copied is one copy.
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
-#[repr(C, align(4096))]
-struct Page([u8; PAGE]);
-
-/// A disk in memory, zeroed.
-pub struct Ram<G> {
-    pages: Vec<Page>,
+/// A disk in memory.
+pub struct Ram<G: CopyGrants> {
+    memory: G::Memory,
     grants: G,
     copies: Vec<Copy>,
     /// Operations whose copies are queued: how many copies each has.
@@ -26,36 +21,34 @@ pub struct Ram<G> {
     hypercalls: u64,
 }
 
-impl<G> core::fmt::Debug for Ram<G> {
+impl<G: CopyGrants> core::fmt::Debug for Ram<G> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Ram({} pages)", self.pages.len())
+        write!(f, "Ram({} bytes)", self.memory.len())
     }
 }
 
 impl<G: CopyGrants> Ram<G> {
-    /// A disk of `bytes` bytes, rounded down to whole pages. `None` if there is not so much memory.
-    pub fn new(bytes: u64, grants: G) -> Option<Self> {
-        let count = usize::try_from(bytes).ok()? / PAGE;
-        let mut pages = Vec::new();
-        pages.try_reserve_exact(count).ok()?;
-        pages.resize(count, Page([0; PAGE]));
+    /// A disk that holds what `memory` holds.
+    pub fn new(memory: G::Memory, grants: G) -> Self {
         let (copies, queued, done) = (Vec::new(), Vec::new(), VecDeque::new());
-        Some(Self { pages, grants, copies, queued, done, hypercalls: 0 })
+        Self { memory, grants, copies, queued, done, hypercalls: 0 }
     }
 
-    /// The contents.
-    pub fn bytes(&self) -> &[u8] {
-        self.pages.as_bytes()
-    }
-
-    /// The contents, to be filled before anyone uses them.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        self.pages.as_mut_bytes()
+    /// The memory.
+    pub fn memory(&self) -> &G::Memory {
+        &self.memory
     }
 
     /// Hypercalls made for transfers so far.
     pub fn hypercalls(&self) -> u64 {
         self.hypercalls
+    }
+
+    fn zero(&self, start: usize, end: usize) {
+        for at in (start..end).step_by(PAGE) {
+            let zeros = [0; PAGE];
+            self.memory.write(at, zeros.get(..end - at).unwrap_or(&zeros));
+        }
     }
 }
 
@@ -67,7 +60,7 @@ fn offset(sector: u64) -> Option<usize> {
 impl<G: CopyGrants> Medium for Ram<G> {
     fn geometry(&self) -> Geometry {
         Geometry {
-            sectors: (self.pages.len() * PAGE) as u64 / u64::from(SECTOR),
+            sectors: self.memory.len() as u64 / u64::from(SECTOR),
             physical_sector: PAGE as u32,
             read_only: false,
             discard: true,
@@ -103,8 +96,8 @@ impl<G: CopyGrants> Medium for Ram<G> {
             Io::Flush => self.done.push_back((token, true)),
             Io::Discard { sector, count } => {
                 let range = offset(sector).zip(offset(sector.saturating_add(count)));
-                let bytes = range.and_then(|(start, end)| self.pages.as_mut_bytes().get_mut(start..end));
-                let success = bytes.map(|bytes| bytes.fill(0)).is_some();
+                let range = range.filter(|(_, end)| *end <= self.memory.len());
+                let success = range.map(|(start, end)| self.zero(start, end)).is_some();
                 self.done.push_back((token, success));
             }
         }
@@ -116,11 +109,11 @@ impl<G: CopyGrants> Medium for Ram<G> {
             return;
         }
         self.hypercalls += 1;
-        self.grants.copy(self.pages.as_mut_bytes(), &mut self.copies);
+        self.grants.copy(&self.memory, &mut self.copies);
         let mut results = self.copies.drain(..);
         for (token, count) in self.queued.drain(..) {
-            let success = results.by_ref().take(count).fold(true, |all, copy| all && copy.done);
-            self.done.push_back((token, success));
+            let failed = results.by_ref().take(count).filter(|copy| !copy.done).count();
+            self.done.push_back((token, failed == 0));
         }
     }
 

@@ -6,7 +6,7 @@
 //! yet is held, and nothing behind it is taken off the ring: the ring is the queue.
 
 use crate::counters::Counters;
-use crate::medium::{Busy, Copy, CopyGrants, Geometry, Io, Medium, Token};
+use crate::medium::{Busy, Geometry, Io, Medium, ReadGrants, Token};
 use abi::{DomId, GrantRef};
 use alloc::{vec, vec::Vec};
 use ring_proto::blk::*;
@@ -174,7 +174,7 @@ impl<M: RingMemory> Session<M> {
     }
 
     /// Starts what can be started, until the ring is empty or the next request must wait. Whether anything was.
-    pub fn take(&mut self, medium: &mut impl Medium, grants: &mut impl CopyGrants) -> Result<bool, Corrupt> {
+    pub fn take(&mut self, medium: &mut impl Medium, grants: &mut impl ReadGrants) -> Result<bool, Corrupt> {
         if let Some((slot, true)) = self.barrier
             && self.submit(slot, medium).is_err()
         {
@@ -206,7 +206,7 @@ impl<M: RingMemory> Session<M> {
     }
 
     /// Takes a request in, or answers it at once if it is bad.
-    fn admit(&mut self, wire: &WireRequest, grants: &mut impl CopyGrants) -> Option<u16> {
+    fn admit(&mut self, wire: &WireRequest, grants: &mut impl ReadGrants) -> Option<u16> {
         // A ring has as many slots as there are jobs, and a slot taken is a job until it is answered.
         let slot = self.free.pop()?;
         match self.fill(slot, wire, grants) {
@@ -219,7 +219,7 @@ impl<M: RingMemory> Session<M> {
         }
     }
 
-    fn fill(&mut self, slot: u16, wire: &WireRequest, grants: &mut impl CopyGrants) -> Result<(), BlkStatus> {
+    fn fill(&mut self, slot: u16, wire: &WireRequest, grants: &mut impl ReadGrants) -> Result<(), BlkStatus> {
         let request = wire.parse(&self.limits)?;
         let job = self.jobs.get_mut(usize::from(slot)).ok_or(BlkStatus::ERROR)?;
         job.tag = wire.tag();
@@ -239,7 +239,7 @@ impl<M: RingMemory> Session<M> {
                 match source {
                     Source::Direct(segments) => job.segments.extend_from_slice(&segments),
                     Source::Indirect { pages, count } => {
-                        self.counters.hypercalls += 1;
+                        self.counters.hypercalls += pages.len() as u64;
                         for wire in read_lists(self.peer, &pages, count, grants)? {
                             job.segments.push(Segment::parse(&wire).ok_or(BlkStatus::ERROR)?);
                         }
@@ -318,17 +318,10 @@ fn read_lists(
     peer: DomId,
     pages: &[GrantRef],
     count: u16,
-    grants: &mut impl CopyGrants,
+    grants: &mut impl ReadGrants,
 ) -> Result<Vec<WireSegment>, BlkStatus> {
     let mut lists = vec![WireSegment::default(); usize::from(count)];
-    let bytes = lists.as_mut_bytes();
-    let chunks = (0..bytes.len()).step_by(PAGE).zip(pages);
-    let mut copies: Vec<Copy> = chunks
-        .map(|(local, grant)| {
-            let len = (bytes.len() - local).min(PAGE) as u16;
-            Copy { peer, grant: *grant, offset: 0, len, local, to_peer: false, done: false }
-        })
-        .collect();
-    grants.copy(bytes, &mut copies);
-    if copies.iter().all(|copy| copy.done) { Ok(lists) } else { Err(BlkStatus::ERROR) }
+    let chunks = lists.chunks_mut(SEGMENTS_PER_PAGE).zip(pages);
+    let read = |(chunk, page): (&mut [WireSegment], &GrantRef)| grants.read(peer, *page, chunk.as_mut_bytes());
+    if chunks.map(read).all(|done| done) { Ok(lists) } else { Err(BlkStatus::ERROR) }
 }

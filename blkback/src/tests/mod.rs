@@ -4,13 +4,17 @@ mod order;
 mod serve;
 mod tables;
 
-use crate::medium::{Copy, CopyGrants, Geometry};
+use crate::medium::{Copy, CopyGrants, Geometry, ReadGrants};
+use crate::ram::Ram;
 use crate::virtio::{BlockDevice, Command};
 use abi::{DomId, GrantRef};
 use ring_proto::blk::{Direction, Segment};
+use ring_proto::memory::RingMemory;
 use ring_proto::peers::{Pages, Rng};
+use ring_proto::words::WordMemory;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::vec::Vec;
 
 /// The hypervisor's copies, from the pages of guests by their number.
@@ -30,18 +34,36 @@ impl Grants {
 }
 
 impl CopyGrants for Grants {
-    fn copy(&mut self, local: &mut [u8], copies: &mut [Copy]) {
+    type Memory = Arc<WordMemory>;
+    fn copy(&mut self, local: &Arc<WordMemory>, copies: &mut [Copy]) {
         for copy in copies {
-            let bytes = &mut local[copy.local..copy.local + usize::from(copy.len)];
-            let pages = self.of(copy.peer);
+            let mut bytes = std::vec![0; copy.len.into()];
+            let (pages, offset) = (self.of(copy.peer), copy.offset.into());
             let result = if copy.to_peer {
-                pages.copy_to(copy.grant, copy.offset.into(), bytes)
+                local.read(copy.local, &mut bytes);
+                pages.copy_to(copy.grant, offset, &bytes)
             } else {
-                pages.copy_from(copy.grant, copy.offset.into(), bytes)
+                pages.copy_from(copy.grant, offset, &mut bytes).map(|()| local.write(copy.local, &bytes))
             };
             copy.done = result.is_ok();
         }
     }
+}
+
+impl ReadGrants for Grants {
+    fn read(&mut self, peer: DomId, grant: GrantRef, out: &mut [u8]) -> bool {
+        self.of(peer).copy_from(grant, 0, out).is_ok()
+    }
+}
+
+pub fn ram(grants: &Grants, sectors: u64) -> Ram<Grants> {
+    Ram::new(WordMemory::new(sectors as usize * 512), grants.clone())
+}
+
+pub fn contents(memory: &Arc<WordMemory>) -> Vec<u8> {
+    let mut bytes = std::vec![0; memory.len()];
+    memory.read(0, &mut bytes);
+    bytes
 }
 
 /// A page that a fake device has mapped; it notices when it is let go.

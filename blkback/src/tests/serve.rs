@@ -1,9 +1,8 @@
 //! Whole disks: polite guests find their data, hostile ones hurt nobody.
 
-use super::{FakeDevice, Grants};
+use super::{FakeDevice, Grants, contents, ram};
 use crate::disk::{Disk, OpenError, Outcome};
 use crate::medium::Medium;
-use crate::ram::Ram;
 use crate::session::{Extent, limits};
 use crate::virtio::VirtioDisk;
 use abi::DomId;
@@ -15,10 +14,6 @@ use std::sync::Arc;
 use std::vec::Vec;
 
 const SECTORS: u64 = 8192;
-
-fn ram(grants: &Grants) -> Ram<Grants> {
-    Ram::new(SECTORS * 512, grants.clone()).unwrap()
-}
 
 /// One polite guest on `medium`, until it has had many answers. Returns its idea of the disk.
 fn one_guest<D: Medium>(
@@ -57,8 +52,8 @@ fn one_guest<D: Medium>(
 #[test]
 fn a_guest_finds_its_data_on_a_ram_disk() {
     let grants = Grants::default();
-    let (expected, disk) = one_guest(ram(&grants), &grants, |_| {});
-    assert!(disk.medium().bytes() == expected);
+    let (expected, disk) = one_guest(ram(&grants, SECTORS), &grants, |_| {});
+    assert!(contents(disk.medium().memory()) == expected);
     assert!(disk.medium().hypercalls() < 2000, "copies go in batches");
 }
 
@@ -113,7 +108,7 @@ fn neighbours<D: Medium>(make: impl Fn(&Grants, u64) -> D, mut between: impl FnM
 
 #[test]
 fn a_hostile_guest_hurts_nobody_on_a_ram_disk() {
-    neighbours(|grants, _| ram(grants), |_| {});
+    neighbours(|grants, _| ram(grants, SECTORS), |_| {});
 }
 
 #[test]
@@ -132,7 +127,7 @@ fn a_read_only_vbd_is_never_written_nor_a_partition_left() {
         let mut grants = Grants::default();
         let pages = grants.guest(2);
         let writable: Vec<_> = (0..8).map(|_| pages.grant(true)).collect();
-        let mut disk = Disk::new(ram(&grants));
+        let mut disk = Disk::new(ram(&grants, SECTORS));
         let memory = WordMemory::new(4096);
         let mut hostile = HostileFront::<_, Blk>::new(memory.clone(), 77, false);
         let extent = Extent { start: 1000, sectors: 1000 };
@@ -142,7 +137,7 @@ fn a_read_only_vbd_is_never_written_nor_a_partition_left() {
             let _ = hostile.step(|rng| hostile_request(rng, &writable, 1000));
             disk.run(&mut grants, |_| {});
         }
-        let bytes = disk.medium().bytes();
+        let bytes = contents(disk.medium().memory());
         let (inside, outside) = (&bytes[1000 * 512..2000 * 512], [&bytes[..1000 * 512], &bytes[2000 * 512..]]);
         assert!(outside.iter().all(|part| part.iter().all(|byte| *byte == 0)));
         assert_eq!(inside.iter().all(|byte| *byte == 0), read_only);
@@ -152,7 +147,7 @@ fn a_read_only_vbd_is_never_written_nor_a_partition_left() {
 #[test]
 fn sectors_are_shared_only_by_readers_or_by_will() {
     let grants = Grants::default();
-    let mut disk = Disk::<_, Arc<WordMemory>>::new(ram(&grants));
+    let mut disk = Disk::<_, Arc<WordMemory>>::new(ram(&grants, SECTORS));
     let mut open = |start, sectors, read_only, shared| {
         disk.open(WordMemory::new(4096), DomId(1), Extent { start, sectors }, read_only, shared)
     };
