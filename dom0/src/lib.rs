@@ -9,7 +9,9 @@ extern crate alloc;
 
 pub mod builder;
 pub mod control;
+pub mod cpio;
 pub mod manifest;
 #[cfg(test)]
 mod mock;
 pub mod store;
+pub mod toolstack;
