@@ -10,7 +10,11 @@
 
 mod policy;
 mod queue;
+#[cfg(test)]
+pub(crate) mod sim;
 pub mod state;
+#[cfg(test)]
+mod tests;
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -203,12 +207,11 @@ impl<P: Platform> Core<P> {
             return Err(Errno::EINVAL);
         }
         vcpu.sched.affinity.store(to.0, Ordering::SeqCst);
-        if !to.has(vcpu.sched.cpu()) && let Some(cpu) = self.cpu(vcpu.sched.cpu()) {
-            if cpu.queue.remove(|v| Arc::ptr_eq(v, vcpu)) != 0 {
-                self.enqueue(vcpu.clone(), Place::Back);
-            } else {
-                self.post(cpu, pending::RESCHEDULE);
-            }
+        let Some(cpu) = self.cpu(vcpu.sched.cpu()) else { return Ok(()) };
+        if cpu.queue.remove(|v| Arc::ptr_eq(v, vcpu)) != 0 {
+            self.enqueue(vcpu.clone(), Place::Back);
+        } else if !to.has(cpu.id) {
+            self.post(cpu, pending::RESCHEDULE);
         }
         Ok(())
     }
@@ -265,10 +268,10 @@ impl<P: Platform> Core<P> {
 
     /// Does what a change of a vCPU's state asks for.
     fn apply(&self, vcpu: &Arc<Vcpu<P>>, todo: Resched) {
+        self.note_runstate(vcpu, self.platform.now());
         match todo {
             Resched::Stay => {}
             Resched::Enqueue => {
-                self.note_runstate(vcpu, self.platform.now());
                 let place = POLICY.woken(vcpu.sched.slice.load(Ordering::Relaxed));
                 self.enqueue(vcpu.clone(), place);
             }
@@ -304,11 +307,11 @@ impl<P: Platform> Core<P> {
         }
         let allowed = vcpu.sched.affinity();
         let last = vcpu.sched.cpu();
-        let idle = |cpu: &&Cpu<P>| allowed.has(cpu.id) && cpu.queue.is_idle();
+        let free = |cpu: &&Cpu<P>| allowed.has(cpu.id) && cpu.queue.is_free();
         let home = self.cpu(last).filter(|cpu| allowed.has(cpu.id));
         let Some(cpu) = home
-            .filter(idle)
-            .or_else(|| self.cpus.iter().find(idle))
+            .filter(free)
+            .or_else(|| self.cpus.iter().find(free))
             .or(home)
             .or_else(|| self.cpus.iter().find(|cpu| allowed.has(cpu.id)))
         else {
@@ -320,7 +323,9 @@ impl<P: Platform> Core<P> {
             self.post(cpu, pending::RESCHEDULE);
         }
         // A CPU that went idle since looked at the queues either before the push, then it is seen here, or after it.
-        if !cpu.queue.is_idle() && let Some(other) = self.cpus.iter().find(idle) {
+        if !(alone && cpu.queue.is_idle())
+            && let Some(other) = self.cpus.iter().find(free)
+        {
             self.post(other, pending::RESCHEDULE);
         }
     }
@@ -337,6 +342,7 @@ impl<P: Platform> Core<P> {
     /// The vCPU to run in place of `current`.
     fn pick(&self, cpu: &Cpu<P>, current: Option<&Arc<Vcpu<P>>>) -> Next<P> {
         if let Some(v) = cpu.queue.pop(cpu.id) {
+            self.share(cpu);
             return Next::Switch(v);
         }
         if let Some(v) = current
@@ -359,6 +365,15 @@ impl<P: Platform> Core<P> {
             }
             None if current.is_some() => Next::Idle,
             None => Next::Stay,
+        }
+    }
+
+    /// Lets idle CPUs take from those that still wait for `cpu`.
+    fn share(&self, cpu: &Cpu<P>) {
+        let waiting = cpu.queue.len();
+        if waiting != 0 {
+            let takers = self.cpus.iter().filter(|other| other.queue.is_free() && cpu.queue.has_for(other.id));
+            takers.take(waiting).for_each(|other| self.post(other, pending::RESCHEDULE));
         }
     }
 

@@ -94,6 +94,11 @@ impl<P: Platform> Queue<P> {
         None
     }
 
+    /// Does one wait that is allowed on `cpu`?
+    pub(super) fn has_for(&self, cpu: CpuId) -> bool {
+        self.waiting.lock().list.iter().any(|v| v.sched.affinity().has(cpu))
+    }
+
     /// Takes off all that `which` names, without changing their state; returns how many.
     pub(super) fn remove(&self, which: impl Fn(&Arc<Vcpu<P>>) -> bool) -> usize {
         let mut waiting = self.waiting.lock();
@@ -101,6 +106,12 @@ impl<P: Platform> Queue<P> {
         waiting.list.retain(|v| !which(v));
         self.len.store(waiting.list.len(), Ordering::SeqCst);
         before - waiting.list.len()
+    }
+
+    /// Looks at each that waits, for tests.
+    #[cfg(test)]
+    pub(super) fn each(&self, f: impl FnMut(&Arc<Vcpu<P>>)) {
+        self.waiting.lock().list.iter().for_each(f);
     }
 
     /// How many wait.
@@ -117,6 +128,11 @@ impl<P: Platform> Queue<P> {
     /// Has the CPU nothing to run?
     pub fn is_idle(&self) -> bool {
         self.idle.load(Ordering::SeqCst)
+    }
+
+    /// Has the CPU nothing to run, and will it have nothing soon?
+    pub(super) fn is_free(&self) -> bool {
+        self.is_idle() && self.is_empty()
     }
 
     pub(super) fn set_idle(&self, idle: bool) {

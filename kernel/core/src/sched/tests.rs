@@ -1,0 +1,267 @@
+//! Tests of the scheduler: turns, wake-ups, affinity, and random operations against what must always hold.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::SeqCst;
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::sim::Sim;
+use super::*;
+use crate::testing::TestMachine;
+
+const MS: u64 = 1_000_000;
+
+#[test]
+fn compute_bound_vcpus_share_a_cpu_evenly_and_virtual_time_adds_up() {
+    let mut sim = Sim::new(1);
+    let (one, two) = (sim.domain(2), sim.domain(1));
+    sim.settle();
+    let start: Vec<_> = one.vcpus.iter().chain(&two.vcpus).map(|v| (v.clone(), sim.times(v))).collect();
+    sim.pass(300 * MS, MS / 10);
+    let ran: Vec<u64> = start.iter().map(|(v, before)| sim.times(v)[0] - before[0]).collect();
+    assert_eq!(ran.iter().sum::<u64>(), 300 * MS, "the CPU was never idle");
+    assert!(ran.iter().all(|t| t.abs_diff(100 * MS) <= 2 * POLICY.slice()), "{ran:?}");
+    for (vcpu, before) in &start {
+        let now = sim.times(vcpu);
+        assert_eq!(now[0] - before[0] + now[1] - before[1], 300 * MS, "virtual and real time");
+    }
+    assert!(sim.core.virtual_time(&one).abs_diff(2 * sim.core.virtual_time(&two)) <= 4 * POLICY.slice());
+}
+
+#[test]
+fn a_woken_vcpu_goes_to_an_idle_cpu_which_is_kicked() {
+    let mut sim = Sim::new(2);
+    let domain = sim.domain(2);
+    sim.settle();
+    let [a, b] = [&domain.vcpus[0], &domain.vcpus[1]];
+    assert!(sim.runs_on(a).is_some() && sim.runs_on(b).is_some(), "two CPUs, two vCPUs");
+    sim.block(b);
+    let busy = sim.runs_on(a).unwrap();
+    sim.core.platform.kicks.lock().unwrap().clear();
+    sim.on(busy.0 as usize).core.wake(b);
+    assert_eq!(*sim.core.platform.kicks.lock().unwrap(), [CpuId(1 - busy.0)]);
+    sim.settle();
+    assert_eq!(sim.runs_on(b), Some(CpuId(1 - busy.0)));
+}
+
+#[test]
+fn a_preempted_vcpu_is_nobody_elses_before_its_state_is_stored() {
+    let mut sim = Sim::new(2);
+    let domain = sim.domain(1);
+    sim.settle();
+    let vcpu = domain.vcpus[0].clone();
+    let cpu = sim.runs_on(&vcpu).unwrap().0 as usize;
+    let other = 1 - cpu;
+    // Its CPU has to give it up, and has not stored its state yet.
+    sim.core.set_affinity(&vcpu, CpuSet::of(CpuId(other as u32))).unwrap();
+    sim.on(cpu);
+    assert!(matches!(sim.core.schedule(&sim.core.cpus[cpu], Some(&vcpu)), Next::Idle));
+    sim.core.cpus[other].post(pending::RESCHEDULE);
+    sim.leave(other);
+    assert_eq!(sim.runs_on(&vcpu), Some(CpuId(cpu as u32)), "still in the hands of its CPU");
+    let left = sim.running[cpu].take().unwrap();
+    sim.on(cpu).core.descheduled(&sim.core.cpus[cpu], left);
+    sim.leave(other);
+    assert_eq!(sim.runs_on(&vcpu), Some(CpuId(other as u32)));
+}
+
+#[test]
+fn a_vcpu_that_answers_quickly_goes_before_one_that_computes_and_starves_it_not() {
+    let mut sim = Sim::new(1);
+    let domain = sim.domain(2);
+    sim.settle();
+    let [quick, slow] = [domain.vcpus[0].clone(), domain.vcpus[1].clone()];
+    let before = sim.times(&slow)[0];
+    let (mut waits, mut rounds) = (Vec::new(), 0);
+    while rounds < 200 {
+        if sim.runs_on(&quick).is_some() {
+            sim.pass(MS / 20, MS / 100);
+            if sim.runs_on(&quick).is_some() {
+                sim.block(&quick);
+            }
+            sim.pass(MS / 2, MS / 100);
+            let woken = sim.core.platform.clock.load(SeqCst);
+            sim.core.wake(&quick);
+            sim.settle();
+            while sim.runs_on(&quick).is_none() {
+                sim.pass(MS / 100, MS / 100);
+            }
+            waits.push(sim.core.platform.clock.load(SeqCst) - woken);
+            rounds += 1;
+        } else {
+            sim.pass(MS / 100, MS / 100);
+        }
+    }
+    let quickly = waits.iter().filter(|w| **w <= POLICY.least()).count();
+    assert!(quickly * 10 >= waits.len() * 9, "it waited {waits:?}");
+    assert!(sim.times(&slow)[0] - before > 100 * MS, "the other ran when it could");
+}
+
+#[test]
+fn yielding_lets_the_other_run_and_costs_nothing_alone() {
+    let mut sim = Sim::new(1);
+    let domain = sim.domain(2);
+    sim.settle();
+    let first = sim.running[0].clone().unwrap();
+    sim.core.yield_now(&sim.core.cpus[0], &first);
+    sim.settle();
+    let second = sim.running[0].clone().unwrap();
+    assert!(!Arc::ptr_eq(&first, &second));
+    sim.core.pause(&first);
+    sim.settle();
+    // The queue still names the paused one: it is found out, and dropped.
+    sim.core.yield_now(&sim.core.cpus[0], &second);
+    sim.settle();
+    assert!(Arc::ptr_eq(sim.running[0].as_ref().unwrap(), &second));
+    assert!(sim.core.cpus[0].queue.is_empty());
+    sim.core.yield_now(&sim.core.cpus[0], &second);
+    assert_eq!(sim.core.cpus[0].pending.load(SeqCst), 0, "alone: nothing to do");
+    assert_eq!(domain.vcpus.len(), 2);
+}
+
+#[test]
+fn affinity_without_an_online_cpu_is_refused() {
+    let sim = Sim::new(2);
+    let domain = sim.domain(1);
+    assert_eq!(sim.core.set_affinity(&domain.vcpus[0], CpuSet(0b100)), Err(Errno::EINVAL));
+    assert_eq!(sim.core.set_affinity(&domain.vcpus[0], CpuSet(0b110)), Ok(()));
+}
+
+#[test]
+fn enrolling_fails_as_a_whole_and_discharging_empties_the_queues() {
+    let mut sim = Sim::new(2);
+    assert_eq!(sim.core.enroll(usize::MAX / 64), Err(Errno::ENOMEM));
+    let domain = sim.domain(3);
+    sim.core.pause_domain(&domain);
+    sim.settle();
+    sim.core.discharge(&domain);
+    assert!(sim.core.cpus.iter().all(|cpu| cpu.queue.is_empty()));
+    assert_eq!(Arc::strong_count(&domain.vcpus[0]), 1);
+}
+
+/// An operation on one vCPU, or on time.
+#[derive(Clone, Debug)]
+enum Op {
+    Pause(usize),
+    Unpause(usize),
+    Block(usize),
+    Wake(usize),
+    Down(usize),
+    Up(usize),
+    Yield(usize),
+    Affinity(usize, u64),
+    Leave(usize),
+    Pass(u64),
+}
+
+fn op(vcpus: usize, cpus: usize) -> impl Strategy<Value = Op> {
+    let vcpu = 0..vcpus;
+    prop_oneof![
+        1 => vcpu.clone().prop_map(Op::Pause),
+        2 => vcpu.clone().prop_map(Op::Unpause),
+        2 => vcpu.clone().prop_map(Op::Block),
+        3 => vcpu.clone().prop_map(Op::Wake),
+        1 => vcpu.clone().prop_map(Op::Down),
+        2 => vcpu.clone().prop_map(Op::Up),
+        1 => vcpu.clone().prop_map(Op::Yield),
+        1 => (vcpu, 1u64..1 << cpus).prop_map(|(v, set)| Op::Affinity(v, set)),
+        4 => (0..cpus).prop_map(Op::Leave),
+        1 => (1u64..6_000_000).prop_map(Op::Pass),
+    ]
+}
+
+/// What the test knows of a vCPU, without looking.
+#[derive(Clone, Copy)]
+struct Known {
+    pauses: u32,
+    blocked: bool,
+    down: bool,
+    affinity: u64,
+}
+
+impl Known {
+    fn runnable(&self) -> bool {
+        self.pauses == 0 && !self.blocked && !self.down
+    }
+}
+
+fn queued(sim: &Sim, vcpu: &Arc<Vcpu<TestMachine>>) -> usize {
+    let mut found = 0;
+    for cpu in &sim.core.cpus {
+        cpu.queue.each(|v| found += usize::from(Arc::ptr_eq(v, vcpu)));
+    }
+    found
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_happens_each_vcpu_is_in_one_place_and_no_cpu_idles_for_nothing(
+        ops in prop::collection::vec(op(5, 3), 1..120)
+    ) {
+        let mut sim = Sim::new(3);
+        let domain = sim.domain(5);
+        let mut known = [Known { pauses: 0, blocked: false, down: false, affinity: 7 }; 5];
+        for op in ops {
+            match op {
+                Op::Pause(v) => { sim.core.pause(&domain.vcpus[v]); known[v].pauses += 1; }
+                Op::Unpause(v) => {
+                    sim.core.unpause(&domain.vcpus[v]);
+                    known[v].pauses = known[v].pauses.saturating_sub(1);
+                }
+                Op::Block(v) => if let Some(cpu) = sim.runs_on(&domain.vcpus[v]) {
+                    prop_assert!(sim.on(cpu.0 as usize).core.block(&domain.vcpus[v]));
+                    sim.core.cpus[cpu.0 as usize].post(pending::RESCHEDULE);
+                    known[v].blocked = true;
+                },
+                Op::Wake(v) => { sim.core.wake(&domain.vcpus[v]); known[v].blocked = false; }
+                Op::Down(v) => { sim.core.take_down(&domain.vcpus[v]); known[v].down = true; }
+                Op::Up(v) => { sim.core.bring_up(&domain.vcpus[v]); known[v].down = false; }
+                Op::Yield(v) => if let Some(cpu) = sim.runs_on(&domain.vcpus[v]) {
+                    sim.on(cpu.0 as usize).core.yield_now(&sim.core.cpus[cpu.0 as usize], &domain.vcpus[v]);
+                },
+                Op::Affinity(v, set) => {
+                    sim.core.set_affinity(&domain.vcpus[v], CpuSet(set)).unwrap();
+                    known[v].affinity = set;
+                }
+                Op::Leave(cpu) => sim.leave(cpu),
+                Op::Pass(time) => { sim.core.platform.clock.fetch_add(time, SeqCst); }
+            }
+            // At any moment: on at most one CPU, and then on no queue; on one queue at most.
+            for vcpu in &domain.vcpus {
+                let on = sim.running.iter().flatten().filter(|r| Arc::ptr_eq(r, vcpu)).count();
+                prop_assert!(on + queued(&sim, vcpu) <= 1);
+                prop_assert_eq!(vcpu.sched.state.view().running(), on == 1);
+            }
+        }
+        sim.settle();
+        // At rest: a vCPU runs or waits if and only if it may; an idle CPU could run none of those that wait.
+        for (vcpu, known) in domain.vcpus.iter().zip(&known) {
+            let on = sim.runs_on(vcpu);
+            prop_assert_eq!(vcpu.sched.state.view().pauses(), known.pauses);
+            if known.runnable() {
+                prop_assert_eq!(usize::from(on.is_some()) + queued(&sim, vcpu), 1);
+            } else {
+                prop_assert_eq!(on, None);
+            }
+            if let Some(cpu) = on {
+                prop_assert!(CpuSet(known.affinity).has(cpu), "affinity is a hard mask");
+            } else if known.runnable() {
+                for (cpu, runs) in sim.running.iter().enumerate() {
+                    let could = runs.is_none() && CpuSet(known.affinity).has(CpuId(cpu as u32));
+                    prop_assert!(!could, "CPU {} idles while a vCPU waits for it", cpu);
+                }
+            }
+            let times = sim.core.run_times(vcpu, sim.core.platform.clock.load(SeqCst));
+            prop_assert_eq!(times.times.iter().sum::<u64>(), sim.core.platform.clock.load(SeqCst));
+            let state = match (on.is_some(), known.runnable(), known.blocked) {
+                (true, ..) => 0,
+                (_, true, _) => 1,
+                (.., true) => 2,
+                _ => 3,
+            };
+            prop_assert_eq!(times.state as u32, state);
+        }
+    }
+}
