@@ -8,10 +8,12 @@
 extern crate alloc;
 
 pub mod builder;
+pub mod console;
 pub mod control;
 pub mod cpio;
 pub mod manifest;
 #[cfg(test)]
 mod mock;
+pub mod shell;
 pub mod store;
 pub mod toolstack;
