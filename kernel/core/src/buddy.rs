@@ -75,6 +75,7 @@ impl Blocks {
 
     fn free(&mut self, table: &FrameTable, mut block: Frame, mut order: u8, mut stamp: u32) {
         self.frames += 1 << order;
+        table.info(block).set_owner(Owner::Free(None));
         while order < MAX_ORDER && !self.scatter {
             let Some(buddy) = table.get(Mfn(block.mfn().0 ^ 1 << order)) else { break };
             let info = table.info(buddy);

@@ -102,13 +102,6 @@ impl<P: Platform> Core<P> {
         self.note_flush(self.platform.this_cpu(), moment);
     }
 
-    /// A write of CR3 by the caller's kernel: MMUEXT_NEW_BASEPTR.
-    pub fn new_kernel_root(&self, c: &mut Caller<'_, P>, mfn: Mfn) -> Result<(), Stop> {
-        let mut session = self.mm(c.domain);
-        session.new_baseptr(c.run, mfn)?;
-        session.finish()
-    }
-
     /// Takes a general and an L4 reference on a frame of `domain`'s, for a context that is being set. EINVAL where it
     /// cannot be a root; Preempted: call again.
     pub fn take_root(&self, domain: &Domain<P>, mfn: Mfn) -> Result<Frame, Stop> {
