@@ -25,3 +25,6 @@ pub mod mmu_update;
 pub mod mmuext_op;
 pub mod update_va_mapping;
 pub mod memory_op;
+
+#[cfg(test)]
+mod tests;
