@@ -69,7 +69,9 @@ pub fn init() -> Result<(), Errno> {
             fn __failsafe_upcall();
         }
         // SAFETY: the handlers keep every register, and the stack they use is the interrupted one's free part.
-        unsafe { hypercall::set_callbacks(__event_upcall as usize, __failsafe_upcall as usize, 0)? };
+        unsafe {
+            hypercall::set_callbacks(__event_upcall as *const () as usize, __failsafe_upcall as *const () as usize, 0)?
+        };
     }
     Ok(())
 }

@@ -35,9 +35,9 @@ impl Interrupt {
         Self::mapped(MapPirq { kind: MapPirqType::GSI, index, pirq: index, ..MapPirq::default() })
     }
 
-    /// A vector of a function's MSI-X table, which lies at machine address `table`; for a domain that drives PCI
-    /// itself.
-    pub fn msix(bus: u8, devfn: u8, entry: u16, table: u64) -> Result<Self, Errno> {
+    /// A vector of a function's MSI-X table, which lies in the BAR at machine address `bar`; for a domain that drives
+    /// PCI itself.
+    pub fn msix(bus: u8, devfn: u8, entry: u16, bar: u64) -> Result<Self, Errno> {
         Self::mapped(MapPirq {
             kind: MapPirqType::MSI_SEG,
             index: -1,
@@ -45,7 +45,7 @@ impl Interrupt {
             bus: bus.into(),
             devfn: devfn.into(),
             entry_nr: entry.into(),
-            table_base: table,
+            table_base: bar,
             ..MapPirq::default()
         })
     }

@@ -77,7 +77,7 @@ pub fn init() -> Result<(), Errno> {
         unsafe extern "C" {
             fn __trap_stubs();
         }
-        __trap_stubs as usize
+        __trap_stubs as *const () as usize
     };
     #[cfg(not(target_os = "none"))]
     let stubs = STUB;

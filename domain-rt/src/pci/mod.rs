@@ -17,12 +17,13 @@ const INTERRUPT_LINE: u8 = 0x3c;
 
 /// A way to configuration space, and to the interrupts that go with it.
 pub trait PciAccess: ConfigurationAccess + Sized {
-    /// The first `count` vectors of the function's MSI-X table, turned on. `table` is the table's machine address.
+    /// The first `count` vectors of the function's MSI-X table, turned on. `bar` is the machine address of
+    /// the BAR that the table lies in.
     fn enable_msix(
         &mut self,
         function: DeviceFunction,
         count: u16,
-        table: u64,
+        bar: u64,
     ) -> Result<alloc::vec::Vec<Interrupt>, Errno>;
 }
 

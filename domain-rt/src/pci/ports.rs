@@ -1,14 +1,17 @@
 //! Configuration space by the ports CF8 and CFC, for the initial domain.
 
-use super::{ConfigurationAccess, DeviceFunction, PciAccess};
+use super::{ConfigurationAccess, DeviceFunction, PciAccess, PciRoot, msix_table};
 use crate::hypercall;
 use crate::interrupt::Interrupt;
 use abi::Errno;
-use abi::physdev::{PhysdevOp, SetIopl};
+use abi::physdev::{PciDeviceAdd, PhysdevOp, SetIopl};
 use alloc::vec::Vec;
 
 const ADDRESS: u16 = 0xcf8;
 const DATA: u16 = 0xcfc;
+/// Bits of the MSI-X capability's control register: on, and all vectors masked.
+const MSIX_ENABLE: u16 = 1 << 15;
+const MSIX_MASK_ALL: u16 = 1 << 14;
 
 /// The right to use the ports.
 #[derive(Debug)]
@@ -55,8 +58,33 @@ impl ConfigurationAccess for Ports {
 }
 
 impl PciAccess for Ports {
-    fn enable_msix(&mut self, function: DeviceFunction, count: u16, table: u64) -> Result<Vec<Interrupt>, Errno> {
+    fn enable_msix(&mut self, function: DeviceFunction, count: u16, bar: u64) -> Result<Vec<Interrupt>, Errno> {
         let devfn = function.device << 3 | function.function;
-        (0..count).map(|entry| Interrupt::msix(function.bus, devfn, entry, table)).collect()
+        // The hypervisor must know the device; a second time is an error that says so.
+        let mut add = PciDeviceAdd { bus: function.bus, devfn, ..PciDeviceAdd::default() };
+        let _ = hypercall::physdev_op(PhysdevOp::PCI_DEVICE_ADD, &mut add);
+        // SAFETY: used for reads only.
+        let root = PciRoot::new(unsafe { self.unsafe_clone() });
+        let table = msix_table(&root, self, function).ok_or(Errno::ENODEV)?;
+        // The hypervisor writes the entries and unmasks each as it is bound; the switch for all is ours.
+        // It lets this register be written only by itself.
+        let control = (self.read_word(function, table.capability) >> 16) as u16 & !MSIX_MASK_ALL | MSIX_ENABLE;
+        self.write_upper_half(function, table.capability, control | MSIX_MASK_ALL);
+        let interrupts = self.bind_msix(function.bus, devfn, count, bar);
+        let control = if interrupts.is_ok() { control } else { control & !MSIX_ENABLE };
+        self.write_upper_half(function, table.capability, control);
+        interrupts
+    }
+}
+
+impl Ports {
+    fn write_upper_half(&mut self, function: DeviceFunction, register: u8, data: u16) {
+        Self::select(function, register);
+        // SAFETY: as `write_word`.
+        unsafe { core::arch::asm!("out dx, ax", in("dx") DATA + 2, in("ax") data, options(nostack)) }
+    }
+
+    fn bind_msix(&self, bus: u8, devfn: u8, count: u16, bar: u64) -> Result<Vec<Interrupt>, Errno> {
+        (0..count).map(|entry| Interrupt::msix(bus, devfn, entry, bar)).collect()
     }
 }

@@ -156,7 +156,7 @@ impl ConfigurationAccess for Proxy {
 }
 
 impl PciAccess for Proxy {
-    fn enable_msix(&mut self, function: DeviceFunction, count: u16, _table: u64) -> Result<Vec<Interrupt>, Errno> {
+    fn enable_msix(&mut self, function: DeviceFunction, count: u16, _bar: u64) -> Result<Vec<Interrupt>, Errno> {
         let mut op = WireOp::new(Command::ENABLE_MSIX, address(function));
         let entries = op.msix.get_mut(..usize::from(count)).ok_or(Errno::EINVAL)?;
         (0..).zip(entries).for_each(|(number, entry)| entry.entry = number);

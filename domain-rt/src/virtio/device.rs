@@ -215,8 +215,7 @@ impl<A: PciAccess> VirtioPci<A> {
             return None;
         }
         let (base, _) = root.bar_info(self.function, table.bar).ok()??.memory_address_size()?;
-        let address = base + u64::from(table.offset);
-        let interrupts = self.access.enable_msix(self.function, queues as u16, address & !0xfff).ok()?;
+        let interrupts = self.access.enable_msix(self.function, queues as u16, base).ok()?;
         self.common.write(MSIX_CONFIG, NO_VECTOR);
         for queue in 0..queues as u16 {
             self.common.write(QUEUE_SELECT, queue);
