@@ -2,6 +2,8 @@
 
 mod clock;
 mod runstate;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 pub use clock::DomainClock;

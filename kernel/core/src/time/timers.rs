@@ -27,7 +27,7 @@ pub const NEVER: u64 = u64::MAX;
 const NOWHERE: u32 = u32::MAX;
 
 /// Whose timer it is.
-enum Owner<P: Platform> {
+pub(super) enum Owner<P: Platform> {
     Vcpu(Arc<Vcpu<P>>),
     Watchdog(Arc<Domain<P>>),
 }
@@ -75,6 +75,11 @@ impl<P: Platform> Timers<P> {
         queue.most = queue.most.saturating_sub(less);
     }
 
+    /// Is there nothing to come but of vCPUs that run?
+    pub fn is_empty(&self) -> bool {
+        self.first.load(SeqCst) == NEVER
+    }
+
     fn insert(&self, deadline: u64, owner: Owner<P>) {
         let mut queue = self.queue.lock();
         let at = queue.list.partition_point(|(d, _)| *d > deadline);
@@ -83,7 +88,7 @@ impl<P: Platform> Timers<P> {
     }
 
     /// Takes the first one that is due.
-    fn pop(&self, now: u64) -> Option<Owner<P>> {
+    pub(super) fn pop(&self, now: u64) -> Option<Owner<P>> {
         if self.first.load(SeqCst) > now {
             return None;
         }

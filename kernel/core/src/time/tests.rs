@@ -1,0 +1,290 @@
+//! Tests of timers, time pages and runstates.
+
+use core::sync::atomic::Ordering::SeqCst;
+use std::vec::Vec;
+
+use abi::hypercall::Hypercall;
+use abi::sched::{SchedOp, Watchdog};
+use abi::vcpu::{RegisterArea, RunstateInfo, SetPeriodicTimer, SetSingleshotTimer, VcpuOp, VcpuTimeInfo};
+use abi::{Errno, Port, VcpuId, Virq};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use super::NEVER;
+use crate::cpu::pending;
+use crate::domain::{Privilege, Stage};
+use crate::event::layout;
+use crate::guest;
+use crate::platform::Platform;
+use crate::sched::sim::Sim;
+use crate::testing::{self, Guest, TestCore, TestMachine};
+use crate::vcpu::Vcpu;
+
+const MS: u64 = 1_000_000;
+
+/// Takes VIRQ_TIMER's pending bit, and all that announces it.
+fn ticked(core: &TestCore, vcpu: &Vcpu<TestMachine>, port: Port) -> bool {
+    let domain = vcpu.domain.upgrade().unwrap();
+    let bit = 1 << port.0;
+    let (frame, at) = core.info_words(vcpu).unwrap();
+    guest::clear_bits(&core.platform, frame, at + layout::SELECTOR, u64::MAX);
+    guest::clear_bits(&core.platform, frame, at + layout::UPCALL, layout::UPCALL_PENDING);
+    guest::clear_bits(&core.platform, domain.shared_info, layout::PENDING, bit) & bit != 0
+}
+
+fn now(core: &TestCore) -> u64 {
+    core.platform.clock.load(SeqCst)
+}
+
+#[test]
+fn a_single_shot_timer_fires_once_whether_its_vcpu_runs_waits_or_moved() {
+    let mut sim = Sim::new(2);
+    let domain = sim.domain(1);
+    let vcpu = domain.vcpus[0].clone();
+    let port = sim.core.bind_virq(&domain, Virq::TIMER, VcpuId(0)).unwrap();
+    sim.settle();
+    for round in 0..3 {
+        let cpu = sim.runs_on(&vcpu).unwrap().0 as usize;
+        let start = now(&sim.core);
+        sim.on(cpu).core.set_singleshot(&sim.core.cpus[cpu], &vcpu, start + 5 * MS);
+        assert_eq!(sim.core.platform.deadline.load(SeqCst), start + 5 * MS);
+        match round {
+            0 => {}
+            1 => sim.block(&vcpu),
+            _ => {
+                sim.core.set_affinity(&vcpu, crate::CpuSet::of(crate::CpuId(1 - cpu as u32))).unwrap();
+                sim.settle();
+                assert_eq!(sim.runs_on(&vcpu).unwrap().0 as usize, 1 - cpu);
+            }
+        }
+        sim.pass(4 * MS, MS);
+        assert!(!ticked(&sim.core, &vcpu, port), "round {round}: too early");
+        sim.pass(2 * MS, MS);
+        assert!(ticked(&sim.core, &vcpu, port), "round {round}: lost");
+        assert!(sim.runs_on(&vcpu).is_some());
+        sim.pass(20 * MS, MS);
+        assert!(!ticked(&sim.core, &vcpu, port), "round {round}: twice");
+    }
+    assert!(sim.core.cpus.iter().all(|cpu| cpu.timers.is_empty()));
+}
+
+#[test]
+fn an_idle_machine_asks_for_no_timer() {
+    let mut sim = Sim::new(1);
+    let domain = sim.domain(1);
+    sim.settle();
+    sim.core.set_periodic(&domain.vcpus[0], 10 * MS);
+    assert_ne!(sim.core.platform.deadline.load(SeqCst), NEVER);
+    sim.block(&domain.vcpus[0]);
+    assert_eq!(sim.core.platform.deadline.load(SeqCst), NEVER, "a periodic timer does not tick while its vCPU waits");
+}
+
+#[test]
+fn a_vcpu_alone_has_no_quantum() {
+    let mut sim = Sim::new(1);
+    let _domain = sim.domain(1);
+    sim.settle();
+    assert_eq!(sim.core.platform.deadline.load(SeqCst), NEVER);
+    let _second = sim.domain(1);
+    sim.settle();
+    assert_ne!(sim.core.platform.deadline.load(SeqCst), NEVER);
+}
+
+#[test]
+fn a_periodic_timer_ticks_while_its_vcpu_runs() {
+    let mut sim = Sim::new(1);
+    let domain = sim.domain(1);
+    let vcpu = domain.vcpus[0].clone();
+    let port = sim.core.bind_virq(&domain, Virq::TIMER, VcpuId(0)).unwrap();
+    sim.settle();
+    sim.core.set_periodic(&vcpu, 10 * MS);
+    let mut ticks = 0;
+    for _ in 0..100 {
+        sim.pass(MS, MS);
+        ticks += u32::from(ticked(&sim.core, &vcpu, port));
+    }
+    assert_eq!(ticks, 10);
+    // One that became due while it waited comes when it runs again.
+    sim.block(&vcpu);
+    sim.pass(50 * MS, MS);
+    assert!(!ticked(&sim.core, &vcpu, port));
+    sim.core.wake(&vcpu);
+    sim.settle();
+    assert!(ticked(&sim.core, &vcpu, port));
+}
+
+#[test]
+fn the_end_of_a_domain_takes_its_timers_off_the_queues() {
+    let mut sim = Sim::new(2);
+    let domain = sim.domain(1);
+    let vcpu = domain.vcpus[0].clone();
+    sim.settle();
+    let cpu = sim.runs_on(&vcpu).unwrap().0 as usize;
+    sim.on(cpu).core.set_singleshot(&sim.core.cpus[cpu], &vcpu, u64::MAX / 2);
+    sim.core.set_watchdog(&sim.core.cpus[cpu], &domain, &domain.clock.watchdogs[0], u64::MAX / 2);
+    sim.block(&vcpu);
+    assert!(!sim.core.cpus[cpu].timers.is_empty());
+    sim.core.pause_domain(&domain);
+    sim.settle();
+    sim.core.discharge(&domain);
+    assert!(sim.core.cpus.iter().all(|cpu| cpu.timers.is_empty()));
+}
+
+/// A guest whose vCPU runs on CPU 0.
+fn guest() -> (std::boxed::Box<TestCore>, Guest) {
+    let core = testing::core(512, 1);
+    let guest = testing::guest(&core, Privilege::empty(), 8);
+    core.unpause_from_outside(&guest.domain).unwrap();
+    core.bring_up(&guest.vcpu);
+    assert!(matches!(core.schedule(&core.cpus[0], None), crate::sched::Next::Switch(_)));
+    core.cpus[0].pending.store(0, SeqCst);
+    (core, guest)
+}
+
+fn vcpu_op(core: &TestCore, guest: &Guest, op: VcpuOp, arg: &[u8]) -> i64 {
+    guest.poke(core, 0, 0, arg);
+    let at = if arg.is_empty() { 0 } else { guest.va(0).0 };
+    guest.hypercall(core, Hypercall::VCPU_OP.0, [u64::from(op.0), 0, at, 0, 0])
+}
+
+fn read<T: FromBytes + IntoBytes>(core: &TestCore, guest: &Guest, page: usize, offset: u64) -> T {
+    let mut value = T::new_zeroed();
+    let from = abi::Vaddr(guest.va(page).0 + offset);
+    core.platform.copy_from_guest(guest.space(), from, value.as_mut_bytes()).unwrap();
+    value
+}
+
+#[test]
+fn timer_operations_answer_as_the_interface_says() {
+    let (core, guest) = guest();
+    let (past, future) = (now(&core) - 1, now(&core) + MS);
+    let shot = |at, flags| SetSingleshotTimer { timeout_abs_ns: at, flags, _pad: 0 };
+    let set = |it: SetSingleshotTimer| vcpu_op(&core, &guest, VcpuOp::SET_SINGLESHOT_TIMER, it.as_bytes());
+    assert_eq!(set(shot(past, SetSingleshotTimer::FUTURE)), Errno::ETIME.code());
+    assert_eq!(set(shot(past, 0)), 0);
+    assert_eq!(set(shot(future, SetSingleshotTimer::FUTURE)), 0);
+    assert_eq!(guest.vcpu.time.singleshot.load(SeqCst), future);
+    assert_eq!(vcpu_op(&core, &guest, VcpuOp::STOP_SINGLESHOT_TIMER, &[]), 0);
+    assert_eq!(guest.vcpu.time.singleshot.load(SeqCst), NEVER);
+    let period = |period_ns| vcpu_op(&core, &guest, VcpuOp::SET_PERIODIC_TIMER, SetPeriodicTimer { period_ns }.as_bytes());
+    assert_eq!(period(MS - 1), Errno::EINVAL.code());
+    assert_eq!(period(1 << 63), Errno::EINVAL.code());
+    assert_eq!(period(MS), 0);
+    assert_eq!(vcpu_op(&core, &guest, VcpuOp::STOP_PERIODIC_TIMER, &[]), 0);
+    assert_eq!(vcpu_op(&core, &guest, VcpuOp(99), &[]), Errno::ENOSYS.code());
+    assert_eq!(guest.hypercall(&core, Hypercall::VCPU_OP.0, [3, 1, 0, 0, 0]), Errno::ENOENT.code());
+    assert_eq!(vcpu_op(&core, &guest, VcpuOp::IS_UP, &[]), 1);
+    assert_eq!(vcpu_op(&core, &guest, VcpuOp::SEND_NMI, &[0]), Errno::EINVAL.code());
+    assert_eq!(vcpu_op(&core, &guest, VcpuOp::SEND_NMI, &[]), 0);
+    assert!(guest.vcpu.sched.nmi.load(SeqCst));
+}
+
+#[test]
+fn set_timer_op_believes_no_wrapped_time() {
+    let (core, guest) = guest();
+    let set = |at: u64| {
+        assert_eq!(guest.hypercall(&core, Hypercall::SET_TIMER_OP.0, [at, 0, 0, 0, 0]), 0);
+        guest.vcpu.time.singleshot.load(SeqCst)
+    };
+    let in_100_ms = now(&core) + 100 * MS;
+    assert_eq!(set(5), 5);
+    assert_eq!(set(0), NEVER);
+    assert_eq!(set(u64::MAX), in_100_ms);
+    assert_eq!(set(1 << 63), in_100_ms);
+    assert_eq!(set(now(&core) + (1 << 50)), in_100_ms);
+    assert_eq!(set(now(&core) + (1 << 50) - 1), now(&core) + (1 << 50) - 1);
+}
+
+#[test]
+fn time_pages_and_the_wall_clock_keep_the_version_protocol() {
+    let (core, guest) = guest();
+    core.platform.clock.store(7_777_777_777, SeqCst);
+    let area = RegisterArea { addr: abi::Vaddr(guest.va(1).0 + 64) };
+    assert_eq!(vcpu_op(&core, &guest, VcpuOp::REGISTER_VCPU_TIME_MEMORY_AREA, area.as_bytes()), 0);
+    core.update_time_page(&guest.vcpu);
+    let (frame, at) = core.info_words(&guest.vcpu).unwrap();
+    let mut first = VcpuTimeInfo::new_zeroed();
+    core.platform.read(frame, (at + layout::TIME) * 8, first.as_mut_bytes());
+    let second: VcpuTimeInfo = read(&core, &guest, 1, 64);
+    for info in [first, second] {
+        assert!(info.version % 2 == 0 && info.version > 0);
+        let ticks = (core.platform.tsc() - info.tsc_timestamp) << info.tsc_shift;
+        let scaled = (u128::from(ticks) * u128::from(info.tsc_to_system_mul) >> 32) as u64;
+        assert_eq!(info.system_time + scaled, now(&core), "what the guest computes");
+        assert_eq!(info.flags, VcpuTimeInfo::TSC_STABLE);
+    }
+    let words = |at| core.platform.word(guest.domain.shared_info, at).load(SeqCst);
+    let before = words(layout::WALL_CLOCK) as u32;
+    core.set_time_offset(&guest.domain, -800_000_000_000);
+    let [first, second] = [words(layout::WALL_CLOCK), words(layout::WALL_CLOCK + 1)];
+    assert_eq!(first as u32, before + 2);
+    let seconds = (first >> 32 | second >> 32 << 32) as i64;
+    assert_eq!(seconds, core.platform.wall_clock().0 as i64 - 800_000_000_000);
+}
+
+#[test]
+fn a_runstate_area_is_written_with_and_without_the_update_flag() {
+    let (core, guest) = guest();
+    let area = RegisterArea { addr: guest.va(2) };
+    core.platform.clock.fetch_add(3 * MS, SeqCst);
+    assert_eq!(vcpu_op(&core, &guest, VcpuOp::REGISTER_RUNSTATE_MEMORY_AREA, area.as_bytes()), 0);
+    let seen: RunstateInfo = read(&core, &guest, 2, 0);
+    assert_eq!((seen.state, seen.time[0]), (RunstateInfo::RUNNING, 3 * MS));
+    for assist in [0, 1 << 5] {
+        guest.domain.assist.store(assist, SeqCst);
+        core.platform.clock.fetch_add(MS, SeqCst);
+        let run = guest.vcpu.run.lock();
+        core.write_guest_areas(&guest.vcpu, &run);
+        drop(run);
+        let seen: RunstateInfo = read(&core, &guest, 2, 0);
+        assert_eq!(seen.state_entry_time & RunstateInfo::UPDATE, 0);
+        assert_eq!(seen.time.iter().sum::<u64>(), now(&core));
+    }
+    // An area that is not mapped is the guest's own affair.
+    let nowhere = RegisterArea { addr: abi::Vaddr(0x1000) };
+    assert_eq!(vcpu_op(&core, &guest, VcpuOp::REGISTER_RUNSTATE_MEMORY_AREA, nowhere.as_bytes()), 0);
+    let info = vcpu_op(&core, &guest, VcpuOp::GET_RUNSTATE_INFO, RunstateInfo::new_zeroed().as_bytes());
+    assert_eq!(info, 0);
+    assert_eq!(read::<RunstateInfo>(&core, &guest, 0, 0).time.iter().sum::<u64>(), now(&core));
+}
+
+#[test]
+fn watchdogs_are_two_can_be_poked_and_bite() {
+    let (core, guest) = guest();
+    let dog = |id, timeout| {
+        guest.poke(&core, 0, 0, Watchdog { id, timeout }.as_bytes());
+        guest.hypercall(&core, Hypercall::SCHED_OP.0, [u64::from(SchedOp::WATCHDOG.0), guest.va(0).0, 0, 0, 0])
+    };
+    assert_eq!(dog(1, 5), Errno::EINVAL.code(), "none yet");
+    assert_eq!([dog(0, 5), dog(0, 9), dog(0, 1)], [1, 2, Errno::ENOSPC.code()]);
+    assert_eq!(dog(3, 1), Errno::EINVAL.code());
+    let pass = |seconds: u64| {
+        core.platform.clock.fetch_add(seconds * 1000 * MS, SeqCst);
+        core.run_timers(&core.cpus[0], Some(&guest.vcpu));
+        guest.domain.stage()
+    };
+    assert_eq!(pass(4), Stage::Alive);
+    assert_eq!([dog(1, 5), dog(2, 0)], [0, 0]);
+    assert_eq!(dog(2, 3), Errno::EINVAL.code(), "it was ended");
+    assert_eq!(pass(4), Stage::Alive, "poked");
+    assert_eq!(pass(2), Stage::Shutdown);
+    assert_eq!(guest.domain.life.load(SeqCst) >> 8 & 0xff, abi::sched::ShutdownReason::WATCHDOG.0);
+}
+
+#[test]
+fn the_timer_queue_is_in_order() {
+    let sim = Sim::new(1);
+    let domain = sim.domain(8);
+    let cpu = &sim.core.cpus[0];
+    let mut left: Vec<u64> = [50, 10, 40, 30, 80, 20, 70, 60].into();
+    for (vcpu, at) in domain.vcpus.iter().zip(&left) {
+        vcpu.time.singleshot.store(*at, SeqCst);
+        sim.core.park(cpu, vcpu);
+        assert!(sim.core.platform.deadline.load(SeqCst) <= *at);
+    }
+    left.sort_unstable();
+    for at in left {
+        assert!(cpu.timers.pop(at - 1).is_none());
+        assert!(cpu.timers.pop(at).is_some());
+    }
+    assert_eq!(cpu.pending.load(SeqCst) & pending::TIMER, 0);
+}
