@@ -3,7 +3,7 @@
 use abi::{Errno, Mfn, Pte, Vaddr};
 
 use super::entry::{self, AD, CACHE, CORE_SLOTS, PRESENT, RW};
-use super::Session;
+use super::{Session, io};
 use crate::domain::Domain;
 use crate::frame::{Frame, Owner, PageType};
 use crate::guest;
@@ -54,9 +54,11 @@ impl<P: Platform> Session<'_, P> {
     #[cold]
     fn get_l1_slowly(&self, pte: Pte, owner: &MappedOwner<'_, P>) -> Result<Pte, Errno> {
         let Some(frame) = self.core.frames.get(pte.mfn()) else { return self.get_io(pte, owner) };
-        if pte.0 & CACHE != 0 {
+        if pte.0 & CACHE != 0 && !io::has_devices(self.domain) {
             return Err(Errno::EINVAL);
         }
+        // Those that may choose are told yes, and RAM stays write-back, as all other mappings of it are.
+        let pte = Pte(pte.0 & !CACHE);
         let MappedOwner::Domain(owner) = owner else { return Err(Errno::EBUSY) };
         self.core.get_page(pte.mfn(), owner).map_err(|_| Errno::EBUSY)?;
         if pte.0 & RW != 0 && self.core.get_type(frame, PageType::Writable, owner.dirty()).is_err() {
