@@ -7,6 +7,7 @@
 
 mod bench;
 mod build;
+mod check;
 mod conformance;
 mod cpio;
 mod disk;
@@ -59,6 +60,11 @@ enum Task {
     Build,
     /// Boot the machine under QEMU, watch the tour, then dom0's prompt
     Run(run::Options),
+    /// Read a manifest as dom0 will, and show what is wrong with it
+    Check {
+        /// The manifest
+        file: std::path::PathBuf,
+    },
     /// Make a Rust guest of your own in examples/guests/
     NewGuest {
         /// Its name: lower-case letters, digits and '-'
@@ -92,6 +98,7 @@ fn dispatch(cli: Cli) -> Result<()> {
             need(&setup::for_run())?;
             run::command(&place, &options)?;
         }
+        Some(Task::Check { file }) => check::command(&file)?,
         Some(Task::NewGuest { name }) => new_guest::command(&place, &name)?,
         Some(Task::Lint) => {
             need(&setup::LINTERS)?;

@@ -121,15 +121,6 @@ impl Machine {
         args
     }
 
-    /// The command line for a person to paste.
-    pub fn shown(&self) -> String {
-        let quote = |arg: String| {
-            if arg.contains([' ', ',', ';']) { format!("'{arg}'") } else { arg }
-        };
-        let args: Vec<String> = self.args().into_iter().map(quote).collect();
-        format!("{QEMU} {}", args.join(" "))
-    }
-
     /// Starts it; all that the serial line says goes to `log` as well.
     pub fn start(&self, log: &Path) -> Result<Running> {
         let mut guard = Guarded::spawn(QEMU, &self.args(), |command| {
@@ -195,8 +186,11 @@ impl Lines {
     }
 }
 
-/// Without carriage returns and terminal escape sequences (ECMA-48 CSI: ESC [ parameters letter).
+/// As it stands on a terminal in the end: what a carriage return had written over is gone, and so are escape sequences
+/// (ECMA-48 CSI: ESC [ parameters letter).
 fn plain(text: &str) -> String {
+    let text = text.trim_end_matches('\r');
+    let text = text.rsplit('\r').next().unwrap_or(text);
     let mut out = String::new();
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
@@ -277,11 +271,6 @@ impl Running {
     /// The line that has not ended yet: a prompt is one.
     pub fn partial(&self) -> String {
         self.lines.partial()
-    }
-
-    /// Time since QEMU was started.
-    pub fn elapsed(&self) -> Duration {
-        self.start.elapsed()
     }
 
     /// Waits for the first line from index `from` on that `wanted` takes, and returns its index.
@@ -381,9 +370,9 @@ mod tests {
     fn lines_are_cut_and_cleaned_as_they_come() {
         let mut lines = Lines::default();
         lines.push(b"\x1b[0K\x1b[1;32mone\x1b[0m\r\ntw", Duration::from_secs(1));
-        lines.push(b"o\nprompt# ", Duration::from_secs(2));
+        lines.push(b"o\nprompt# ab\r\x1b[K[ 1.0] log\r\nprompt# ", Duration::from_secs(2));
         let texts: Vec<_> = lines.whole.iter().map(|line| (line.at.as_secs(), line.text.as_str())).collect();
-        assert_eq!(texts, [(1, "one"), (2, "two")]);
+        assert_eq!(texts, [(1, "one"), (2, "two"), (2, "[ 1.0] log")]);
         assert_eq!(lines.partial(), "prompt# ");
     }
 

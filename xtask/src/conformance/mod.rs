@@ -290,6 +290,7 @@ impl<'a> Table<'a> {
 
 /// What each side's guest said was wrong, and where the logs are.
 fn explain(bench: &Bench, guest: &Guest, sides: &[Side]) {
+    println!("       {}", guest.about);
     for side in sides {
         let Ok(log) = log_path(&bench.place, guest, *side) else { continue };
         let text = std::fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();

@@ -1,0 +1,201 @@
+//! The tour: steps that look at a running machine from outside. What they print they have seen.
+//!
+//! Beside the forms of docs/console-protocol.md the steps look for these lines on the guests' consoles:
+//! `web` and `client` say `address A.B.C.D`; `client` says `ping web N/M`, `fetch PATH sha256 HEX`, and at each start
+//! `disk TEXT` with what it finds on its disk, after which it writes something else there and says `wrote TEXT`.
+
+use super::console::command;
+use super::http;
+use super::log::{Entry, entries, last_about, number_before};
+use super::world::Disk;
+use crate::qemu::{Line, Running};
+use anyhow::{Context, Result, ensure};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// How long a step waits for what it looks for, on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Log lines shown of the domain at fault.
+const SHOWN: usize = 20;
+const MIB: f64 = (1 << 20) as f64;
+
+/// A machine on its tour.
+pub struct Tour {
+    /// The machine, with dom0 at its serial line.
+    pub machine: Running,
+    /// What is on its disk.
+    pub disk: Disk,
+    /// The host's port that leads to `web`.
+    pub http_port: u16,
+    /// The domains dom0's manifest starts.
+    pub domains: Vec<String>,
+    /// The separate count of the way to dom0, in instructions.
+    pub instructions: Box<dyn FnOnce() -> Option<f64>>,
+}
+
+/// A step: its name, the domain at fault if it fails, and what it looks at.
+pub struct Step {
+    /// For `--step`.
+    pub name: &'static str,
+    at_fault: &'static str,
+    look: fn(&mut Tour) -> Result<String>,
+}
+
+/// In the order of the tour.
+pub const STEPS: &[Step] = &[
+    Step { name: "core", at_fault: "dom0", look: core },
+    Step { name: "drivers", at_fault: "netback", look: drivers },
+    Step { name: "domains", at_fault: "dom0", look: domains },
+    Step { name: "address", at_fault: "web", look: address },
+    Step { name: "ping", at_fault: "client", look: ping },
+    Step { name: "fetch", at_fault: "client", look: guest_fetches },
+    Step { name: "status", at_fault: "web", look: status },
+    Step { name: "download", at_fault: "web", look: download },
+    Step { name: "disk", at_fault: "client", look: disk },
+];
+
+/// Takes every step, or the one of that name; whether all held.
+pub fn take(tour: &mut Tour, only: Option<&str>) -> bool {
+    let mut all = true;
+    for step in STEPS.iter().filter(|step| only.is_none_or(|name| name == step.name)) {
+        match (step.look)(tour) {
+            Ok(seen) => println!("{seen}"),
+            Err(error) => {
+                all = false;
+                println!("  FAIL {}: {error:#}", step.name);
+                for line in last_about(tour.machine.lines(), step.at_fault, SHOWN) {
+                    println!("       | {line}");
+                }
+                println!("       again: cargo xtask run --step {}", step.name);
+            }
+        }
+    }
+    all
+}
+
+impl Tour {
+    /// Waits for a log entry that `found` makes something of.
+    fn entry<T>(&mut self, from: usize, what: &str, found: impl Fn(&Entry<'_>) -> Option<T>) -> Result<(f64, T)> {
+        let read = |line: &Line| Entry::parse(&line.text).and_then(|entry| Some((entry.at, found(&entry)?)));
+        let index =
+            self.machine.wait_for(from, PATIENCE, |lines, _| lines.iter().position(|line| read(line).is_some()));
+        let index = index.with_context(|| format!("{what}: not seen within {} s", PATIENCE.as_secs()))?;
+        self.machine.lines().get(index).and_then(read).context("the line just seen")
+    }
+
+    /// Waits for a line on a domain's console.
+    fn console<T>(&mut self, who: &str, what: &str, found: impl Fn(&str) -> Option<T>) -> Result<(f64, T)> {
+        let found = |entry: &Entry<'_>| entry.console().filter(|_| entry.who == who).and_then(&found);
+        self.entry(0, &format!("{who}: {what}"), found)
+    }
+}
+
+/// A row of the boot's timeline.
+fn row(seconds: f64, who: &str, what: &str) -> String {
+    format!("{seconds:5.1}s {who:8} {what}")
+}
+
+/// When dom0 started, what it took to get there and what the core keeps for itself.
+fn core(tour: &mut Tour) -> Result<String> {
+    let starts = |line: &str| line.contains("d0 starts after");
+    let index = tour.machine.wait_line(0, PATIENCE, starts).context("the core started no dom0")?;
+    let line = tour.machine.lines().get(index).map(|line| line.text.clone()).unwrap_or_default();
+    let ms = number_before(&line, "ms").context("no time in the core's line")?;
+    let kib = number_before(&line, "KiB").context("no memory in the core's line")?;
+    let count = std::mem::replace(&mut tour.instructions, Box::new(|| None));
+    let instructions = count().map(|count| format!("{:.0} M instructions to dom0, ", count / 1e6)).unwrap_or_default();
+    Ok(row(ms / 1000.0, "core", &format!("{instructions}{:.1} MiB", kib / 1024.0)))
+}
+
+/// Both driver domains have found their devices.
+fn drivers(tour: &mut Tour) -> Result<String> {
+    let found = |kind: &'static str| {
+        move |text: &str| {
+            let mut words = text.split([' ', ',']).skip_while(|word| *word != kind);
+            Some(format!("{} {}", words.next()?, words.find(|word| word.contains(':'))?))
+        }
+    };
+    let (at, net) = tour.console("netback", "its device", found("virtio-net"))?;
+    let (later, blk) = tour.console("blkback", "its device", found("virtio-blk"))?;
+    Ok(row(at.max(later), "netback", &format!("{net:23} blkback  {blk}")))
+}
+
+/// dom0 lists every domain of the manifest.
+fn domains(tour: &mut Tour) -> Result<String> {
+    let (at, _) = tour.entry(0, "dom0: ready", |entry| (entry.who == "dom0" && entry.what == "ready").then_some(()))?;
+    let list = command(&mut tour.machine, "list", PATIENCE)?;
+    let is_listed = |name: &&String| list.iter().any(|line| line.split_whitespace().any(|word| word == name.as_str()));
+    let missing: Vec<&str> = tour.domains.iter().filter(|name| !is_listed(name)).map(String::as_str).collect();
+    ensure!(missing.is_empty(), "not running: {}", missing.join(", "));
+    Ok(row(at, "dom0", &format!("{} domains: {}", tour.domains.len(), tour.domains.join(", "))))
+}
+
+fn address(tour: &mut Tour) -> Result<String> {
+    let read = |text: &str| text.strip_prefix("address ")?.split_whitespace().next()?.parse::<Ipv4Addr>().ok();
+    let (at, address) = tour.console("web", "an address", read)?;
+    Ok(row(at, "web", &format!("{address:<15} http://127.0.0.1:{}/", tour.http_port)))
+}
+
+fn ping(tour: &mut Tour) -> Result<String> {
+    let read = |text: &str| {
+        let (got, sent) = text.strip_prefix("ping web ")?.split_whitespace().next()?.split_once('/')?;
+        Some((got.parse::<u32>().ok()?, sent.parse::<u32>().ok()?))
+    };
+    let (_, (got, sent)) = tour.console("client", "ping web", read)?;
+    ensure!(got == sent && sent > 0, "{got} of {sent} pings came back");
+    Ok(format!("  ok   client pings web   {got}/{sent}"))
+}
+
+/// A guest fetches a file from another and sees the bytes of the image.
+fn guest_fetches(tour: &mut Tour) -> Result<String> {
+    let read = |text: &str| {
+        let mut words = text.strip_prefix("fetch ")?.split_whitespace();
+        let path = words.next()?.to_string();
+        Some((path, words.skip_while(|word| *word != "sha256").nth(1)?.to_string()))
+    };
+    let (_, (path, hash)) = tour.console("client", "fetch from web", read)?;
+    let served = tour.disk.served.iter().find(|file| file.path == path).context("a file that is not on the disk")?;
+    ensure!(served.sha256 == hash, "{path}: sha256 {hash}, in the image {}", served.sha256);
+    let mib = served.bytes as f64 / MIB;
+    Ok(format!("  ok   client fetches {mib:.0} MiB from web, sha256 {}... = image", short(&hash)))
+}
+
+fn status(tour: &mut Tour) -> Result<String> {
+    let fetched = http::fetch(tour.http_port, "/")?;
+    ensure!(fetched.status == 200 && fetched.bytes > 0, "status {}, {} bytes", fetched.status, fetched.bytes);
+    let absent = http::fetch(tour.http_port, "/no-such-file")?;
+    ensure!(absent.status == 404, "a file that is not there: status {}", absent.status);
+    Ok(format!("  ok   host reads web's status page, {} bytes", fetched.bytes))
+}
+
+fn download(tour: &mut Tour) -> Result<String> {
+    let served = tour.disk.served.first().context("a file on the disk")?;
+    let fetched = http::fetch(tour.http_port, served.path)?;
+    ensure!(fetched.status == 200, "{}: status {}", served.path, fetched.status);
+    ensure!(fetched.sha256 == served.sha256, "sha256 {}, in the image {}", fetched.sha256, served.sha256);
+    let mib = fetched.bytes as f64 / MIB;
+    Ok(format!("  ok   host fetches {mib:.0} MiB from web, sha256 {}... = image", short(&fetched.sha256)))
+}
+
+/// What `client` wrote to its disk is there after its reboot.
+fn disk(tour: &mut Tour) -> Result<String> {
+    let (_, wrote) =
+        tour.console("client", "wrote to its disk", |text| text.strip_prefix("wrote ").map(str::to_string))?;
+    let from = tour.machine.lines().len();
+    command(&mut tour.machine, "reboot client", PATIENCE)?;
+    let on_disk = |entry: &Entry<'_>| {
+        let text = entry.console().filter(|_| entry.who == "client")?;
+        text.strip_prefix("disk ").map(str::to_string)
+    };
+    let (_, found) = tour.entry(from, "client: its disk after the reboot", on_disk)?;
+    let last = entries(tour.machine.lines().get(..from).unwrap_or_default()).rev().find_map(|entry| {
+        entry.console().filter(|_| entry.who == "client")?.strip_prefix("wrote ").map(str::to_string)
+    });
+    let wrote = last.unwrap_or(wrote);
+    ensure!(found == wrote, "wrote {wrote:?}, found {found:?} after the reboot");
+    Ok(format!("  ok   client's disk keeps what it wrote over a reboot: {found}"))
+}
+
+fn short(hash: &str) -> &str {
+    hash.get(..4).unwrap_or(hash)
+}
