@@ -13,6 +13,8 @@ mod deliver;
 mod info;
 pub mod layout;
 pub mod raise;
+#[cfg(test)]
+mod tests;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -126,10 +128,8 @@ impl<P: Platform> Ports<P> {
 }
 
 impl<P: Platform> Events<P> {
-    /// No channels. The domain may use ports up to `highest`; 0 is all that the layout has. ENOMEM where there is no
-    /// memory for the first bucket.
+    /// No channels. The domain may use ports up to `highest`. ENOMEM where there is no memory for the first bucket.
     pub fn new(highest: u32) -> Result<Self, Errno> {
-        let highest = if highest == 0 { u32::MAX } else { highest };
         let mut ports = Ports { buckets: Vec::new(), limit: highest.saturating_add(1), pirqs: Vec::new(), reset_at: 0 };
         ports.grow()?;
         if let Some(first) = ports.get_mut(Port(0)) {

@@ -1,0 +1,294 @@
+//! The lessons that the field paid for (hostile-guest-lessons.md), and what each operation answers.
+
+use std::vec::Vec;
+
+use abi::event::{AllocUnbound, BindIpi, BindVirq, EvtchnOp, PortArg, PortStatus, Reset, Status};
+use abi::hypercall::Hypercall;
+use abi::sched::{Poll, SchedOp};
+use abi::vcpu::{RegisterVcpuInfo, VcpuOp};
+use abi::{DomId, Errno, Port, VcpuId, Virq};
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::SeqCst;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+
+use super::{domain, pending, shared};
+use crate::Stop;
+use crate::domain::{Privilege, Stage};
+use crate::event::{Bound, layout};
+use crate::platform::Platform;
+use crate::testing::{self, Guest, TestCore};
+
+const EINVAL: i64 = Errno::EINVAL.code();
+
+/// A guest, and its vCPU up and running on CPU 0.
+fn guest(privilege: Privilege) -> (std::boxed::Box<TestCore>, Guest) {
+    let core = testing::core(2048, 1);
+    let guest = testing::guest(&core, privilege, 8);
+    core.unpause_from_outside(&guest.domain).unwrap();
+    core.bring_up(&guest.vcpu);
+    assert!(matches!(core.schedule(&core.cpus[0], None), crate::sched::Next::Switch(_)));
+    core.cpus[0].pending.store(0, SeqCst);
+    (core, guest)
+}
+
+/// An operation on a structure, which comes back as it is then.
+fn op<T: FromBytes + IntoBytes + Immutable>(core: &TestCore, guest: &Guest, op: EvtchnOp, it: &mut T) -> i64 {
+    guest.poke(core, 0, 0, it.as_bytes());
+    let rax = guest.hypercall(core, Hypercall::EVENT_CHANNEL_OP.0, [u64::from(op.0), guest.va(0).0, 0, 0, 0]);
+    core.platform.copy_from_guest(guest.space(), guest.va(0), it.as_mut_bytes()).unwrap();
+    rax
+}
+
+fn alloc(core: &TestCore, guest: &Guest) -> (i64, Port) {
+    let mut it = AllocUnbound { dom: DomId::SELF, remote_dom: DomId::SELF, port: Port(0) };
+    (op(core, guest, EvtchnOp::ALLOC_UNBOUND, &mut it), it.port)
+}
+
+fn poll(core: &TestCore, guest: &Guest, ports: &[u32], nr_ports: u32, timeout: u64) -> i64 {
+    guest.poke(core, 1, 0, ports.as_bytes());
+    guest.poke(core, 0, 0, Poll { ports: guest.va(1), nr_ports, _pad: 0, timeout }.as_bytes());
+    guest.hypercall(core, Hypercall::SCHED_OP.0, [u64::from(SchedOp::POLL.0), guest.va(0).0, 0, 0, 0])
+}
+
+#[test]
+fn lesson_26_a_port_to_poll_is_checked_and_a_refused_poll_leaves_nothing_behind() {
+    let (core, guest) = guest(Privilege::empty());
+    assert_eq!(poll(&core, &guest, &[u32::MAX], 1, 0), EINVAL);
+    assert_eq!(poll(&core, &guest, &[1, 64], 2, 0), EINVAL);
+    assert_eq!(poll(&core, &guest, &[], 129, 0), EINVAL);
+    guest.poke(&core, 0, 0, Poll { ports: abi::Vaddr(8), nr_ports: 1, _pad: 0, timeout: 0 }.as_bytes());
+    let rax = guest.hypercall(&core, Hypercall::SCHED_OP.0, [3, guest.va(0).0, 0, 0, 0]);
+    assert_eq!(rax, Errno::EFAULT.code());
+    assert_eq!(guest.domain.events.pollers.load(SeqCst), 0);
+    assert!(!guest.vcpu.sched.state.view().blocked());
+    assert_eq!(core.cpus[0].pending.load(SeqCst), 0);
+}
+
+#[test]
+fn a_poll_ends_by_a_masked_port_by_an_event_before_it_or_by_its_limit() {
+    let (core, guest) = guest(Privilege::empty());
+    let (_, port) = alloc(&core, &guest);
+    let (_, other) = alloc(&core, &guest);
+    core.platform.word(guest.domain.shared_info, layout::MASK).store(u64::MAX, SeqCst);
+    let waits = || guest.vcpu.sched.state.view().blocked();
+    assert_eq!(poll(&core, &guest, &[port.0], 1, 0), 0);
+    assert!(waits() && guest.domain.events.pollers.load(SeqCst) == 1);
+    core.send_event(&guest.domain, other);
+    assert!(waits(), "not the one");
+    core.send_event(&guest.domain, port);
+    assert!(!waits() && guest.domain.events.pollers.load(SeqCst) == 0);
+    assert_eq!(poll(&core, &guest, &[port.0], 1, 0), 0);
+    assert!(!waits(), "pending before");
+    let limit = core.platform.now() + 5;
+    assert_eq!(poll(&core, &guest, &[], 0, limit), 0);
+    assert!(waits());
+    core.cpus[0].pending.store(0, SeqCst);
+    let crate::sched::Next::Idle = core.schedule(&core.cpus[0], Some(&guest.vcpu)) else { panic!("it waits") };
+    core.descheduled(&core.cpus[0], guest.vcpu.clone());
+    core.platform.clock.store(limit, SeqCst);
+    core.run_timers(&core.cpus[0], None);
+    assert!(!waits() && guest.domain.events.pollers.load(SeqCst) == 0);
+}
+
+#[test]
+fn lesson_27_reset_meets_bind_close_and_send() {
+    let core = testing::core(2048, 1);
+    let [a, b] = [domain(&core, 2), domain(&core, 2)];
+    let (core, a, b, over) = (&*core, &a, &b, &AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(SeqCst) {
+                for d in [a, b] {
+                    while core.reset_ports(d, false).is_err() {}
+                }
+            }
+        });
+        for seed in 0..3u32 {
+            scope.spawn(move || {
+                for round in 0..4000u32 {
+                    let (near, far) = if (round + seed) % 2 == 0 { (a, b) } else { (b, a) };
+                    let Ok(port) = core.alloc_unbound(near, far.id) else { continue };
+                    let bound = core.bind_interdomain(far, near, port);
+                    let _ = core.send(near, port);
+                    let _ = core.bind_vcpu(near, port, VcpuId(round % 2));
+                    if let Ok(remote) = bound {
+                        let _ = core.send(far, remote);
+                        let _ = core.close(if round % 3 == 0 { near } else { far }, remote);
+                    }
+                    let _ = core.close(near, port);
+                }
+                over.store(true, SeqCst);
+            });
+        }
+    });
+    for d in [a, b] {
+        core.reset_ports(d, false).unwrap();
+    }
+    for d in [a, b] {
+        let open = (1..core.valid_ports(d)).filter(|p| {
+            core.port_info(d, Port(*p)).unwrap().status != PortStatus::CLOSED
+        });
+        assert_eq!(open.count(), 0);
+        assert_eq!(alloc::sync::Arc::strong_count(d), 2, "no half of a channel holds its peer");
+    }
+}
+
+#[test]
+fn lesson_28_a_reset_makes_room_and_goes_on_where_it_was() {
+    let (core, guest) = guest(Privilege::empty());
+    for _ in 0..1000 {
+        assert_eq!(alloc(&core, &guest).0, 0);
+    }
+    core.platform.interrupt_every(1);
+    assert_eq!(core.reset_ports(&guest.domain, true), Err(Errno::EBUSY.into()), "none is under way");
+    assert_eq!(core.reset_ports(&guest.domain, false), Err(Stop::Preempted));
+    assert_eq!(core.reset_ports(&guest.domain, false), Err(Errno::EBUSY.into()), "one is under way");
+    let mut slices = 1;
+    while core.reset_ports(&guest.domain, true) == Err(Stop::Preempted) {
+        slices += 1;
+    }
+    assert!(slices >= 15, "{slices}");
+    let polls = core.platform.polls();
+    assert_eq!(op(&core, &guest, EvtchnOp::RESET, &mut Reset { dom: DomId::SELF }), 0);
+    assert!(core.platform.polls() - polls >= 15);
+    assert_eq!(alloc(&core, &guest), (0, Port(1)));
+}
+
+#[test]
+fn lesson_29_4100_ports() {
+    let (core, guest) = guest(Privilege::empty());
+    for port in 1..4096 {
+        assert_eq!(alloc(&core, &guest), (0, Port(port)));
+    }
+    for _ in 4096..4101 {
+        assert_eq!(alloc(&core, &guest).0, Errno::ENOSPC.code());
+    }
+    assert_eq!(core.send(&guest.domain, Port(4096)), Err(Errno::EINVAL));
+    assert_eq!(core.close(&guest.domain, Port(4095)), Ok(()));
+    assert_eq!(alloc(&core, &guest), (0, Port(4095)));
+}
+
+#[test]
+fn ports_above_the_domains_own_limit_are_not_given() {
+    let core = testing::core(512, 1);
+    let new = crate::lifecycle::NewDomain { highest_port: 5, ..crate::lifecycle::NewDomain::ordinary(1) };
+    let d = core.create_domain(&new).unwrap();
+    let got: Vec<_> = (0..6).map(|_| core.alloc_unbound(&d, d.id)).collect();
+    assert_eq!(got[4], Ok(Port(5)));
+    assert_eq!(got[5], Err(Errno::ENOSPC));
+}
+
+#[test]
+fn operations_answer_as_the_interface_says() {
+    let (core, guest) = guest(Privilege::empty());
+    let virq = |virq, vcpu| {
+        let mut it = BindVirq { virq, vcpu: VcpuId(vcpu), port: Port(0) };
+        op(&core, &guest, EvtchnOp::BIND_VIRQ, &mut it)
+    };
+    assert_eq!(virq(Virq(24), 0), EINVAL);
+    assert_eq!(virq(Virq::CONSOLE, 1), EINVAL, "one of the whole domain");
+    assert_eq!(virq(Virq::TIMER, 1), Errno::ENOENT.code());
+    assert_eq!(virq(Virq::TIMER, 0), 0);
+    assert_eq!(virq(Virq::TIMER, 0), Errno::EEXIST.code());
+    assert_eq!(core.bind_vcpu(&guest.domain, Port(1), VcpuId(0)), Err(Errno::EINVAL), "bound for good");
+    assert_eq!(core.send(&guest.domain, Port(1)), Err(Errno::EINVAL), "not to be sent through");
+    let mut ipi = BindIpi { vcpu: VcpuId(1), port: Port(0) };
+    assert_eq!(op(&core, &guest, EvtchnOp::BIND_IPI, &mut ipi), Errno::ENOENT.code());
+    for port in [0, 2, 63, 64, u32::MAX] {
+        let mut it = PortArg { port: Port(port) };
+        assert_eq!(op(&core, &guest, EvtchnOp::CLOSE, &mut it), EINVAL);
+        assert_eq!(op(&core, &guest, EvtchnOp::SEND, &mut it), EINVAL);
+        let valid = if port < 64 { 0 } else { EINVAL };
+        assert_eq!(op(&core, &guest, EvtchnOp::UNMASK, &mut it), valid);
+        let mut it = Status { dom: DomId::SELF, port: Port(port), ..Status::new_zeroed() };
+        assert_eq!(op(&core, &guest, EvtchnOp::STATUS, &mut it), valid);
+    }
+    for absent in [11, 12, 13, 15, 99] {
+        assert_eq!(op(&core, &guest, EvtchnOp(absent), &mut [0u64; 3]), Errno::ENOSYS.code());
+    }
+    let mut other = AllocUnbound { dom: DomId(77), remote_dom: DomId::SELF, port: Port(0) };
+    assert_eq!(op(&core, &guest, EvtchnOp::ALLOC_UNBOUND, &mut other), Errno::EPERM.code());
+    let rax = guest.hypercall(&core, Hypercall::EVENT_CHANNEL_OP.0, [4, 0x1000, 0, 0, 0]);
+    assert_eq!(rax, Errno::EFAULT.code());
+}
+
+#[test]
+fn a_closed_port_forgets_what_was_pending_and_its_virtual_interrupt() {
+    let core = testing::core(512, 1);
+    let d = domain(&core, 2);
+    let port = core.bind_virq(&d, Virq::TIMER, VcpuId(1)).unwrap();
+    core.send_virq(&d, Some(VcpuId(1)), Virq::TIMER);
+    assert_eq!(pending(&core, &d), 1 << port.0);
+    core.close(&d, port).unwrap();
+    assert_eq!(pending(&core, &d), 0);
+    core.send_virq(&d, Some(VcpuId(1)), Virq::TIMER);
+    assert_eq!(pending(&core, &d), 0);
+    assert_eq!(core.alloc_unbound(&d, d.id), Ok(port));
+    // A stale look-up of the interrupt's port finds another's.
+    d.vcpus[1].events.virq(Virq::TIMER).unwrap().store(port.0, SeqCst);
+    core.send_virq(&d, Some(VcpuId(1)), Virq::TIMER);
+    assert_eq!(pending(&core, &d), 0);
+}
+
+#[test]
+fn a_dying_domain_gets_no_new_ports() {
+    let core = testing::core(512, 1);
+    let [a, b] = [domain(&core, 1), domain(&core, 1)];
+    let port = core.alloc_unbound(&a, b.id).unwrap();
+    a.life.store(Stage::Dying as u32, SeqCst);
+    assert_eq!(core.alloc_unbound(&a, b.id), Err(Errno::EINVAL));
+    assert_eq!(core.bind_interdomain(&b, &a, port), Err(Errno::EINVAL));
+    assert_eq!(core.bind_ipi(&a, VcpuId(0)), Err(Errno::EINVAL));
+    assert_eq!(core.destroy_ports(&a), Ok(()));
+    assert!(matches!(a.events.ports.lock().get(port).unwrap().bound, Bound::Free));
+}
+
+#[test]
+fn a_registered_vcpu_info_gets_the_events_and_loses_none() {
+    let (core, guest) = guest(Privilege::empty());
+    let register = |mfn, offset| {
+        guest.poke(&core, 0, 0, RegisterVcpuInfo { mfn, offset, _rsvd: 0 }.as_bytes());
+        let number = u64::from(VcpuOp::REGISTER_VCPU_INFO.0);
+        guest.hypercall(&core, Hypercall::VCPU_OP.0, [number, 0, guest.va(0).0, 0, 0])
+    };
+    let mfn = guest.frames[3].mfn();
+    assert_eq!(register(mfn, 4096 - 56), EINVAL, "crosses the end");
+    assert_eq!(register(mfn, 4), EINVAL, "its words would not be atomic");
+    assert_eq!(register(abi::Mfn(1 << 40), 0), EINVAL);
+    assert_eq!(register(guest.tables[0].mfn(), 0), EINVAL, "a page table");
+    let (_, port) = alloc(&core, &guest);
+    core.send_event(&guest.domain, port);
+    assert_eq!(register(mfn, 128), 0);
+    assert_eq!(register(guest.frames[4].mfn(), 0), EINVAL, "once only");
+    let word = |at| core.platform.word(guest.frames[3], 16 + at).load(SeqCst);
+    assert_eq!(word(layout::SELECTOR), u64::MAX, "look at every port");
+    assert!(core.upcall_due(&guest.vcpu) || core.upcall_mask(&guest.vcpu));
+    assert_eq!(word(layout::UPCALL) & 0xff, 1);
+    assert_ne!(word(layout::TIME) as u32, 0, "the clock came along");
+    core.platform.word(guest.frames[3], 16 + layout::SELECTOR).store(0, SeqCst);
+    let (_, port) = alloc(&core, &guest);
+    core.send_event(&guest.domain, port);
+    assert_eq!(word(layout::SELECTOR), 1);
+    assert_eq!(core.audit(None), Ok(Vec::new()));
+    core.release_vcpu_info(&guest.domain, &guest.vcpu);
+    assert_eq!(core.audit(None), Ok(Vec::new()));
+    assert_eq!(shared(&core, &guest.domain, layout::PENDING).count_ones(), 2);
+}
+
+#[test]
+fn block_unmasks_and_returns_at_once_if_an_event_is_there() {
+    let (core, guest) = guest(Privilege::empty());
+    let block = || guest.hypercall(&core, Hypercall::SCHED_OP.0, [u64::from(SchedOp::BLOCK.0), 0, 0, 0, 0]);
+    let (_, port) = alloc(&core, &guest);
+    core.send_event(&guest.domain, port);
+    core.set_upcall_mask(&guest.vcpu, true);
+    assert_eq!(block(), 0);
+    assert!(!core.upcall_mask(&guest.vcpu));
+    assert!(!guest.vcpu.sched.state.view().blocked());
+    assert_eq!(core.cpus[0].pending.load(SeqCst), 0);
+    let (frame, at) = core.info_words(&guest.vcpu).unwrap();
+    core.platform.word(frame, at + layout::UPCALL).store(0, SeqCst);
+    assert_eq!(block(), 0);
+    assert!(guest.vcpu.sched.state.view().blocked());
+    assert_ne!(core.cpus[0].pending.load(SeqCst), 0);
+}

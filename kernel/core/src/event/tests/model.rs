@@ -1,0 +1,303 @@
+//! Random operations of three domains on each other, against a model that has nothing in common with the code.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::SeqCst;
+use std::boxed::Box;
+use std::collections::{BTreeMap, BTreeSet};
+use std::vec;
+use std::vec::Vec;
+
+use abi::event::PortStatus;
+use abi::{DomId, Errno, Port, VcpuId, Virq};
+use proptest::prelude::*;
+
+use super::domain;
+use crate::domain::Domain;
+use crate::event::layout;
+use crate::platform::Platform;
+use crate::testing::{self, TestCore, TestMachine};
+use crate::Stop;
+
+const DOMAINS: usize = 3;
+const VCPUS: u32 = 2;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Alloc(usize, usize),
+    Bind(usize, usize, u32),
+    Virq(usize, u32, u32),
+    Ipi(usize, u32),
+    Move(usize, u32, u32),
+    Close(usize, u32),
+    Send(usize, u32),
+    RaiseVirq(usize, u32, u32),
+    Mask(usize, u32),
+    Unmask(usize, u32),
+    Serve(usize, u32),
+    Reset(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let (d, port, vcpu, virq) = (0..DOMAINS, 0u32..9, 0..VCPUS + 1, prop_oneof![Just(0), Just(1), Just(3), Just(24)]);
+    prop_oneof![
+        4 => (d.clone(), d.clone()).prop_map(|(a, b)| Op::Alloc(a, b)),
+        6 => (d.clone(), d.clone(), port.clone()).prop_map(|(a, b, p)| Op::Bind(a, b, p)),
+        1 => (d.clone(), virq.clone(), vcpu.clone()).prop_map(|(a, v, c)| Op::Virq(a, v, c)),
+        1 => (d.clone(), vcpu.clone()).prop_map(|(a, c)| Op::Ipi(a, c)),
+        3 => (d.clone(), port.clone(), vcpu.clone()).prop_map(|(a, p, c)| Op::Move(a, p, c)),
+        3 => (d.clone(), port.clone()).prop_map(|(a, p)| Op::Close(a, p)),
+        9 => (d.clone(), port.clone()).prop_map(|(a, p)| Op::Send(a, p)),
+        2 => (d.clone(), virq, vcpu.clone()).prop_map(|(a, v, c)| Op::RaiseVirq(a, v, c)),
+        3 => (d.clone(), port.clone()).prop_map(|(a, p)| Op::Mask(a, p)),
+        3 => (d.clone(), port).prop_map(|(a, p)| Op::Unmask(a, p)),
+        4 => (d.clone(), vcpu).prop_map(|(a, c)| Op::Serve(a, c)),
+        1 => d.prop_map(Op::Reset),
+    ]
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Unbound(usize),
+    Channel(usize, u32),
+    Virq(u32),
+    Ipi,
+}
+
+/// A domain as the model has it: what is open, and what the guest sees.
+#[derive(Default)]
+struct Known {
+    open: BTreeMap<u32, (Kind, u32)>,
+    pending: BTreeSet<u32>,
+    masked: BTreeSet<u32>,
+    told: BTreeSet<u32>,
+}
+
+struct Model([Known; DOMAINS]);
+
+impl Model {
+    fn free(&self, d: usize) -> u32 {
+        (1..).find(|p| !self.0[d].open.contains_key(p)).unwrap()
+    }
+
+    fn raise(&mut self, d: usize, port: u32) {
+        let known = &mut self.0[d];
+        let vcpu = known.open[&port].1;
+        if known.pending.insert(port) && !known.masked.contains(&port) {
+            known.told.insert(vcpu);
+        }
+    }
+
+    fn close(&mut self, d: usize, port: u32) -> Result<(), Errno> {
+        let (kind, _) = self.0[d].open.remove(&port).ok_or(Errno::EINVAL)?;
+        self.0[d].pending.remove(&port);
+        if let Kind::Channel(far, remote) = kind
+            && let Some(end) = self.0[far].open.get_mut(&remote)
+        {
+            end.0 = Kind::Unbound(d);
+        }
+        Ok(())
+    }
+
+    /// What the operation answers.
+    fn apply(&mut self, op: &Op) -> Result<u32, Errno> {
+        match *op {
+            Op::Alloc(a, b) => {
+                let port = self.free(a);
+                self.0[a].open.insert(port, (Kind::Unbound(b), 0));
+                Ok(port)
+            }
+            Op::Bind(a, b, remote) => {
+                if self.0[b].open.get(&remote).map(|end| end.0) != Some(Kind::Unbound(a)) {
+                    return Err(Errno::EINVAL);
+                }
+                let port = self.free(a);
+                self.0[a].open.insert(port, (Kind::Channel(b, remote), 0));
+                self.0[b].open.get_mut(&remote).unwrap().0 = Kind::Channel(a, port);
+                self.raise(a, port);
+                Ok(port)
+            }
+            Op::Virq(a, virq, vcpu) => {
+                if virq == 24 || virq == 3 && vcpu != 0 {
+                    return Err(Errno::EINVAL);
+                }
+                if vcpu >= VCPUS {
+                    return Err(Errno::ENOENT);
+                }
+                // Bound on this vCPU before; where its notifications go by now does not matter.
+                let bound = |(_, end): (&u32, &(Kind, u32))| end.0 == Kind::Virq(virq) && (virq == 3 || end.1 == vcpu);
+                if self.0[a].open.iter().any(bound) {
+                    return Err(Errno::EEXIST);
+                }
+                let port = self.free(a);
+                self.0[a].open.insert(port, (Kind::Virq(virq), vcpu));
+                Ok(port)
+            }
+            Op::Ipi(a, vcpu) => {
+                if vcpu >= VCPUS {
+                    return Err(Errno::ENOENT);
+                }
+                let port = self.free(a);
+                self.0[a].open.insert(port, (Kind::Ipi, vcpu));
+                Ok(port)
+            }
+            Op::Move(a, port, vcpu) => {
+                if vcpu >= VCPUS {
+                    return Err(Errno::ENOENT);
+                }
+                match self.0[a].open.get_mut(&port) {
+                    Some((Kind::Unbound(_) | Kind::Channel(..) | Kind::Virq(3), at)) => *at = vcpu,
+                    _ => return Err(Errno::EINVAL),
+                }
+                Ok(0)
+            }
+            Op::Close(a, port) => self.close(a, port).map(|()| 0),
+            Op::Send(a, port) => {
+                match self.0[a].open.get(&port).map(|end| end.0) {
+                    Some(Kind::Channel(far, remote)) => self.raise(far, remote),
+                    Some(Kind::Ipi) => self.raise(a, port),
+                    Some(Kind::Unbound(_)) => {}
+                    _ => return Err(Errno::EINVAL),
+                }
+                Ok(0)
+            }
+            Op::RaiseVirq(a, virq, vcpu) => {
+                let wanted = |(_, end): &(&u32, &(Kind, u32))| {
+                    end.0 == Kind::Virq(virq) && (virq == 3 || end.1 == vcpu)
+                };
+                let port = self.0[a].open.iter().find(wanted).map(|(port, _)| *port);
+                if let Some(port) = port {
+                    self.raise(a, port);
+                }
+                Ok(0)
+            }
+            Op::Mask(a, port) => {
+                self.0[a].masked.insert(port);
+                Ok(0)
+            }
+            Op::Unmask(a, port) => {
+                let known = &mut self.0[a];
+                if known.masked.remove(&port) && known.pending.contains(&port) {
+                    let vcpu = known.open.get(&port).map_or(0, |end| end.1);
+                    known.told.insert(vcpu);
+                }
+                Ok(0)
+            }
+            Op::Serve(a, vcpu) => {
+                let known = &mut self.0[a];
+                if known.told.remove(&vcpu) {
+                    let masked = &known.masked;
+                    known.pending.retain(|port| masked.contains(port));
+                }
+                Ok(0)
+            }
+            Op::Reset(a) => {
+                let open: Vec<u32> = self.0[a].open.keys().copied().collect();
+                open.into_iter().for_each(|port| drop(self.close(a, port)));
+                Ok(0)
+            }
+        }
+    }
+}
+
+type Domains = [Arc<Domain<TestMachine>>; DOMAINS];
+
+fn word(core: &TestCore, d: &Domain<TestMachine>, at: usize) -> u64 {
+    core.platform.word(d.shared_info, at).load(SeqCst)
+}
+
+/// The same, for real.
+fn apply(core: &TestCore, d: &Domains, op: &Op) -> Result<u32, Errno> {
+    match *op {
+        Op::Alloc(a, b) => core.alloc_unbound(&d[a], d[b].id).map(|p| p.0),
+        Op::Bind(a, b, remote) => core.bind_interdomain(&d[a], &d[b], Port(remote)).map(|p| p.0),
+        Op::Virq(a, virq, vcpu) => core.bind_virq(&d[a], Virq(virq), VcpuId(vcpu)).map(|p| p.0),
+        Op::Ipi(a, vcpu) => core.bind_ipi(&d[a], VcpuId(vcpu)).map(|p| p.0),
+        Op::Move(a, port, vcpu) => core.bind_vcpu(&d[a], Port(port), VcpuId(vcpu)).map(|()| 0),
+        Op::Close(a, port) => core.close(&d[a], Port(port)).map(|()| 0),
+        Op::Send(a, port) => core.send(&d[a], Port(port)).map(|()| 0),
+        Op::RaiseVirq(a, virq, vcpu) => {
+            core.send_virq(&d[a], (virq != 3).then_some(VcpuId(vcpu)), Virq(virq));
+            Ok(0)
+        }
+        Op::Mask(a, port) => {
+            core.platform.word(d[a].shared_info, layout::MASK).fetch_or(1 << port, SeqCst);
+            Ok(0)
+        }
+        Op::Unmask(a, port) => core.unmask_port(&d[a], Port(port)).map(|()| 0),
+        Op::Serve(a, vcpu) => {
+            // What a guest does in its upcall handler.
+            let Some(vcpu) = d[a].vcpus.get(vcpu as usize) else { return Ok(0) };
+            let (frame, at) = core.info_words(vcpu).unwrap();
+            let upcall = core.platform.word(frame, at + layout::UPCALL).fetch_and(!0xff, SeqCst);
+            let selector = core.platform.word(frame, at + layout::SELECTOR).swap(0, SeqCst);
+            if upcall & 0xff != 0 && selector & 1 != 0 {
+                let mask = word(core, &d[a], layout::MASK);
+                core.platform.word(d[a].shared_info, layout::PENDING).fetch_and(mask, SeqCst);
+            }
+            Ok(0)
+        }
+        Op::Reset(a) => {
+            let mut done = core.reset_ports(&d[a], false);
+            while done == Err(Stop::Preempted) {
+                done = core.reset_ports(&d[a], true);
+            }
+            assert_eq!(done, Ok(()));
+            Ok(0)
+        }
+    }
+}
+
+fn bits(ports: &BTreeSet<u32>) -> u64 {
+    ports.iter().map(|p| 1 << p).sum()
+}
+
+fn compare(core: &TestCore, d: &Domains, model: &Model) -> Result<(), TestCaseError> {
+    for (domain, known) in d.iter().zip(&model.0) {
+        for port in 1..20 {
+            let info = core.port_info(domain, Port(port)).unwrap();
+            let id = |of: usize| u32::from(d[of].id.0);
+            let wanted = match known.open.get(&port) {
+                None => (PortStatus::CLOSED, 0, 0, 0),
+                Some((Kind::Unbound(who), vcpu)) => (PortStatus::UNBOUND, id(*who), 0, *vcpu),
+                Some((Kind::Channel(far, remote), vcpu)) => (PortStatus::INTERDOMAIN, id(*far), *remote, *vcpu),
+                Some((Kind::Virq(virq), vcpu)) => (PortStatus::VIRQ, *virq, 0, *vcpu),
+                Some((Kind::Ipi, vcpu)) => (PortStatus::IPI, 0, 0, *vcpu),
+            };
+            prop_assert_eq!((info.status, info.detail, info.remote_port.0, info.vcpu.0), wanted, "port {}", port);
+        }
+        prop_assert_eq!(word(core, domain, layout::PENDING), bits(&known.pending));
+        prop_assert_eq!(word(core, domain, layout::MASK), bits(&known.masked));
+        for vcpu in &domain.vcpus {
+            let (frame, at) = core.info_words(vcpu).unwrap();
+            let told = known.told.contains(&vcpu.id.0);
+            let upcall = core.platform.word(frame, at + layout::UPCALL).load(SeqCst) & 0xff;
+            let selector = core.platform.word(frame, at + layout::SELECTOR).load(SeqCst);
+            prop_assert_eq!((upcall, selector), (u64::from(told), u64::from(told)), "vCPU {:?}", vcpu.id);
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #[test]
+    fn events_do_what_the_model_does(ops in prop::collection::vec(op(), 1..150), every in 0u64..4) {
+        let core: Box<TestCore> = testing::core(512, 1);
+        let d: Domains = core::array::from_fn(|_| domain(&core, VCPUS));
+        core.platform.interrupt_every(every);
+        let mut model = Model(core::array::from_fn(|_| Known::default()));
+        for op in &ops {
+            prop_assert_eq!(apply(&core, &d, op), model.apply(op), "{:?}", op);
+            compare(&core, &d, &model)?;
+        }
+        for (at, domain) in d.iter().enumerate() {
+            let _ = apply(&core, &d, &Op::Reset(at));
+            let _ = model.apply(&Op::Reset(at));
+            prop_assert_eq!(domain.id, DomId(domain.id.0));
+        }
+        compare(&core, &d, &model)?;
+        for domain in &d {
+            prop_assert_eq!(Arc::strong_count(domain), 2, "a channel still holds it");
+        }
+    }
+}
