@@ -123,31 +123,7 @@ impl Machine {
 
     /// Starts it; all that the serial line says goes to `log` as well.
     pub fn start(&self, log: &Path) -> Result<Running> {
-        let mut guard = Guarded::spawn(QEMU, &self.args(), |command| {
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        })?;
-        let mut file = File::create(log).with_context(|| format!("creating {}", log.display()))?;
-        let mut stdout = guard.child().stdout.take().context("QEMU's output")?;
-        let mut stderr = guard.child().stderr.take().context("QEMU's messages")?;
-        let (sender, chunks) = channel();
-        thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(len @ 1..) = stdout.read(&mut buffer) {
-                let chunk = buffer[..len].to_vec();
-                let _ = file.write_all(&chunk);
-                if sender.send(chunk).is_err() {
-                    break;
-                }
-            }
-        });
-        let messages = thread::spawn(move || {
-            let mut text = Vec::new();
-            let _ = stderr.read_to_end(&mut text);
-            String::from_utf8_lossy(&text).trim().to_string()
-        });
-        let stdin = guard.child().stdin.take();
-        let start = Instant::now();
-        Ok(Running { guard, stdin, chunks, messages: Some(messages), start, lines: Lines::default(), log: log.into() })
+        Running::start(QEMU, &self.args(), log)
     }
 }
 
@@ -247,6 +223,35 @@ pub struct Running {
 }
 
 impl Running {
+    /// Starts a program whose standard streams are the serial line.
+    pub fn start(program: &str, args: &[String], log: &Path) -> Result<Running> {
+        let mut guard = Guarded::spawn(program, args, |command| {
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        })?;
+        let mut file = File::create(log).with_context(|| format!("creating {}", log.display()))?;
+        let mut stdout = guard.child().stdout.take().context("QEMU's output")?;
+        let mut stderr = guard.child().stderr.take().context("QEMU's messages")?;
+        let (sender, chunks) = channel();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(len @ 1..) = stdout.read(&mut buffer) {
+                let chunk = buffer[..len].to_vec();
+                let _ = file.write_all(&chunk);
+                if sender.send(chunk).is_err() {
+                    break;
+                }
+            }
+        });
+        let messages = thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = stderr.read_to_end(&mut text);
+            String::from_utf8_lossy(&text).trim().to_string()
+        });
+        let stdin = guard.child().stdin.take();
+        let start = Instant::now();
+        Ok(Running { guard, stdin, chunks, messages: Some(messages), start, lines: Lines::default(), log: log.into() })
+    }
+
     /// The next bytes of the serial line within `limit`; `None` when the time or the machine is over.
     pub fn read(&mut self, limit: Duration) -> Option<Vec<u8>> {
         match self.chunks.recv_timeout(limit) {

@@ -22,7 +22,7 @@ pub fn attach(machine: &mut Running, limit: Duration) -> Result<()> {
 /// If no prompt comes within `limit`, or if the command itself fails: it prints one line then, `error: ` and why.
 pub fn command(machine: &mut Running, line: &str, limit: Duration) -> Result<Vec<String>> {
     let from = machine.lines().len();
-    machine.send(format!("{line}\r").as_bytes())?;
+    machine.send(format!("{line}\n").as_bytes())?;
     let echo = format!("{PROMPT}{line}");
     let done = machine.wait_for(from, limit, |lines, partial| {
         let echoed = lines.iter().position(|printed| printed.text.trim_end() == echo);
@@ -42,4 +42,42 @@ pub fn command(machine: &mut Running, line: &str, limit: Duration) -> Result<Vec
 
 fn is_prompt(partial: &str) -> bool {
     partial.trim_end() == PROMPT.trim_end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shell script in the machine's place.
+    fn machine(script: &str) -> Running {
+        let log = std::env::temp_dir().join(format!("ferrule-console-{}-{}.log", std::process::id(), script.len()));
+        let machine = Running::start("sh", &["-c".into(), script.into()], &log).unwrap();
+        std::fs::remove_file(log).unwrap();
+        machine
+    }
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_command_s_lines_come_without_echo_log_and_prompt() {
+        let mut machine = machine(
+            r#"printf '[  0.100] dom0: ready\r\ndom0# \r\033[K[  0.200] web: up\r\ndom0# '; read line
+            printf 'list\r\none\r\n[  0.300] web: console: x\r\ntwo\r\ndom0# '; read line
+            printf 'nonsense\r\nerror: no such command\r\ndom0# '; read line"#,
+        );
+        attach(&mut machine, SOON).unwrap();
+        assert_eq!(command(&mut machine, "list", SOON).unwrap(), ["one", "two"]);
+        let error = command(&mut machine, "nonsense", SOON).unwrap_err();
+        assert_eq!(error.to_string(), "nonsense: no such command");
+        assert!(command(&mut machine, "list", SOON).is_err(), "the machine has ended");
+    }
+
+    #[test]
+    fn a_machine_that_says_nothing_is_given_up() {
+        let limit = Duration::from_millis(50);
+        assert!(attach(&mut machine("printf 'no prompt'; sleep 5"), limit).is_err());
+        let mut silent = machine("printf 'dom0# '; sleep 5");
+        attach(&mut silent, SOON).unwrap();
+        assert!(command(&mut silent, "list", limit).is_err());
+    }
 }
