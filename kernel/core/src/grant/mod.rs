@@ -17,6 +17,8 @@ mod copy;
 mod map;
 pub mod status;
 mod table;
+#[cfg(test)]
+mod tests;
 mod track;
 
 use abi::Errno;
@@ -74,6 +76,12 @@ impl<P: Platform> Core<P> {
     /// The machine frame of one of a table's frames.
     pub fn grant_frame(&self, domain: &Domain<P>, index: u32) -> Option<abi::Mfn> {
         domain.grants.table.lock().frame(index).map(|frame| frame.mfn())
+    }
+
+    /// Looks at each frame that a domain has mapped for devices, and whether they may write it. For audits: the track
+    /// holds the references.
+    pub fn each_device_map(&self, domain: &Domain<P>, mut look: impl FnMut(crate::frame::Frame, bool)) {
+        domain.grants.track.lock().device_maps().for_each(|(frame, write)| look(frame, write));
     }
 
     /// Gives up all that a dying domain maps of others, a slice at a time: `Preempted` while there is more. Its page

@@ -1,7 +1,7 @@
 //! What a domain maps of others: the map track.
 
 use abi::GrantRef;
-use abi::grant::{GrantHandle, GrantStatus};
+use abi::grant::{GrantHandle, GrantStatus, gntmap};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -50,6 +50,15 @@ impl<P: Platform> Track<P> {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.used
+    }
+
+    /// The frames that devices reach by it, and whether they may write them. For audits.
+    pub(super) fn device_maps(&self) -> impl Iterator<Item = (Frame, bool)> {
+        let used = |slot: &Slot<P>| match slot {
+            Slot::Used(m) if m.flags & gntmap::DEVICE_MAP != 0 => Some((m.frame, m.flags & gntmap::READONLY == 0)),
+            _ => None,
+        };
+        self.chunks.iter().flat_map(|chunk| chunk.iter()).filter_map(used)
     }
 
     fn slot(&mut self, handle: u32) -> Option<&mut Slot<P>> {

@@ -131,6 +131,8 @@ impl<P: Platform> Audit<'_, P> {
         if let Some(frame) = domain.devices.lock().eoi_page {
             self.hold(frame, true);
         }
+        let core = self.core;
+        core.each_device_map(domain, |frame, write| self.hold(frame, write));
         self.list(domain);
     }
 
