@@ -95,6 +95,12 @@ pub fn mfn_of(va: u64) -> Mfn {
     }
 }
 
+/// Where the L4 is mapped that the domain started with.
+pub fn start_tables() -> u64 {
+    // SAFETY: as in `mfn_of`.
+    unsafe { (*(INFO.load(Ordering::Relaxed) as *const StartInfo)).pt_base.0 }
+}
+
 /// Reads memory.
 pub fn peek(va: u64) -> u64 {
     // SAFETY: as the module says: the experiment picks the address.
