@@ -3,41 +3,38 @@
 use anyhow::{Context, Result, bail};
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Process ids of the children that must not outlive this program, and whether it is ending.
-static CHILDREN: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+/// The children that must not outlive this program.
+static CHILDREN: Mutex<Vec<Arc<Mutex<Child>>>> = Mutex::new(Vec::new());
 
-fn children() -> MutexGuard<'static, Vec<u32>> {
-    CHILDREN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// On Ctrl-C, SIGTERM or SIGHUP: ends the children that [`Guarded`] knows, puts the terminal back and exits with 130.
+/// On Ctrl-C, SIGTERM or SIGHUP: see [`end_everything`].
 pub fn end_children_on_signals() -> Result<()> {
-    ctrlc::set_handler(move || {
-        // The lock is kept: no other child starts while this program goes away.
-        let pids = children();
-        crate::terminal::restore();
-        for pid in pids.iter() {
-            kill_pid(*pid);
-        }
-        eprintln!("\nstopped; nothing is left running");
-        std::process::exit(130);
-    })
-    .context("catching Ctrl-C")
+    ctrlc::set_handler(|| end_everything()).context("catching Ctrl-C")
 }
 
-/// Ends one process by its id. `Child::kill` needs the owner's handle, which another thread may hold in a wait.
-fn kill_pid(pid: u32) {
-    let _ = Command::new("kill").arg("-KILL").arg(pid.to_string()).stderr(Stdio::null()).status();
+/// Ends the children that [`Guarded`] knows, puts the terminal back and exits with 130.
+pub fn end_everything() -> ! {
+    // The lock is kept: no other child starts while this program goes away.
+    let children = lock(&CHILDREN);
+    crate::terminal::restore();
+    for child in children.iter() {
+        let _ = lock(child).kill();
+    }
+    eprintln!("\nstopped; nothing is left running");
+    std::process::exit(130)
 }
 
 /// A child that ends when this value goes, when this program is told to end, and, by the kernel's own doing,
 /// when this program dies without a word (`setpriv --pdeathsig`, where util-linux is there).
 pub struct Guarded {
-    child: Child,
+    child: Arc<Mutex<Child>>,
 }
 
 impl Guarded {
@@ -53,36 +50,42 @@ impl Guarded {
         };
         command.args(args);
         set(&mut command);
-        let mut pids = children();
+        let mut children = lock(&CHILDREN);
         let child = command.spawn().with_context(|| format!("starting {program}"))?;
-        pids.push(child.id());
+        let child = Arc::new(Mutex::new(child));
+        children.push(Arc::clone(&child));
         Ok(Guarded { child })
     }
 
-    /// The process, for its streams.
-    pub fn child(&mut self) -> &mut Child {
-        &mut self.child
+    /// The process, for its streams and its state.
+    pub fn child(&self) -> MutexGuard<'_, Child> {
+        lock(&self.child)
     }
 
     /// Waits until the process ends or `limit` has passed; `None` then.
-    pub fn wait(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
-        wait(&mut self.child, limit)
+    pub fn wait(&self, limit: Duration) -> Result<Option<ExitStatus>> {
+        wait(|| self.child().try_wait(), limit)
     }
 }
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        let pid = self.child.id();
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        children().retain(|known| *known != pid);
+        {
+            let mut child = self.child();
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        lock(&CHILDREN).retain(|known| !Arc::ptr_eq(known, &self.child));
     }
 }
 
-fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+fn wait(
+    mut try_wait: impl FnMut() -> std::io::Result<Option<ExitStatus>>,
+    limit: Duration,
+) -> Result<Option<ExitStatus>> {
     let end = Instant::now() + limit;
     loop {
-        if let Some(status) = child.try_wait()? {
+        if let Some(status) = try_wait()? {
             return Ok(Some(status));
         }
         if Instant::now() >= end {
@@ -119,7 +122,7 @@ pub fn quiet(command: &mut Command, limit: Duration) -> Result<Output> {
             })
         })
         .collect();
-    let Some(status) = wait(&mut child, limit)? else {
+    let Some(status) = wait(|| child.try_wait(), limit)? else {
         let _ = child.kill();
         let _ = child.wait();
         return Ok(Output { ok: false, text: format!("no end after {} s", limit.as_secs()) });
@@ -172,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_guarded_child_ends_with_its_guard() {
-        let mut guard = Guarded::spawn("sleep", &["60".into()], |_| {}).unwrap();
+        let guard = Guarded::spawn("sleep", &["60".into()], |_| {}).unwrap();
         let pid = guard.child().id();
         assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
         drop(guard);

@@ -225,7 +225,7 @@ pub struct Running {
 impl Running {
     /// Starts a program whose standard streams are the serial line.
     pub fn start(program: &str, args: &[String], log: &Path) -> Result<Running> {
-        let mut guard = Guarded::spawn(program, args, |command| {
+        let guard = Guarded::spawn(program, args, |command| {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         })?;
         let mut file = File::create(log).with_context(|| format!("creating {}", log.display()))?;
@@ -320,7 +320,7 @@ impl Running {
     }
 
     /// Whether the machine has ended by itself.
-    pub fn ended(&mut self) -> bool {
+    pub fn ended(&self) -> bool {
         matches!(self.guard.child().try_wait(), Ok(Some(_)))
     }
 

@@ -19,14 +19,14 @@ fn stty() -> Command {
     stty
 }
 
-/// Characters go through as they are typed, without echo: dom0 edits the line. Ctrl-C still ends everything here.
+/// Characters go through as they are typed, Ctrl-C among them, and without echo: dom0 edits the line.
 pub fn character_mode() -> Result<()> {
     let now = Command::new("stty").arg("-g").stdin(Stdio::inherit()).output()?;
     let now = String::from_utf8_lossy(&now.stdout).trim().to_string();
     if let Ok(mut saved) = SAVED.lock() {
         saved.get_or_insert(now);
     }
-    stty().args(["-icanon", "-echo", "-icrnl", "-ixon", "min", "1", "time", "0"]).status()?;
+    stty().args(["-icanon", "-echo", "-isig", "-icrnl", "-ixon", "min", "1", "time", "0"]).status()?;
     Ok(())
 }
 

@@ -152,7 +152,7 @@ fn whole(place: &Place, options: &Options, accel: Accel) -> Result<()> {
     let all = tour::take(&mut tour, options.step.as_deref());
     let mut running = tour.machine;
     if is_interactive() {
-        println!("try: list | console web (leave: Ctrl-]) | store ls | help | poweroff");
+        println!("try: list | console web (leave: Ctrl-]) | store ls | help | poweroff   (Ctrl-C twice ends it all)");
         print!("{}", running.partial());
         std::io::Write::flush(&mut std::io::stdout())?;
     } else {
