@@ -64,8 +64,17 @@ pub enum Event {
 impl Event {
     /// The names, in the order of the numbers.
     pub const NAMES: [&'static str; 11] = [
-        "continuations", "switches", "idle", "root loads", "flushes", "kicks", "upcalls", "emulations", "table writes",
-        "timer", "steals",
+        "continuations",
+        "switches",
+        "idle",
+        "root loads",
+        "flushes",
+        "kicks",
+        "upcalls",
+        "emulations",
+        "table writes",
+        "timer",
+        "steals",
     ];
 }
 

@@ -25,5 +25,6 @@ pub const UPCALL_PENDING: u64 = 0xff;
 /// In the word [`UPCALL`]: but not now.
 pub const UPCALL_MASK: u64 = 0xff00;
 
-const _: () = assert!(offset_of!(VcpuInfo, evtchn_upcall_pending) == 0 && offset_of!(VcpuInfo, evtchn_upcall_mask) == 1);
+const _: () =
+    assert!(offset_of!(VcpuInfo, evtchn_upcall_pending) == 0 && offset_of!(VcpuInfo, evtchn_upcall_mask) == 1);
 const _: () = assert!(offset_of!(SharedInfo, wc_nsec) / 8 == WALL_CLOCK + 1);

@@ -101,8 +101,7 @@ impl<'a, P: Platform> Copier<'a, P> {
             }
             return Ok(End { domid, name, granted, frame, write, pin: None });
         }
-        let granter =
-            if own { caller.clone() } else { core.domains.get(domid).ok_or(GrantStatus::BAD_DOMAIN)? };
+        let granter = if own { caller.clone() } else { core.domains.get(domid).ok_or(GrantStatus::BAD_DOMAIN)? };
         if granter.is_dying() {
             return Err(GrantStatus::BAD_DOMAIN);
         }

@@ -4,8 +4,8 @@ use abi::grant::{GrantHandle, GrantStatus, MapGrantRef, gntmap};
 use abi::{Maddr, PAGE_SHIFT, Pte, PteFlags, Vaddr};
 use alloc::sync::Arc;
 
-use super::track::Mapping;
 use super::Track;
+use super::track::Mapping;
 use crate::Core;
 use crate::cpu::CpuSet;
 use crate::domain::Domain;

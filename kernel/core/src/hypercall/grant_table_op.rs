@@ -189,9 +189,7 @@ fn unmaps<P: Platform, T>(
     for (op, slot) in ops.iter_mut().zip(&mut gone) {
         each(op, &mut |handle, host, place| {
             *slot = Some(match place {
-                Where::Nothing(device) => {
-                    core.begin_unmap(&mut session, &mut track, root, handle, host, device)?
-                }
+                Where::Nothing(device) => core.begin_unmap(&mut session, &mut track, root, handle, host, device)?,
                 Where::Replace(new) => core.begin_replace(&mut session, &mut track, root, handle, host, new)?,
             });
             Ok(())

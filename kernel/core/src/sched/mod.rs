@@ -354,9 +354,10 @@ impl<P: Platform> Core<P> {
         }
         // Say that this CPU is idle, then look at the queues once more: see `enqueue`.
         cpu.queue.set_idle(true);
-        let stolen = cpu.queue.pop(cpu.id).or_else(|| {
-            self.cpus.iter().filter(|other| other.id != cpu.id).find_map(|other| other.queue.pop(cpu.id))
-        });
+        let stolen = cpu
+            .queue
+            .pop(cpu.id)
+            .or_else(|| self.cpus.iter().filter(|other| other.id != cpu.id).find_map(|other| other.queue.pop(cpu.id)));
         match stolen {
             Some(v) => {
                 cpu.queue.set_idle(false);

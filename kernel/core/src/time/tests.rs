@@ -68,6 +68,25 @@ fn a_single_shot_timer_fires_once_whether_its_vcpu_runs_waits_or_moved() {
 }
 
 #[test]
+fn a_vcpu_is_on_one_timer_queue_at_most_and_on_none_while_it_runs() {
+    let mut sim = Sim::new(2);
+    let domain = sim.domain(1);
+    let vcpu = domain.vcpus[0].clone();
+    sim.settle();
+    let cpu = sim.runs_on(&vcpu).unwrap().0 as usize;
+    sim.on(cpu).core.set_singleshot(&sim.core.cpus[cpu], &vcpu, now(&sim.core) + 1000 * MS);
+    let parked = |sim: &Sim| sim.core.cpus.iter().filter(|cpu| !cpu.timers.is_empty()).count();
+    for round in 0..4 {
+        sim.block(&vcpu);
+        assert_eq!(parked(&sim), 1);
+        sim.core.set_affinity(&vcpu, crate::CpuSet::of(crate::CpuId(round % 2))).unwrap();
+        sim.core.wake(&vcpu);
+        sim.settle();
+        assert_eq!((sim.runs_on(&vcpu), parked(&sim)), (Some(crate::CpuId(round % 2)), 0));
+    }
+}
+
+#[test]
 fn an_idle_machine_asks_for_no_timer() {
     let mut sim = Sim::new(1);
     let domain = sim.domain(1);
@@ -165,7 +184,8 @@ fn timer_operations_answer_as_the_interface_says() {
     assert_eq!(guest.vcpu.time.singleshot.load(SeqCst), future);
     assert_eq!(vcpu_op(&core, &guest, VcpuOp::STOP_SINGLESHOT_TIMER, &[]), 0);
     assert_eq!(guest.vcpu.time.singleshot.load(SeqCst), NEVER);
-    let period = |period_ns| vcpu_op(&core, &guest, VcpuOp::SET_PERIODIC_TIMER, SetPeriodicTimer { period_ns }.as_bytes());
+    let period =
+        |period_ns| vcpu_op(&core, &guest, VcpuOp::SET_PERIODIC_TIMER, SetPeriodicTimer { period_ns }.as_bytes());
     assert_eq!(period(MS - 1), Errno::EINVAL.code());
     assert_eq!(period(1 << 63), Errno::EINVAL.code());
     assert_eq!(period(MS), 0);

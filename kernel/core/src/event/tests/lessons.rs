@@ -125,9 +125,8 @@ fn lesson_27_reset_meets_bind_close_and_send() {
         core.reset_ports(d, false).unwrap();
     }
     for d in [a, b] {
-        let open = (1..core.valid_ports(d)).filter(|p| {
-            core.port_info(d, Port(*p)).unwrap().status != PortStatus::CLOSED
-        });
+        let open =
+            (1..core.valid_ports(d)).filter(|p| core.port_info(d, Port(*p)).unwrap().status != PortStatus::CLOSED);
         assert_eq!(open.count(), 0);
         assert_eq!(alloc::sync::Arc::strong_count(d), 2, "no half of a channel holds its peer");
     }

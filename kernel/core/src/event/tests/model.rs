@@ -8,15 +8,15 @@ use std::vec;
 use std::vec::Vec;
 
 use abi::event::PortStatus;
-use abi::{DomId, Errno, Port, VcpuId, Virq};
+use abi::{Errno, Port, VcpuId, Virq};
 use proptest::prelude::*;
 
 use super::domain;
+use crate::Stop;
 use crate::domain::Domain;
 use crate::event::layout;
 use crate::platform::Platform;
 use crate::testing::{self, TestCore, TestMachine};
-use crate::Stop;
 
 const DOMAINS: usize = 3;
 const VCPUS: u32 = 2;
@@ -98,6 +98,22 @@ impl Model {
         Ok(())
     }
 
+    /// The operation with its port made one that it is likely to find something at: most are one of the open ones.
+    fn aim(&self, op: &Op) -> Op {
+        let open = |d: usize, p: u32, wanted: &dyn Fn(Kind) -> bool| {
+            let known = self.0[d].open.iter().filter(|(_, end)| wanted(end.0)).map(|(port, _)| *port);
+            let known: Vec<u32> = known.collect();
+            if p == 0 || known.is_empty() { p } else { known[p as usize % known.len()] }
+        };
+        match *op {
+            Op::Bind(a, b, p) => Op::Bind(a, b, open(b, p, &|kind| kind == Kind::Unbound(a))),
+            Op::Move(a, p, vcpu) => Op::Move(a, open(a, p, &|_| true), vcpu),
+            Op::Close(a, p) => Op::Close(a, open(a, p, &|_| true)),
+            Op::Send(a, p) => Op::Send(a, open(a, p, &|_| true)),
+            _ => op.clone(),
+        }
+    }
+
     /// What the operation answers.
     fn apply(&mut self, op: &Op) -> Result<u32, Errno> {
         match *op {
@@ -161,9 +177,8 @@ impl Model {
                 Ok(0)
             }
             Op::RaiseVirq(a, virq, vcpu) => {
-                let wanted = |(_, end): &(&u32, &(Kind, u32))| {
-                    end.0 == Kind::Virq(virq) && (virq == 3 || end.1 == vcpu)
-                };
+                let wanted =
+                    |(_, end): &(&u32, &(Kind, u32))| end.0 == Kind::Virq(virq) && (virq == 3 || end.1 == vcpu);
                 let port = self.0[a].open.iter().find(wanted).map(|(port, _)| *port);
                 if let Some(port) = port {
                     self.raise(a, port);
@@ -253,7 +268,7 @@ fn bits(ports: &BTreeSet<u32>) -> u64 {
 
 fn compare(core: &TestCore, d: &Domains, model: &Model) -> Result<(), TestCaseError> {
     for (domain, known) in d.iter().zip(&model.0) {
-        for port in 1..20 {
+        for port in 1..64 {
             let info = core.port_info(domain, Port(port)).unwrap();
             let id = |of: usize| u32::from(d[of].id.0);
             let wanted = match known.open.get(&port) {
@@ -287,13 +302,15 @@ proptest! {
         core.platform.interrupt_every(every);
         let mut model = Model(core::array::from_fn(|_| Known::default()));
         for op in &ops {
-            prop_assert_eq!(apply(&core, &d, op), model.apply(op), "{:?}", op);
+            let op = model.aim(op);
+            // The model has the lowest 63 ports only.
+            if model.0.iter().all(|known| known.open.len() < 60) {
+                prop_assert_eq!(apply(&core, &d, &op), model.apply(&op), "{:?}", op);
+            }
             compare(&core, &d, &model)?;
         }
-        for (at, domain) in d.iter().enumerate() {
-            let _ = apply(&core, &d, &Op::Reset(at));
-            let _ = model.apply(&Op::Reset(at));
-            prop_assert_eq!(domain.id, DomId(domain.id.0));
+        for at in 0..DOMAINS {
+            prop_assert_eq!(apply(&core, &d, &Op::Reset(at)), model.apply(&Op::Reset(at)));
         }
         compare(&core, &d, &model)?;
         for domain in &d {

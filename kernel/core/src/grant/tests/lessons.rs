@@ -421,7 +421,10 @@ fn a_granter_that_dies_is_kept_while_its_frames_are_mapped() {
     let dead = from.domain.clone();
     drop(from);
     end_domain(&core, &dead);
-    assert_eq!(map(&core, &to, MapGrantRef { dom: id, ..map_op(&to, 8, HOST, to.va(HOLE + 1).0) }).0, GrantStatus::BAD_DOMAIN);
+    assert_eq!(
+        map(&core, &to, MapGrantRef { dom: id, ..map_op(&to, 8, HOST, to.va(HOLE + 1).0) }).0,
+        GrantStatus::BAD_DOMAIN
+    );
     assert_eq!(core.platform.translate(to.space(), to.va(HOLE)), Some((frame, true)), "still mapped");
     assert!(core.frames_left(&dead) > 0);
     assert_eq!(unmap(&core, &to, handle, to.va(HOLE).0, Maddr(0)), OKAY);

@@ -3,9 +3,7 @@
 mod lessons;
 mod model;
 
-use abi::grant::{
-    Copy, CopyPtr, GrantEntryV1 as Entry, GrantHandle, GrantOp, GrantStatus, MapGrantRef, UnmapGrantRef,
-};
+use abi::grant::{Copy, CopyPtr, GrantEntryV1 as Entry, GrantHandle, GrantOp, GrantStatus, MapGrantRef, UnmapGrantRef};
 use abi::hypercall::Hypercall;
 use abi::{DomId, GrantRef, Maddr, Mfn};
 use core::sync::atomic::Ordering::SeqCst;

@@ -198,9 +198,7 @@ impl World {
         by_entry: bool,
     ) -> Result<(), TestCaseError> {
         let (device, host) = (kinds & gntmap::DEVICE_MAP != 0, kinds & gntmap::HOST_MAP != 0);
-        let flags = kinds
-            | if write { 0 } else { gntmap::READONLY }
-            | if by_entry { gntmap::CONTAINS_PTE } else { 0 };
+        let flags = kinds | if write { 0 } else { gntmap::READONLY } | if by_entry { gntmap::CONTAINS_PTE } else { 0 };
         let op = map_op(&self.d[from], gref, flags, self.place(by, slot, by_entry));
         let (status, handle, address) = map(&self.core, &self.d[by], op);
         let wanted = if kinds == 0 {
@@ -243,7 +241,9 @@ impl World {
         if wrong {
             return Ok(());
         }
-        if m.host && let Some(slot) = slot {
+        if m.host
+            && let Some(slot) = slot
+        {
             self.model.entries[by].remove(&slot);
             m.host = false;
         }
