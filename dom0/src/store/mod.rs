@@ -8,6 +8,7 @@
 //! on a snapshot and notes what it relied on; its commit replays its edits if all that still holds, else it is `EAGAIN`.
 
 mod client;
+mod connection;
 pub mod local;
 mod ops;
 pub mod path;
@@ -28,6 +29,7 @@ use ring_proto::store::StoreError;
 
 use client::Client;
 pub use client::Message;
+pub use connection::{Connection, Turn};
 use path::Path;
 use perms::Access;
 use quota::{Hits, Quota, QuotaHit, Quotas};

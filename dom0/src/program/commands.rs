@@ -1,0 +1,289 @@
+//! What each command does.
+
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use abi::{DomId, Errno};
+use dom0::control::{Control, Status};
+use dom0::cpio;
+use dom0::manifest::{self, Domain as Config};
+use dom0::shell::{Command, StoreCommand, Table, command};
+use dom0::toolstack::Refusal;
+use domain_rt::{console, control, memory, time};
+use ring_proto::path::{BackDir, Class, FrontDir};
+use ring_proto::store::StoreError;
+use ring_proto::xenbus::State as Xenbus;
+
+use super::{Shared, State};
+
+/// Why a command failed, in a line.
+struct Failure(String);
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal.to_string())
+    }
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        Self(format!("the hypervisor refused: {errno:?}"))
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+type Result<T> = core::result::Result<T, Failure>;
+
+/// Does it and prints the result.
+pub fn carry_out(state: &Shared, command: Command) {
+    match try_carry_out(state, command) {
+        Ok(text) if text.is_empty() => {}
+        Ok(text) => console::print(format_args!("{text}\n")),
+        Err(Failure(error)) => console::print(format_args!("error: {error}\n")),
+    }
+}
+
+fn try_carry_out(shared: &Shared, command: Command) -> Result<String> {
+    let none = Ok(String::new());
+    if let Command::Create(name) = &command {
+        return create(shared, name);
+    }
+    let mut state = shared.borrow_mut();
+    match command {
+        Command::List => state.list(),
+        Command::Info(None) => machine(),
+        Command::Info(Some(name)) => state.info(&name),
+        Command::Create(_) => none,
+        Command::Destroy(name) => {
+            let domain = state.tools.find(&name)?;
+            let name = state.name(domain);
+            state.tools.destroy(domain)?;
+            state.tools.forget_restarts(&name);
+            state.sweep();
+            none
+        }
+        Command::Shutdown(name) => state.ask(&name, "poweroff"),
+        Command::Reboot(name) => state.ask(&name, "reboot"),
+        Command::Pause(name) => {
+            let domain = state.tools.find(&name)?;
+            state.tools.control.pause(domain)?;
+            none
+        }
+        Command::Unpause(name) => {
+            let domain = state.tools.find(&name)?;
+            state.tools.control.unpause(domain)?;
+            none
+        }
+        Command::Console(name) => {
+            let domain = state.tools.find(&name)?;
+            let name = state.name(domain);
+            let channel = state.channels.get(&domain).cloned().ok_or_else(|| Failure("no console".into()))?;
+            state.terminal.connect(domain, &name, &channel);
+            none
+        }
+        Command::NetworkList { domain, verbose } => state.devices(Class::Vif, domain, verbose),
+        Command::BlockList { domain, verbose } => state.devices(Class::Vbd, domain, verbose),
+        Command::Store(command) => state.store(command),
+        Command::Dmesg => dmesg(),
+        Command::Uptime => Ok(format!("{}.{:03} s", time::now() / 1_000_000_000, time::now() / 1_000_000 % 1000)),
+        Command::Help => Ok(command::help()),
+        Command::PowerOff => {
+            state.ending = true;
+            let context = state.context;
+            context.spawn(super::power_off(Rc::clone(shared)));
+            none
+        }
+    }
+}
+
+/// Starts a domain of the manifest, or all of a manifest in the ramdisk.
+fn create(shared: &Shared, name: &str) -> Result<String> {
+    let configs: Vec<Config> = {
+        let state = shared.borrow();
+        match state.manifest.domains.iter().find(|config| config.name == name) {
+            Some(config) => Vec::from([config.clone()]),
+            None => {
+                let file = cpio::find(state.tools.files, name).ok_or_else(|| Refusal::NoFile(name.into()))?;
+                let text = str::from_utf8(file).map_err(|_| Failure(format!("{name} is not text")))?;
+                manifest::parse(text).map_err(|error| Failure(format!("{name}: {error}")))?.domains
+            }
+        }
+    };
+    for config in &configs {
+        let domain = super::try_start(shared, config)?;
+        shared.borrow_mut().log(&config.name, &format!("created, domain {}, {} MiB", domain.0, config.memory));
+    }
+    Ok(String::new())
+}
+
+impl State {
+    fn name(&self, domain: DomId) -> String {
+        self.tools.get(domain).map_or_else(|| domain.0.to_string(), |running| running.config.name.clone())
+    }
+
+    fn ask(&mut self, name: &str, request: &str) -> Result<String> {
+        let domain = self.tools.find(name)?;
+        self.tools.ask(domain, request)?;
+        self.pump();
+        Ok(String::new())
+    }
+
+    fn list(&mut self) -> Result<String> {
+        let mut domains = Vec::from([(DomId::DOM0, "Domain-0".to_string(), None)]);
+        domains.extend(self.tools.domains().map(|r| (r.built.domain, r.config.name.clone(), r.ended)));
+        let mut table = Table::new(&["name", "id", "MiB", "vcpus", "state", "time(s)"]);
+        for (domain, name, ended) in domains {
+            let Ok(status) = self.tools.control.status(domain) else { continue };
+            let seconds = status.cpu_time / 1_000_000_000;
+            table.row([
+                name,
+                domain.0.to_string(),
+                (status.pages >> 8).to_string(),
+                status.vcpus.to_string(),
+                letters(&status, ended.is_some()),
+                format!("{seconds}.{}", status.cpu_time / 100_000_000 % 10),
+            ]);
+        }
+        Ok(table.to_string())
+    }
+
+    fn info(&mut self, name: &str) -> Result<String> {
+        let domain = self.tools.find(name)?;
+        let status = self.tools.status(domain)?;
+        let Some(running) = self.tools.get(domain) else { return Ok(String::new()) };
+        let config = &running.config;
+        let mut table = Table::new(&["name", name]);
+        let mut row = |key: &str, value: String| table.row([key.to_string(), value]);
+        row("domain", domain.0.to_string());
+        row("kernel", config.kernel.clone());
+        row("command line", config.cmdline.clone());
+        row("memory", format!("{} MiB of {}", status.pages >> 8, config.memory));
+        row("vCPUs", format!("{} of {}", status.vcpus, config.vcpus));
+        row("state", letters(&status, running.ended.is_some()));
+        row("CPU time", format!("{} ms", status.cpu_time / 1_000_000));
+        row("up", format!("{} s", time::now().saturating_sub(running.since) / 1_000_000_000));
+        row("PCI", config.pci.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
+        row("serves", config.serves.iter().map(|class| class.name()).collect::<Vec<_>>().join(" "));
+        row(
+            "on poweroff, reboot, crash",
+            format!("{:?}, {:?}, {:?}", config.on_poweroff, config.on_reboot, config.on_crash),
+        );
+        let nodes = self.tools.store.nodes_of(domain);
+        table.row(["store nodes".to_string(), nodes.to_string()]);
+        Ok(table.to_string())
+    }
+
+    /// The devices of a class: both ends' states; with `verbose` what their backends count, as they publish it.
+    fn devices(&mut self, class: Class, domain: Option<String>, verbose: bool) -> Result<String> {
+        let only = domain.map(|name| self.tools.find(&name)).transpose()?;
+        let links: Vec<_> = self
+            .tools
+            .domains()
+            .filter(|running| only.is_none_or(|only| only == running.built.domain))
+            .flat_map(|running| running.devices.iter().map(|link| (running.config.name.clone(), link.clone())))
+            .filter(|(_, link)| link.device.class == class)
+            .collect();
+        let mut table = Table::new(&["domain", "device", "backend", "what", "states"]);
+        let mut details = String::new();
+        for (name, link) in links {
+            let (back, front) = (BackDir(link.device).to_string(), FrontDir(link.device).to_string());
+            let state = |this: &mut Self, dir: &str| {
+                format!("{:?}", Xenbus::parse(this.tools.store.get(&format!("{dir}/state")).as_deref()))
+            };
+            let states = format!("{} / {}", state(self, &front), state(self, &back));
+            let keys = self.tools.store.read_directory(&back).0;
+            let key = |name: &str| keys.get(name).cloned().unwrap_or_default();
+            let (device, what) = match class {
+                Class::Vbd => (key("dev"), format!("{} {}", key("params"), key("mode"))),
+                _ => (link.device.handle.to_string(), format!("{} {}", key("mac"), key("bridge"))),
+            };
+            if verbose {
+                let counters = self.tools.store.read_directory(&format!("{back}/statistics")).0;
+                details += &format!("\n{name} {device}:");
+                counters.iter().for_each(|(name, value)| details += &format!(" {name}={value}"));
+            }
+            table.row([name, device, link.backend_name, what, states]);
+        }
+        Ok(if table.is_empty() { String::new() } else { table.to_string() + &details })
+    }
+
+    fn store(&mut self, command: StoreCommand) -> Result<String> {
+        let store = &mut self.tools.store;
+        match command {
+            StoreCommand::Ls(path) => {
+                let missing = path != "/" && store.perms_text(&path).is_none();
+                if missing {
+                    return Err(StoreError::Enoent.into());
+                }
+                let names = store.list(&path);
+                let prefix = if path == "/" { "" } else { path.as_str() };
+                let line = |name: &String| {
+                    let value = store.get(&format!("{prefix}/{name}")).unwrap_or_default();
+                    if value.is_empty() { name.clone() } else { format!("{name} = {value}") }
+                };
+                Ok(names.iter().map(line).collect::<Vec<_>>().join("\n"))
+            }
+            StoreCommand::Read(path) => store.get(&path).ok_or(StoreError::Enoent.into()),
+            StoreCommand::Write(path, value) => {
+                store.put(&path, &value)?;
+                self.pump();
+                Ok(String::new())
+            }
+            StoreCommand::Rm(path) => {
+                store.delete(&path)?;
+                self.pump();
+                Ok(String::new())
+            }
+            StoreCommand::Watch(path) => {
+                store.watch(&path, "shell")?;
+                self.terminal.watch(path);
+                self.pump();
+                Ok(String::new())
+            }
+        }
+    }
+}
+
+/// Running, blocked, paused, shut down, crashed, dying, as xl has it.
+fn letters(status: &Status, ended: bool) -> String {
+    let crashed = status.shutdown == Some(abi::sched::ShutdownReason::CRASH);
+    let flags = [
+        (status.running, 'r'),
+        (status.blocked, 'b'),
+        (status.paused, 'p'),
+        (ended || status.shutdown.is_some(), 's'),
+        (crashed, 'c'),
+        (status.dying, 'd'),
+    ];
+    flags.iter().map(|(is, letter)| if *is { *letter } else { '-' }).collect()
+}
+
+fn machine() -> Result<String> {
+    let machine = control::machine()?;
+    let (free, all) = memory::usage();
+    let mut table = Table::new(&["machine", ""]);
+    table.row(["CPUs".into(), format!("{} at {} MHz", machine.nr_cpus, machine.cpu_khz / 1000)]);
+    table.row(["memory".into(), format!("{} MiB, {} MiB free", machine.total_pages >> 8, machine.free_pages >> 8)]);
+    table.row(["dom0".into(), format!("{} MiB, {} MiB free", all >> 8, free >> 8)]);
+    Ok(table.to_string())
+}
+
+/// The whole log, as it is.
+fn dmesg() -> Result<String> {
+    let (mut text, mut index, mut buffer) = (Vec::new(), 0, [0; 1024]);
+    loop {
+        let (count, next) = control::read_log(index, &mut buffer)?;
+        if count == 0 || text.len() > 64 << 10 {
+            return Ok(String::from_utf8_lossy(&text).trim_end().to_string());
+        }
+        text.extend(buffer.iter().take(count));
+        index = next;
+    }
+}

@@ -1,0 +1,291 @@
+//! The program around the library: state, tasks, events.
+
+mod channel;
+mod commands;
+mod hypervisor;
+mod terminal;
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use core::cell::RefCell;
+
+use abi::sched::ShutdownReason;
+use abi::start_info::StartInfo;
+use abi::{DomId, Virq};
+use dom0::control::Control;
+use dom0::cpio;
+use dom0::manifest::{self, Domain as Config, Manifest};
+use dom0::toolstack::{Refusal, Toolstack};
+use domain_rt::events::Event;
+use domain_rt::runtime::{self, Context};
+use domain_rt::{hypercall, memory, time};
+use embassy_time::Timer;
+
+use channel::Channel;
+use hypervisor::Hypervisor;
+use terminal::Terminal;
+
+/// The manifest's file, unless the command line names another.
+const MANIFEST: &str = "ferrule.toml";
+
+/// All there is, borrowed by one task at a time and never across a wait.
+struct State {
+    tools: Toolstack<Hypervisor>,
+    channels: BTreeMap<DomId, Rc<Channel>>,
+    terminal: Terminal,
+    manifest: Manifest,
+    /// What domains print is logged as well.
+    log_consoles: bool,
+    /// The machine is being ended; no more prompts.
+    ending: bool,
+    context: Context,
+}
+
+type Shared = Rc<RefCell<State>>;
+
+/// What the image starts with.
+pub fn run(info: &'static StartInfo) -> ShutdownReason {
+    runtime::start(info, |context| main(info, context))
+}
+
+async fn main(info: &'static StartInfo, context: Context) {
+    let files = memory::module(info);
+    let options = context.command_line();
+    let option = |name: &str| options.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    let state = Rc::new(RefCell::new(State {
+        tools: Toolstack::new(Hypervisor, files),
+        channels: BTreeMap::new(),
+        terminal: Terminal::default(),
+        manifest: Manifest { domains: Default::default() },
+        log_consoles: options.split_whitespace().any(|word| word == "log-consoles"),
+        ending: false,
+        context,
+    }));
+    match (Event::bind_virq(Virq::CONSOLE), Event::bind_virq(Virq::DOM_EXC)) {
+        (Ok(console), Ok(endings)) => {
+            context.spawn(listen(state.clone(), console));
+            context.spawn(supervise(state.clone(), endings));
+        }
+        (console, endings) => state.borrow_mut().log("dom0", &format!("no events: {console:?}, {endings:?}")),
+    }
+    start_manifest(&state, option("manifest").unwrap_or(MANIFEST), info.nr_pages);
+    let mut state = state.borrow_mut();
+    state.log("dom0", "ready");
+    state.terminal.open();
+}
+
+/// Reads the manifest and starts what starts by itself.
+fn start_manifest(state: &Shared, file: &str, pages: u64) {
+    let parsed = {
+        let state = state.borrow();
+        match cpio::find(state.tools.files, file).map(str::from_utf8) {
+            Some(Ok(text)) => manifest::parse(text).map_err(|error| error.to_string()),
+            Some(Err(_)) => Err(format!("{file} is not text")),
+            None if state.tools.files.is_empty() => Ok(Manifest { domains: Default::default() }),
+            None => Err(format!("no file {file} in the ramdisk")),
+        }
+    };
+    let (manifest, mistakes) = match parsed {
+        Ok(manifest) => (manifest, None),
+        Err(mistakes) => (Manifest { domains: Default::default() }, Some(mistakes)),
+    };
+    let domains = manifest.domains.clone();
+    {
+        let mut state = state.borrow_mut();
+        state.manifest = manifest;
+        state.log("dom0", &format!("up, {} MiB, {} domains in the manifest", pages >> 8, domains.len()));
+        if let Some(mistakes) = mistakes {
+            state.log("dom0", &format!("manifest: {mistakes}"));
+        }
+    }
+    for config in domains.iter().filter(|config| config.autostart) {
+        start(state, config);
+    }
+}
+
+/// Makes a domain, connects its rings and lets it run; the log says how that went.
+fn start(state: &Shared, config: &Config) -> bool {
+    let result = try_start(state, config);
+    let mut state = state.borrow_mut();
+    match &result {
+        Ok(domain) => state.log(&config.name, &format!("created, domain {}, {} MiB", domain.0, config.memory)),
+        Err(refusal) => state.log(&config.name, &format!("not created: {refusal}")),
+    }
+    result.is_ok()
+}
+
+fn try_start(state: &Shared, config: &Config) -> Result<DomId, Refusal> {
+    let mut borrowed = state.borrow_mut();
+    let built = borrowed.tools.create(config, time::now())?;
+    let channel = match Channel::open(&built) {
+        Ok(channel) => Rc::new(channel),
+        Err(errno) => {
+            let _ = borrowed.tools.destroy(built.domain);
+            return Err(errno.into());
+        }
+    };
+    borrowed.channels.insert(built.domain, channel.clone());
+    let context = borrowed.context;
+    context.spawn(channel::serve(state.clone(), built.domain, channel));
+    borrowed.tools.control.unpause(built.domain)?;
+    borrowed.pump();
+    Ok(built.domain)
+}
+
+impl State {
+    /// Writes a line of the log.
+    fn log(&mut self, who: &str, what: &str) {
+        let now = time::now() / 1_000_000;
+        self.terminal.print(&format!("[{:3}.{:03}] {who}: {what}", now / 1000, now % 1000));
+    }
+
+    /// Carries store messages to and fro until nothing moves.
+    fn pump(&mut self) {
+        let mut again = true;
+        while core::mem::take(&mut again) {
+            let ready: alloc::vec::Vec<DomId> = self.tools.store.ready().collect();
+            for domain in ready {
+                again |= self.turn(domain);
+            }
+        }
+        self.own_events();
+        for hit in self.tools.store.take_quota_hits() {
+            let line = hit.to_string();
+            let line = line.strip_prefix("store: ").unwrap_or(&line).to_string();
+            self.log("store", &line);
+        }
+    }
+
+    /// Serves one domain's store ring for a turn; whether there is more to do at once.
+    fn turn(&mut self, domain: DomId) -> bool {
+        let Some(channel) = self.channels.get(&domain).cloned() else {
+            // dom0's own events, and those of a domain that is just going.
+            return false;
+        };
+        let turn = channel.store.borrow_mut().turn(&mut self.tools.store);
+        if turn.notify {
+            channel.store_event.notify();
+        }
+        if let Some(corrupt) = turn.broken {
+            self.log("store", &format!("domain {}: connection ended: {corrupt:?}", domain.0));
+        }
+        turn.again
+    }
+
+    /// What dom0 itself watches.
+    fn own_events(&mut self) {
+        while let Some((path, token)) = self.tools.store.next_event() {
+            match token.as_str() {
+                "shell" => {
+                    let value = self.tools.store.get(&path).unwrap_or_else(|| "(gone)".into());
+                    self.terminal.print(&format!("{path} = {value}"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Drops what the program holds of domains that are no more.
+    fn sweep(&mut self) {
+        let gone: alloc::vec::Vec<DomId> =
+            self.channels.keys().copied().filter(|domain| self.tools.get(*domain).is_none()).collect();
+        for domain in gone {
+            if let Some(channel) = self.channels.remove(&domain) {
+                channel.close();
+            }
+            self.terminal.gone(domain);
+        }
+        self.pump();
+    }
+}
+
+/// Takes what is typed.
+async fn listen(state: Shared, event: Event) {
+    loop {
+        let mut bytes = [0; 128];
+        while let Ok(count) = hypercall::console_read(&mut bytes)
+            && count > 0
+        {
+            terminal::input(&state, bytes.get(..count).unwrap_or_default());
+        }
+        event.wait().await;
+    }
+}
+
+/// Sees domains end, and starts again those that are to be.
+async fn supervise(state: Shared, event: Event) {
+    loop {
+        event.wait().await;
+        bury(&state);
+    }
+}
+
+/// Looks for endings.
+fn bury(state: &Shared) {
+    let now = time::now();
+    let mut borrowed = state.borrow_mut();
+    for ending in borrowed.tools.bury(now) {
+        let reason = match ending.reason {
+            ShutdownReason::POWEROFF => "poweroff".to_string(),
+            ShutdownReason::REBOOT => "reboot".to_string(),
+            ShutdownReason::CRASH => "crash".to_string(),
+            other => other.0.to_string(),
+        };
+        let then = match (ending.action, ending.restart_at) {
+            (manifest::Action::Restart, Some(at)) if at > now => {
+                format!("restart in {} s", (at - now).div_ceil(1_000_000_000))
+            }
+            (manifest::Action::Restart, _) => "restart".into(),
+            (manifest::Action::Destroy, _) => "destroyed".into(),
+            (manifest::Action::Preserve, _) => "preserved".into(),
+        };
+        borrowed.log(&ending.name, &format!("ended: {reason}, {then}"));
+    }
+    borrowed.sweep();
+    let (next, context) = (borrowed.tools.next_due(), borrowed.context);
+    drop(borrowed);
+    if let Some(at) = next {
+        context.spawn(restart(state.clone(), at));
+    }
+}
+
+/// Starts what is due at `at`.
+async fn restart(state: Shared, at: u64) {
+    let wait = at.saturating_sub(time::now());
+    if wait > 0 {
+        Timer::after_nanos(wait).await;
+    }
+    let due = state.borrow_mut().tools.due(time::now());
+    for config in due {
+        start(&state, &config);
+    }
+}
+
+/// Asks all domains to end, waits for them, and ends the machine.
+async fn power_off(state: Shared) {
+    let domains: alloc::vec::Vec<DomId> = {
+        let mut state = state.borrow_mut();
+        let running = state.tools.domains().map(|running| (running.built.domain, running.config.name.clone()));
+        let running: alloc::vec::Vec<(DomId, String)> = running.collect();
+        for (domain, name) in &running {
+            state.tools.forget_restarts(name);
+            let _ = state.tools.ask(*domain, "poweroff");
+        }
+        state.pump();
+        running.into_iter().map(|(domain, _)| domain).collect()
+    };
+    for _ in 0..100 {
+        if state.borrow().tools.domains().all(|running| running.ended.is_some()) {
+            break;
+        }
+        Timer::after_millis(100).await;
+    }
+    let mut state = state.borrow_mut();
+    domains.into_iter().for_each(|domain| drop(state.tools.destroy(domain)));
+    state.sweep();
+    state.log("dom0", "power off");
+    drop(state);
+    hypercall::shutdown(ShutdownReason::POWEROFF)
+}
