@@ -1,1 +1,41 @@
+//! Frontends of split devices for Rust guests, in the shapes that the ecosystem's crates expect.
+//!
+//! - [`net`]: a network interface, an `embassy_net_driver::Driver`; [`stack`]: it under `embassy-net`, by DHCP.
+//! - [`blk`]: a disk, a `block_device_driver::BlockDevice`; [`files`] and [`cache`]: an ext4 file system on one.
+//! - The console is `domain_rt::pvconsole::Console`, an `embedded_io_async::Read` and `Write`.
+//! - [`http`], [`partitions`], [`options`]: what the guests `web` and `client` need besides.
+//!
+//! No backend is trusted: what it answers is checked by the rings' halves, what it writes is copied out first, and one
+//! that dies is met again when it is back.
 #![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod blk;
+pub mod cache;
+pub mod files;
+pub mod http;
+pub mod net;
+pub mod options;
+pub mod partitions;
+pub mod slice;
+pub mod stack;
+
+use alloc::format;
+use alloc::vec::Vec;
+use domain_rt::store::{Error, Store, StoreError};
+use ring_proto::path::{Class, decimal};
+
+/// The numbers of the devices of a class that the toolstack gave this domain, in order.
+pub async fn devices(store: Store, class: Class) -> Result<Vec<u32>, Error> {
+    let names = match store.list(&format!("device/{}", class.name())).await {
+        Err(Error::Store(StoreError::Enoent)) => Vec::new(),
+        names => names?,
+    };
+    let mut numbers: Vec<u32> = names.iter().filter_map(|name| decimal(name)).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}

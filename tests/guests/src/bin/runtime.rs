@@ -27,7 +27,7 @@ use ring_proto::memory::RingMemory;
 domain_rt::entry!(run);
 
 fn run(start: &'static StartInfo) -> ShutdownReason {
-    runtime::start(start, main)
+    runtime::start(start, tests)
 }
 
 /// Prints a verdict; the first wrong one ends the test.
@@ -38,7 +38,7 @@ fn check(what: &str, holds: bool) {
     }
 }
 
-async fn main(context: Context) {
+async fn tests(context: Context) {
     println!("runtime: {} pages", context.info.nr_pages);
     all_memory(context.info);
     heap();

@@ -19,10 +19,10 @@ use ring_proto::memory::RingMemory;
 domain_rt::entry!(run);
 
 fn run(start: &'static StartInfo) -> ShutdownReason {
-    runtime::start(start, main)
+    runtime::start(start, tests)
 }
 
-async fn main(_context: Context) {
+async fn tests(_context: Context) {
     let reason = match test().await {
         Ok(()) => {
             println!("SUCCESS");

@@ -1,0 +1,188 @@
+//! `client`: resolves a name, pings `web` and the gateway, fetches a file from `web` and checks its SHA-256.
+//!
+//! Command line: `web=ADDRESS` (default 10.0.2.15), `name=HOST` to resolve (left out: none), `file=PATH` (default
+//! `/data.bin`), `sha256=HEX` that the file must have (left out: printed only), `pings=N` (default 20).
+//!
+//! Every step prints `ok` or `FAIL`; the last line is `client: SUCCESS` or `client: FAIL`.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+use abi::sched::ShutdownReason;
+use abi::start_info::StartInfo;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use core::fmt::Write as _;
+use core::net::{IpAddr, Ipv4Addr};
+use domain_rt::println;
+use domain_rt::runtime::{self, Context};
+use domain_rt::time;
+use embassy_net::Stack;
+use embassy_net::dns::DnsQueryType;
+use embassy_net::icmp::PacketMetadata;
+use embassy_net::icmp::ping::{PingManager, PingParams};
+use embassy_net::tcp::TcpSocket;
+use embassy_time::{Duration, Timer, with_timeout};
+use frontends::options::value;
+use frontends::{http, stack};
+use sha2::{Digest, Sha256};
+
+domain_rt::entry!(run);
+
+fn run(start: &'static StartInfo) -> ShutdownReason {
+    runtime::start(start, tour)
+}
+
+/// Tries to reach `web`, which may still be starting: this often, a second apart.
+const TRIES: usize = 30;
+/// How long a step may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn tour(context: Context) {
+    let line = context.command_line();
+    let Some(store) = context.store else { return println!("client: no store") };
+    let (stack, _stats) = match stack::start(context, store).await {
+        Ok(started) => started,
+        Err(error) => return println!("client: FAIL no network: {error}"),
+    };
+    let web = value(line, "web").and_then(|web| web.parse().ok()).unwrap_or(Ipv4Addr::new(10, 0, 2, 15));
+    let pings = value(line, "pings").and_then(|pings| pings.parse().ok()).unwrap_or(20);
+    let mut good = true;
+    if let Some(name) = value(line, "name") {
+        good &= report(&format!("client resolves {name}"), resolve(stack, name).await);
+    }
+    if let Some(gateway) = stack.config_v4().and_then(|config| config.gateway) {
+        good &= report("client pings the gateway", ping(stack, gateway, 3).await);
+    }
+    good &= report("client pings web", ping(stack, web, pings).await);
+    let path = value(line, "file").unwrap_or("/data.bin");
+    good &= report(&format!("client fetches {path} from web"), fetch(stack, web, path, value(line, "sha256")).await);
+    println!("client: {}", if good { "SUCCESS" } else { "FAIL" });
+    domain_rt::hypercall::shutdown(ShutdownReason::POWEROFF)
+}
+
+/// Prints how a step went.
+fn report(step: &str, result: Result<String, String>) -> bool {
+    match &result {
+        Ok(text) => println!("ok   {step}   {text}"),
+        Err(text) => println!("FAIL {step}   {text}"),
+    }
+    result.is_ok()
+}
+
+async fn resolve(stack: Stack<'_>, name: &str) -> Result<String, String> {
+    match with_timeout(PATIENCE, stack.dns_query(name, DnsQueryType::A)).await {
+        Ok(Ok(addresses)) => addresses.first().map(|address| format!("{address}")).ok_or("no address".into()),
+        Ok(Err(error)) => Err(format!("{error:?}")),
+        Err(_) => Err("no answer".into()),
+    }
+}
+
+async fn ping(stack: Stack<'_>, target: Ipv4Addr, count: u16) -> Result<String, String> {
+    let mut metadata = [[PacketMetadata::EMPTY; 4]; 2];
+    let [receive, send] = &mut metadata;
+    let (mut receive_buffer, mut send_buffer) = ([0; 512], [0; 512]);
+    let mut manager = PingManager::new(stack, receive, &mut receive_buffer, send, &mut send_buffer);
+    let mut params = PingParams::new(IpAddr::V4(target));
+    params.set_count(1).set_timeout(Duration::from_secs(2)).set_rate_limit(Duration::from_millis(1));
+    // The target may still be starting, and the first packet waits for its Ethernet address.
+    let mut tries = 0;
+    while manager.ping(&params).await.is_err() {
+        tries += 1;
+        if tries == TRIES {
+            return Err(format!("{target} does not answer"));
+        }
+    }
+    let (mut answers, mut total) = (0, Duration::from_ticks(0));
+    for _ in 0..count {
+        if let Ok(time) = manager.ping(&params).await {
+            answers += 1;
+            total += time;
+        }
+    }
+    let text = format!("{answers}/{count}");
+    if answers < count {
+        return Err(text);
+    }
+    let average = total.as_micros() / u64::from(count.max(1));
+    Ok(format!("{text}, {average} us on average"))
+}
+
+async fn connect(stack: Stack<'_>, socket: &mut TcpSocket<'_>, web: Ipv4Addr) -> Result<(), String> {
+    let mut last = String::new();
+    for _ in 0..TRIES {
+        stack.wait_config_up().await;
+        match socket.connect((web, 80)).await {
+            Ok(()) => return Ok(()),
+            Err(error) => last = format!("{error:?}"),
+        }
+        socket.abort();
+        Timer::after(Duration::from_secs(1)).await;
+    }
+    Err(last)
+}
+
+async fn fetch(stack: Stack<'_>, web: Ipv4Addr, path: &str, expected: Option<&str>) -> Result<String, String> {
+    let (mut receive, mut send) = (vec![0; 64 * 1024], vec![0; 4096]);
+    let mut socket = TcpSocket::new(stack, &mut receive, &mut send);
+    socket.set_timeout(Some(PATIENCE));
+    connect(stack, &mut socket, web).await?;
+    let start = time::now();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {web}\r\nConnection: close\r\n\r\n");
+    let mut rest = request.as_bytes();
+    while !rest.is_empty() {
+        let sent = socket.write(rest).await.map_err(|error| format!("{error:?}"))?;
+        rest = rest.get(sent..).unwrap_or(&[]);
+    }
+    let (length, hash) = receive_body(&mut socket).await?;
+    let nanoseconds = (time::now() - start).max(1);
+    let megabits = u128::from(length) * 8000 / u128::from(nanoseconds);
+    let text = format!("{length} bytes, {megabits} Mbit/s, sha256 {hash}");
+    match expected {
+        Some(expected) if !expected.eq_ignore_ascii_case(&hash) => Err(format!("{text}, not {expected}")),
+        _ => Ok(text),
+    }
+}
+
+/// Reads a response; the bytes of its body and their hash.
+async fn receive_body(socket: &mut TcpSocket<'_>) -> Result<(u64, String), String> {
+    let mut buffer = vec![0; 16 * 1024];
+    let mut have = 0;
+    let answer = loop {
+        let known = buffer.get(..have).unwrap_or(&[]);
+        if let Some(answer) = http::parse_answer(known).map_err(|error| format!("{error}"))? {
+            break answer;
+        }
+        let room = buffer.get_mut(have..).filter(|room| !room.is_empty()).ok_or("response head too long")?;
+        match socket.read(room).await.map_err(|error| format!("{error:?}"))? {
+            0 => return Err("closed before the response".into()),
+            count => have += count,
+        }
+    };
+    if answer.status != 200 {
+        return Err(format!("status {}", answer.status));
+    }
+    let mut hash = Sha256::new();
+    let first = buffer.get(answer.head..have).unwrap_or(&[]);
+    hash.update(first);
+    let mut length = first.len() as u64;
+    while answer.length.is_none_or(|expected| length < expected) {
+        let count = socket.read(&mut buffer).await.map_err(|error| format!("{error:?} after {length} bytes"))?;
+        if count == 0 {
+            break;
+        }
+        hash.update(buffer.get(..count).unwrap_or(&[]));
+        length += count as u64;
+    }
+    if answer.length.is_some_and(|expected| expected != length) {
+        return Err(format!("closed after {length} bytes"));
+    }
+    let mut text = String::new();
+    for byte in hash.finalize() {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    Ok((length, text))
+}

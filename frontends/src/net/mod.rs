@@ -1,0 +1,331 @@
+//! netfront: a virtual network interface as an [`embassy_net_driver::Driver`].
+//!
+//! [`connect`] gives the device, for a TCP/IP stack, and a task that meets the backend, and meets it again if it dies.
+//! Packets lie one a page in pages that stay granted for as long as the connection; they are copied out before
+//! anything looks at them, so that a backend that goes on writing changes nothing. Everything that one poll of the
+//! stack sends is published at once.
+
+mod checksum;
+mod rings;
+
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::future::poll_fn;
+use core::task::{Context, Poll, Waker};
+use domain_rt::store::{Error, Store};
+use domain_rt::xenbus::Half;
+use embassy_futures::select::{Either3, select3};
+use embassy_net_driver::{Capabilities, Checksum, Driver, HardwareAddress, LinkState};
+use ring_proto::net::Mac;
+use ring_proto::path::Class;
+use ring_proto::xenbus::{FrontStep, State, front_step};
+pub use rings::Counters;
+use rings::Rings;
+
+/// Longest frame, without the checksum that the medium adds: an MTU of 1500.
+const FRAME: usize = 1514;
+
+/// What the device and the task share.
+#[derive(Default)]
+struct Shared {
+    rings: Option<Rings>,
+    counters: Counters,
+    up: bool,
+    /// Something was pushed that is not published yet.
+    dirty: bool,
+    receiver: Option<Waker>,
+    sender: Option<Waker>,
+    link: Option<Waker>,
+    task: Option<Waker>,
+}
+
+impl Shared {
+    fn wake_stack(&mut self) {
+        let wakers = [self.receiver.take(), self.sender.take(), self.link.take()];
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    fn mark_dirty(&mut self) {
+        self.dirty = true;
+        self.task.take().into_iter().for_each(Waker::wake);
+    }
+
+    fn set_rings(&mut self, rings: Option<Rings>, up: bool) {
+        self.rings = rings;
+        self.up = up;
+        self.wake_stack();
+    }
+}
+
+/// The interface, for a stack.
+pub struct Device {
+    shared: Rc<RefCell<Shared>>,
+    mac: Mac,
+}
+
+/// Reads what the interface is; the device and the task that must run for it to work.
+pub async fn connect(store: Store, handle: u32) -> Result<(Device, Task), Error> {
+    let directory = format!("device/vif/{handle}");
+    let mac = Mac::parse(&store.read(&format!("{directory}/mac")).await?).ok_or(Error::BadReply)?;
+    let shared = Rc::new(RefCell::new(Shared::default()));
+    Ok((Device { shared: shared.clone(), mac }, Task { store, directory, shared }))
+}
+
+/// Figures of an interface that outlive its device's move into a stack.
+#[derive(Clone)]
+pub struct Stats(Rc<RefCell<Shared>>);
+
+impl Stats {
+    /// What was moved so far.
+    pub fn counters(&self) -> Counters {
+        self.0.borrow().counters
+    }
+}
+
+impl core::fmt::Debug for Stats {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.counters().fmt(f)
+    }
+}
+
+impl Device {
+    /// The address.
+    pub fn mac(&self) -> Mac {
+        self.mac
+    }
+
+    /// The figures.
+    pub fn stats(&self) -> Stats {
+        Stats(self.shared.clone())
+    }
+}
+
+impl core::fmt::Debug for Device {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Device({})", self.mac)
+    }
+}
+
+/// A packet, copied out of its pages.
+#[derive(Debug)]
+pub struct Received(Vec<u8>);
+
+/// The right to send one packet: there is a page for it.
+pub struct Sending(Rc<RefCell<Shared>>);
+
+impl core::fmt::Debug for Sending {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Sending")
+    }
+}
+
+impl embassy_net_driver::RxToken for Received {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(mut self, f: F) -> R {
+        f(&mut self.0)
+    }
+}
+
+impl embassy_net_driver::TxToken for Sending {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut frame = [0; FRAME];
+        let frame = frame.get_mut(..len).expect("the stack keeps to the MTU");
+        let result = f(frame);
+        let mut shared = self.0.borrow_mut();
+        let Shared { rings, counters, .. } = &mut *shared;
+        // A connection that went away meanwhile loses the packet, as a cable does.
+        if let Some(rings) = rings {
+            rings.send(frame, counters);
+            shared.mark_dirty();
+        }
+        result
+    }
+}
+
+impl Driver for Device {
+    type RxToken<'a> = Received;
+    type TxToken<'a> = Sending;
+
+    fn receive(&mut self, context: &mut Context<'_>) -> Option<(Received, Sending)> {
+        let mut shared = self.shared.borrow_mut();
+        let Shared { rings, counters, .. } = &mut *shared;
+        let packet = rings.as_mut().and_then(|rings| {
+            // An answer needs a page too.
+            if rings.can_send() { rings.receive(counters) } else { None }
+        });
+        match packet {
+            Some(packet) => {
+                shared.mark_dirty();
+                Some((Received(packet), Sending(self.shared.clone())))
+            }
+            None => {
+                shared.receiver = Some(context.waker().clone());
+                None
+            }
+        }
+    }
+
+    fn transmit(&mut self, context: &mut Context<'_>) -> Option<Sending> {
+        let mut shared = self.shared.borrow_mut();
+        if shared.rings.as_mut().is_some_and(Rings::can_send) {
+            return Some(Sending(self.shared.clone()));
+        }
+        shared.sender = Some(context.waker().clone());
+        None
+    }
+
+    fn link_state(&mut self, context: &mut Context<'_>) -> LinkState {
+        let mut shared = self.shared.borrow_mut();
+        shared.link = Some(context.waker().clone());
+        if shared.up { LinkState::Up } else { LinkState::Down }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::default();
+        capabilities.max_transmission_unit = FRAME;
+        // What comes in was checked by `checksum`, or need not be.
+        capabilities.checksum.tcp = Checksum::Tx;
+        capabilities.checksum.udp = Checksum::Tx;
+        capabilities
+    }
+
+    fn hardware_address(&self) -> HardwareAddress {
+        HardwareAddress::Ethernet(self.mac.0)
+    }
+}
+
+/// Why a connection ended.
+enum End {
+    /// Meet the backend, perhaps another one, again.
+    Again,
+    /// The toolstack took the device away.
+    Gone,
+}
+
+/// Keeps the interface connected.
+pub struct Task {
+    store: Store,
+    directory: String,
+    shared: Rc<RefCell<Shared>>,
+}
+
+impl core::fmt::Debug for Task {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Task({})", self.directory)
+    }
+}
+
+impl Task {
+    /// Runs until the device is taken away or the store fails.
+    pub async fn run(self) -> Result<(), Error> {
+        loop {
+            let end = self.connection().await;
+            self.shared.borrow_mut().set_rings(None, false);
+            match end? {
+                End::Again => {}
+                End::Gone => return Ok(()),
+            }
+        }
+    }
+
+    /// One backend, from meeting it to its end.
+    async fn connection(&self) -> Result<End, Error> {
+        let backend_key = format!("{}/backend", self.directory);
+        let mut moved = self.store.watch(&backend_key).await?;
+        moved.changed().await?;
+        let mut half = Half::front(self.store, &self.directory).await?;
+        if half.state() != State::Initialising {
+            half.set_state(State::Initialising).await?;
+        }
+        let mut events = None;
+        loop {
+            let work = async {
+                match &events {
+                    Some(event) => self.serve(event).await,
+                    None => core::future::pending().await,
+                }
+            };
+            match select3(half.peer_state(), moved.changed(), work).await {
+                Either3::First(peer) => match front_step(half.state(), peer?) {
+                    FrontStep::Setup => {
+                        let keys = half.peer_keys().await?;
+                        let Ok((rings, event)) = Rings::new(half.peer(), &keys) else {
+                            half.set_state(State::Closed).await?;
+                            continue;
+                        };
+                        let published = rings.keys(event.port());
+                        events = Some(event);
+                        self.shared.borrow_mut().set_rings(Some(rings), false);
+                        half.publish(State::Connected, |put| published.publish(put)).await?;
+                    }
+                    FrontStep::Stay if half.state() == State::Connected => self.link_up(half.read_peer_state().await?),
+                    FrontStep::Stay | FrontStep::Finish => {}
+                    FrontStep::Restart => return Ok(End::Again),
+                    FrontStep::Close => {
+                        self.shared.borrow_mut().set_rings(None, false);
+                        events = None;
+                        half.set_state(State::Closed).await?;
+                        if self.store.read_if_there(&backend_key).await?.is_none() {
+                            return Ok(End::Gone);
+                        }
+                    }
+                },
+                Either3::Second(path) => {
+                    path?;
+                    return Ok(End::Again);
+                }
+                Either3::Third(()) => {
+                    // The backend broke the protocol: this connection is over, and so is trust in it until it restarts.
+                    self.shared.borrow_mut().set_rings(None, false);
+                    events = None;
+                    half.set_state(State::Closing).await?;
+                }
+            }
+        }
+    }
+
+    fn link_up(&self, peer: State) {
+        let mut shared = self.shared.borrow_mut();
+        if peer == State::Connected && shared.rings.is_some() && !shared.up {
+            shared.up = true;
+            shared.wake_stack();
+        }
+    }
+
+    /// Publishes what the stack pushed, and wakes it for events; returns if the backend breaks the protocol.
+    async fn serve(&self, event: &domain_rt::events::Event) {
+        loop {
+            let dirty = poll_fn(|context| {
+                let mut shared = self.shared.borrow_mut();
+                if core::mem::take(&mut shared.dirty) {
+                    return Poll::Ready(());
+                }
+                shared.task = Some(context.waker().clone());
+                Poll::Pending
+            });
+            match embassy_futures::select::select(dirty, event.wait()).await {
+                embassy_futures::select::Either::First(()) => {
+                    let mut shared = self.shared.borrow_mut();
+                    let Shared { rings, counters, .. } = &mut *shared;
+                    if let Some(rings) = rings
+                        && rings.publish().needed()
+                    {
+                        counters.notifications += 1;
+                        event.notify();
+                    }
+                }
+                embassy_futures::select::Either::Second(()) => self.shared.borrow_mut().wake_stack(),
+            }
+            if self.shared.borrow().rings.as_ref().is_none_or(Rings::is_broken) {
+                return;
+            }
+        }
+    }
+}
+
+/// The interfaces that the toolstack gave this domain, by number.
+pub async fn interfaces(store: Store) -> Result<Vec<u32>, Error> {
+    crate::devices(store, Class::Vif).await
+}

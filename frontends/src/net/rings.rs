@@ -1,0 +1,226 @@
+//! The two rings of an interface and the pages behind them.
+
+use super::checksum;
+use abi::{DomId, PAGE_SIZE, Port};
+use alloc::vec;
+use alloc::vec::Vec;
+use domain_rt::events::Event;
+use domain_rt::grant::{Access, GrantError, Granted};
+use ring_proto::keys::{BadKey, Keys};
+use ring_proto::memory::RingMemory;
+use ring_proto::net::{Checksum, PAGE, Rx, RxRequest, Tx};
+use ring_proto::net_keys::{BackKeys, Events, FrontKeys, Offloads, QueueKeys};
+use ring_proto::net_rx::{RxPacket, RxReader};
+use ring_proto::net_tx::{Fragment, push_packet};
+use ring_proto::ring::{Corrupt, Front, Notify, PopError};
+
+/// Pages for packets on their way out.
+const TX_PAGES: usize = 64;
+/// Pages for packets to come.
+const RX_PAGES: usize = 128;
+/// Slots of each ring.
+const SLOTS: usize = 256;
+
+/// What an interface moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets received.
+    pub received: u64,
+    /// Bytes of them.
+    pub received_bytes: u64,
+    /// Packets sent.
+    pub sent: u64,
+    /// Bytes of them.
+    pub sent_bytes: u64,
+    /// Events sent to the backend.
+    pub notifications: u64,
+    /// Packets dropped: bad checksums, errors of the backend.
+    pub dropped: u64,
+}
+
+/// Why there are no rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SetupError {
+    Resources,
+    Backend(BadKey),
+}
+
+impl From<GrantError> for SetupError {
+    fn from(_: GrantError) -> Self {
+        Self::Resources
+    }
+}
+
+pub(super) struct Rings {
+    tx: Front<Granted, Tx>,
+    tx_pages: Granted,
+    tx_free: Vec<u16>,
+    /// Pages whose packets are in flight, so that a response can only give back what was taken.
+    tx_busy: Vec<bool>,
+    rx: Front<Granted, Rx>,
+    rx_pages: Granted,
+    rx_free: Vec<u16>,
+    /// Which page was offered in which slot.
+    rx_slots: Vec<Option<u16>>,
+    reader: RxReader,
+}
+
+impl Rings {
+    /// Makes rings and pages for the backend in `peer`.
+    pub(super) fn new(peer: DomId, backend: &(impl Keys + ?Sized)) -> Result<(Self, Event), SetupError> {
+        BackKeys::parse(backend).map_err(SetupError::Backend)?;
+        let ring = || Granted::new(peer, 1, Access::ReadWrite);
+        let (tx, rx) = (Front::new(ring()?), Front::new(ring()?));
+        let (Ok(tx), Ok(rx)) = (tx, rx) else { return Err(SetupError::Resources) };
+        let mut rings = Self {
+            tx,
+            tx_pages: Granted::new(peer, TX_PAGES, Access::ReadOnly)?,
+            tx_free: (0..TX_PAGES as u16).collect(),
+            tx_busy: vec![false; TX_PAGES],
+            rx,
+            rx_pages: Granted::new(peer, RX_PAGES, Access::ReadWrite)?,
+            rx_free: (0..RX_PAGES as u16).collect(),
+            rx_slots: vec![None; SLOTS],
+            reader: RxReader::default(),
+        };
+        rings.offer();
+        // The backend looks at the ring when it connects; nobody is to be told yet.
+        let _ = rings.rx.publish();
+        let event = Event::alloc_unbound(peer).map_err(|_| SetupError::Resources)?;
+        Ok((rings, event))
+    }
+
+    /// What the backend must know.
+    pub(super) fn keys(&self, port: Port) -> FrontKeys {
+        let first = |granted: &Granted| granted.grants().first().copied().unwrap_or_default();
+        let queue = QueueKeys {
+            tx_ring: first(self.tx.memory()),
+            rx_ring: first(self.rx.memory()),
+            events: Events::Shared(port),
+        };
+        let offloads = Offloads { checksum_v4: true, ..Offloads::default() };
+        let queues = heapless::Vec::from_iter([queue]);
+        FrontKeys { queues, offloads, rx_notify: true, multicast_control: false }
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.tx.poison().or(self.rx.poison()).is_some()
+    }
+
+    /// Offers every page that is free.
+    fn offer(&mut self) {
+        while self.rx.room() > 0
+            && let Some(page) = self.rx_free.pop()
+        {
+            let slot = (self.rx.sent() & (self.rx.slots() - 1)) as u16;
+            let gref = self.rx_pages.grants().get(usize::from(page)).copied().unwrap_or_default();
+            if self.rx.push(&RxRequest { id: slot, pad: 0, gref }).is_err() {
+                self.rx_free.push(page);
+                return;
+            }
+            if let Some(entry) = self.rx_slots.get_mut(usize::from(slot)) {
+                *entry = Some(page);
+            }
+        }
+    }
+
+    /// Takes back the pages of packets that were sent.
+    fn reap(&mut self) {
+        while let Ok(response) = self.tx.pop() {
+            if self.tx_busy.get_mut(usize::from(response.id)).is_some_and(core::mem::take) {
+                self.tx_free.push(response.id);
+            } else {
+                self.tx.close(Corrupt::Protocol("tx response to nothing"));
+            }
+        }
+    }
+
+    /// Whether there is a page and a slot for a packet. If not, an event comes when there is.
+    pub(super) fn can_send(&mut self) -> bool {
+        loop {
+            if self.is_broken() {
+                return false;
+            }
+            if self.tx.room() > 0 && !self.tx_free.is_empty() {
+                return true;
+            }
+            self.reap();
+            let ready = self.tx.room() > 0 && !self.tx_free.is_empty();
+            if !ready && !self.tx.final_check().unwrap_or(false) {
+                return false;
+            }
+        }
+    }
+
+    /// Pushes a frame, for which [`can_send`](Self::can_send) said there is room.
+    pub(super) fn send(&mut self, frame: &[u8], counters: &mut Counters) {
+        let Some(page) = self.tx_free.pop() else { return };
+        self.tx_pages.write(usize::from(page) * PAGE_SIZE, frame);
+        let grant = self.tx_pages.grants().get(usize::from(page)).copied().unwrap_or_default();
+        let fragment = Fragment { grant, offset: 0, len: frame.len() as u16, id: page };
+        if push_packet(&mut self.tx, &[fragment], Checksum::Unknown, None).is_ok() {
+            self.tx_busy[usize::from(page)] = true;
+            counters.sent += 1;
+            counters.sent_bytes += frame.len() as u64;
+        } else {
+            self.tx_free.push(page);
+        }
+    }
+
+    /// The next frame. If there is none, an event comes when there is.
+    pub(super) fn receive(&mut self, counters: &mut Counters) -> Option<Vec<u8>> {
+        loop {
+            match self.reader.next(&mut self.rx) {
+                Ok(packet) => {
+                    let known = packet.checksum;
+                    let frame = self.take(&packet);
+                    self.offer();
+                    match frame {
+                        Some(frame) if known != Checksum::Unknown || checksum::holds(&frame) => {
+                            counters.received += 1;
+                            counters.received_bytes += frame.len() as u64;
+                            return Some(frame);
+                        }
+                        _ => counters.dropped += 1,
+                    }
+                }
+                Err(PopError::Empty) => {
+                    if !self.rx.final_check().unwrap_or(false) {
+                        return None;
+                    }
+                }
+                Err(PopError::Corrupt(_)) => return None,
+            }
+        }
+    }
+
+    /// Copies a packet out and frees its pages; `None` if the backend dropped it.
+    fn take(&mut self, packet: &RxPacket) -> Option<Vec<u8>> {
+        let mut frame = vec![0; packet.len()];
+        let mut rest = frame.as_mut_slice();
+        for part in &packet.parts {
+            let (now, later) = rest.split_at_mut(usize::from(part.len));
+            let page = self.rx_slots.get_mut(usize::from(part.slot)).and_then(Option::take);
+            match page {
+                Some(page) => {
+                    self.rx_pages.read(usize::from(page) * PAGE + usize::from(part.offset), now);
+                    self.rx_free.push(page);
+                }
+                None => self.rx.close(Corrupt::Protocol("rx response in an empty slot")),
+            }
+            rest = later;
+        }
+        for slot in &packet.spare {
+            if let Some(page) = self.rx_slots.get_mut(usize::from(*slot)).and_then(Option::take) {
+                self.rx_free.push(page);
+            }
+        }
+        (!packet.is_empty()).then_some(frame)
+    }
+
+    /// Shows the backend what was pushed on either ring.
+    pub(super) fn publish(&mut self) -> Notify {
+        let tx = self.tx.publish();
+        tx.or(self.rx.publish())
+    }
+}
