@@ -86,14 +86,11 @@ fn fetch<P: Platform, T: FromBytes + IntoBytes>(c: &Caller<'_, P>, at: u64, to: 
 }
 
 /// Copies in the one structure, has it done, copies it out.
-fn one<P: Platform, T: FromBytes + IntoBytes + Immutable>(
+fn one<P: Platform, T: Status + FromBytes + IntoBytes + Immutable>(
     c: &mut Caller<'_, P>,
     a: &mut Args,
     done: fn(&mut Caller<'_, P>, &mut T) -> Result<(), GrantStatus>,
-) -> Result<(), Stop>
-where
-    T: Status,
-{
+) -> Result<(), Stop> {
     if a.0[2] as u32 != 1 {
         return Err(Errno::EINVAL.into());
     }

@@ -195,7 +195,7 @@ impl<P: Platform> Core<P> {
 
     /// The running vCPU gives up the rest of its turn. Costs nothing where nobody waits.
     pub fn yield_now(&self, cpu: &Cpu<P>, vcpu: &Vcpu<P>) {
-        if cpu.queue.len() != 0 {
+        if !cpu.queue.is_empty() {
             vcpu.sched.yielded.store(true, Ordering::Relaxed);
             cpu.post(pending::RESCHEDULE);
         }
@@ -335,7 +335,7 @@ impl<P: Platform> Core<P> {
         vcpu.sched.state.view().runnable()
             && vcpu.sched.affinity().has(cpu.id)
             && !vcpu.sched.yielded.load(Ordering::Relaxed)
-            && (vcpu.sched.slice.load(Ordering::Relaxed) > ran || cpu.queue.len() == 0)
+            && (vcpu.sched.slice.load(Ordering::Relaxed) > ran || cpu.queue.is_empty())
             && !(cpu.queue.is_pressed() && ran >= POLICY.least())
     }
 
@@ -381,14 +381,14 @@ impl<P: Platform> Core<P> {
     /// Takes the time it ran off a vCPU's slice; one that used it up while nobody waits gets another.
     fn charge(&self, cpu: &Cpu<P>, vcpu: &Vcpu<P>, now: u64, ran: u64) {
         let left = vcpu.sched.slice.load(Ordering::Relaxed).saturating_sub(ran);
-        let left = if left == 0 && cpu.queue.len() == 0 { POLICY.slice() } else { left };
+        let left = if left == 0 && cpu.queue.is_empty() { POLICY.slice() } else { left };
         vcpu.sched.slice.store(left, Ordering::Relaxed);
         cpu.queue.begin(now);
     }
 
     /// When the turn of the vCPU that runs ends: never, while nobody waits.
     fn turn_ends(&self, cpu: &Cpu<P>, vcpu: &Vcpu<P>, now: u64) -> u64 {
-        if cpu.queue.len() == 0 {
+        if cpu.queue.is_empty() {
             return u64::MAX;
         }
         let slice = vcpu.sched.slice.load(Ordering::Relaxed);

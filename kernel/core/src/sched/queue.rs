@@ -78,7 +78,7 @@ impl<P: Platform> Queue<P> {
 
     /// Takes the first that may run and is allowed on `cpu`; it is the caller's from then on.
     pub(super) fn pop(&self, cpu: CpuId) -> Option<Arc<Vcpu<P>>> {
-        while self.len() != 0 {
+        while !self.is_empty() {
             let vcpu = {
                 let mut waiting = self.waiting.lock();
                 let at = waiting.list.iter().position(|v| v.sched.affinity().has(cpu))?;

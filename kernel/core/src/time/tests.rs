@@ -228,7 +228,7 @@ fn time_pages_and_the_wall_clock_keep_the_version_protocol() {
     for info in [first, second] {
         assert!(info.version % 2 == 0 && info.version > 0);
         let ticks = (core.platform.tsc() - info.tsc_timestamp) << info.tsc_shift;
-        let scaled = (u128::from(ticks) * u128::from(info.tsc_to_system_mul) >> 32) as u64;
+        let scaled = ((u128::from(ticks) * u128::from(info.tsc_to_system_mul)) >> 32) as u64;
         assert_eq!(info.system_time + scaled, now(&core), "what the guest computes");
         assert_eq!(info.flags, VcpuTimeInfo::TSC_STABLE);
     }

@@ -207,7 +207,7 @@ impl Model {
             }
             Op::Reset(a) => {
                 let open: Vec<u32> = self.0[a].open.keys().copied().collect();
-                open.into_iter().for_each(|port| drop(self.close(a, port)));
+                open.into_iter().for_each(|port| self.close(a, port).unwrap());
                 Ok(0)
             }
         }

@@ -5,7 +5,6 @@ use abi::{DomId, Maddr, Mfn, Pte};
 use core::sync::atomic::Ordering::SeqCst;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use std::vec;
 use std::vec::Vec;
 
 use super::*;
