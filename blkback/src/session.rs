@@ -321,7 +321,7 @@ fn read_lists(
     grants: &mut impl ReadGrants,
 ) -> Result<Vec<WireSegment>, BlkStatus> {
     let mut lists = vec![WireSegment::default(); usize::from(count)];
-    let chunks = lists.chunks_mut(SEGMENTS_PER_PAGE).zip(pages);
+    let mut chunks = lists.chunks_mut(SEGMENTS_PER_PAGE).zip(pages);
     let read = |(chunk, page): (&mut [WireSegment], &GrantRef)| grants.read(peer, *page, chunk.as_mut_bytes());
-    if chunks.map(read).all(|done| done) { Ok(lists) } else { Err(BlkStatus::ERROR) }
+    if chunks.all(read) { Ok(lists) } else { Err(BlkStatus::ERROR) }
 }

@@ -1,15 +1,23 @@
-//! What every backend does: notice its devices come and go.
+//! What every backend does: notice its devices come and go, and meet each one's frontend.
 
 use crate::runtime::Context;
 use crate::store::{Error, Store};
+use crate::xenbus::Half;
 use abi::DomId;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
-use core::future::{Future, poll_fn};
+use core::future::{Future, pending, poll_fn};
+use core::pin::pin;
 use core::task::{Poll, Waker};
+use embassy_futures::select::{Either, Either4, select, select4};
+use embassy_time::{Duration, Timer};
+use ring_proto::keys::Put;
 use ring_proto::path::{BackDir, Class, Device, decimal};
+use ring_proto::xenbus::{BackStep, State, back_step};
 
 /// Something that happens once, and one task that waits for it.
 #[derive(Clone, Debug, Default)]
@@ -83,7 +91,7 @@ impl<F: Future<Output = ()> + 'static, S: Fn(Device, Signal) -> F> Known<S> {
         self.devices.contains_key(&(device.front.0, device.handle))
     }
 
-    fn all(&self) -> alloc::vec::Vec<Device> {
+    fn all(&self) -> Vec<Device> {
         self.devices.values().map(|(device, _)| *device).collect()
     }
 
@@ -109,8 +117,8 @@ impl<F: Future<Output = ()> + 'static, S: Fn(Device, Signal) -> F> Known<S> {
 }
 
 /// The devices of `class` in the store.
-async fn list(store: Store, back: DomId, class: Class) -> Result<alloc::vec::Vec<Device>, Error> {
-    let mut found = alloc::vec::Vec::new();
+async fn list(store: Store, back: DomId, class: Class) -> Result<Vec<Device>, Error> {
+    let mut found = Vec::new();
     let root = format!("backend/{}", class.name());
     for front in names(store, &root).await? {
         for handle in names(store, &format!("{root}/{front}")).await? {
@@ -123,9 +131,137 @@ async fn list(store: Store, back: DomId, class: Class) -> Result<alloc::vec::Vec
 }
 
 /// The children of a node; none if it is not there.
-async fn names(store: Store, path: &str) -> Result<alloc::vec::Vec<alloc::string::String>, Error> {
+async fn names(store: Store, path: &str) -> Result<Vec<String>, Error> {
     match store.list(path).await {
-        Err(Error::Store(_)) => Ok(alloc::vec::Vec::new()),
+        Err(Error::Store(_)) => Ok(Vec::new()),
         names => names,
+    }
+}
+
+/// What a backend is, apart from how it meets its frontend.
+pub trait Backend {
+    /// A connected frontend. Dropping it disconnects.
+    type Connection: Connection;
+    /// Writes what the backend can do.
+    fn offer(&self, put: Put<'_>);
+    /// Takes up what the frontend has published.
+    fn connect(&self, half: &Half) -> impl Future<Output = Result<Self::Connection, String>>;
+    /// Writes what the device is.
+    fn describe(&self, put: Put<'_>);
+}
+
+/// A connected frontend.
+pub trait Connection {
+    /// Waits for an event of the frontend's. It may be dropped while it waits.
+    fn wait(&self) -> impl Future<Output = ()>;
+    /// Serves what the frontend asks for; run to its end.
+    fn serve(&self) -> impl Future<Output = ()>;
+    /// Raised when the frontend has broken a ring.
+    fn broken(&self) -> &Signal;
+    /// Writes what was done so far.
+    fn stats(&self, put: Put<'_>);
+}
+
+/// How long counters wait for more before they are written to the store; while nothing changes, nothing is.
+const STATS_DELAY: Duration = Duration::from_secs(1);
+
+/// Serves one device until `gone`. An error is one of the store's.
+pub async fn serve_device<B: Backend>(store: Store, device: Device, gone: &Signal, backend: &B) -> Result<(), Error> {
+    let mut half = Half::back(store, device).await?;
+    let mut connection: Option<B::Connection> = None;
+    let mut peer = half.read_peer_state().await?;
+    loop {
+        loop {
+            let step = back_step(half.state(), peer);
+            let Some(next) = step.next() else { break };
+            if step != BackStep::Connect {
+                connection = None;
+            }
+            match step {
+                BackStep::Offer => half.publish(next, |put| backend.offer(put)).await?,
+                BackStep::Connect => match backend.connect(&half).await {
+                    Ok(connected) => {
+                        connection = Some(connected);
+                        half.publish(next, |put| backend.describe(put)).await?;
+                    }
+                    Err(error) => fail(&mut half, &error).await?,
+                },
+                _ => half.set_state(next).await?,
+            }
+        }
+        match work(store, &mut half, connection.as_ref(), gone).await? {
+            News::Peer(state) => peer = state,
+            News::Gone => return Ok(()),
+            News::Broken => {
+                connection = None;
+                fail(&mut half, "the frontend broke its ring").await?;
+            }
+        }
+    }
+}
+
+/// Says why in the backend's directory, and closes.
+pub async fn fail(half: &mut Half, why: &str) -> Result<(), Error> {
+    crate::println!("{}: {why}", half.directory());
+    half.publish(State::Closing, |put| put("error", &why)).await
+}
+
+/// Why work stopped.
+enum News {
+    Peer(State),
+    Broken,
+    Gone,
+}
+
+/// Serves the connection until something else happens.
+async fn work<C: Connection>(
+    store: Store,
+    half: &mut Half,
+    connection: Option<&C>,
+    gone: &Signal,
+) -> Result<News, Error> {
+    let directory = String::from(half.directory());
+    let mut written = BTreeMap::new();
+    let mut peer = pin!(half.peer_state());
+    loop {
+        let mut stats = BTreeMap::new();
+        if let Some(connection) = connection {
+            connection.stats(&mut |key, value| drop(stats.insert(key.to_string(), value.to_string())));
+        }
+        let changed = stats != written;
+        let event = async {
+            match connection {
+                Some(connection) => connection.wait().await,
+                None => pending().await,
+            }
+        };
+        let broken = async {
+            match connection {
+                Some(connection) => connection.broken().wait().await,
+                None => pending().await,
+            }
+        };
+        let due = async {
+            match changed {
+                true => Timer::after(STATS_DELAY).await,
+                false => pending().await,
+            }
+        };
+        match select(&mut peer, select4(event, broken, gone.wait(), due)).await {
+            Either::First(state) => return state.map(News::Peer),
+            Either::Second(Either4::First(())) => {
+                if let Some(connection) = connection {
+                    connection.serve().await;
+                }
+            }
+            Either::Second(Either4::Second(())) => return Ok(News::Broken),
+            Either::Second(Either4::Third(())) => return Ok(News::Gone),
+            Either::Second(Either4::Fourth(())) => {
+                for (key, value) in stats.iter().filter(|(key, value)| written.get(*key) != Some(value)) {
+                    store.write(&format!("{directory}/{key}"), value).await?;
+                }
+                written = stats;
+            }
+        }
     }
 }

@@ -6,33 +6,24 @@ use abi::{DomId, PAGE_SIZE};
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
-use blkback::counters::Counters;
 use blkback::disk::SessionId;
 use blkback::ram::Ram;
 use blkback::session::{Extent, limits};
 use blkback::target::{Mode, Target};
-use core::future::pending;
-use core::pin::pin;
-use domain_rt::backend::Signal;
+use domain_rt::backend::{self, Signal};
 use domain_rt::events::Event;
 use domain_rt::grant::{Access, Mapping};
 use domain_rt::page::Pages;
 use domain_rt::println;
-use domain_rt::store::{Error, Store};
+use domain_rt::store::Store;
 use domain_rt::xenbus::Half;
-use embassy_futures::select::{Either4, select4};
-use embassy_time::{Duration, Timer};
 use ring_proto::blk::info;
 use ring_proto::blk_keys::{Features, FrontKeys, Properties};
-use ring_proto::keys::Keys;
+use ring_proto::keys::{Keys, Put};
 use ring_proto::path::{BackDir, Device};
-use ring_proto::xenbus::{BackStep, State, back_step};
 
 /// Largest ring: eight pages.
 const MAX_RING_ORDER: u32 = 3;
-/// How long counters wait for more before they are written to the store.
-const STATS_DELAY: Duration = Duration::from_secs(1);
-
 /// What a vbd is made of.
 struct Backing {
     disk: Rc<SharedDisk>,
@@ -54,111 +45,59 @@ impl Drop for Connection {
     }
 }
 
+impl backend::Connection for Connection {
+    async fn wait(&self) {
+        self.event.wait().await;
+    }
+
+    async fn serve(&self) {
+        self.disk.run();
+    }
+
+    fn broken(&self) -> &Signal {
+        &self.broken
+    }
+
+    fn stats(&self, put: Put<'_>) {
+        if let Some(counters) = self.disk.disk.borrow().counters(self.session) {
+            counters.publish(put);
+        }
+    }
+}
+
+impl backend::Backend for Backing {
+    type Connection = Connection;
+
+    fn offer(&self, put: Put<'_>) {
+        features(self).publish(put);
+    }
+
+    async fn connect(&self, half: &Half) -> Result<Connection, String> {
+        connect(half, self).await
+    }
+
+    fn describe(&self, put: Put<'_>) {
+        properties(self).publish(put);
+    }
+}
+
 /// Serves a vbd until it is removed.
 pub async fn serve(store: Store, disks: Disks, device: Device, gone: Signal) {
-    if let Err(error) = try_serve(store, disks, device, gone).await {
-        println!("blkback: vbd {}/{}: {error}", device.front.0, device.handle);
-        let _ = store.write(&format!("{}/error", BackDir(device)), &error).await;
-        let _ = store.write(&format!("{}/state", BackDir(device)), State::Closed).await;
-    }
-}
-
-async fn try_serve(store: Store, disks: Disks, device: Device, gone: Signal) -> Result<(), String> {
-    let failed = |error: Error| format!("{error}");
-    let mut half = Half::back(store, device).await.map_err(failed)?;
-    let backing = backing(&half, &disks).await?;
-    let mut connection: Option<Connection> = None;
-    let mut peer = half.read_peer_state().await.map_err(failed)?;
-    loop {
-        loop {
-            let step = back_step(half.state(), peer);
-            let Some(next) = step.next() else { break };
-            if step != BackStep::Connect {
-                connection = None;
-            }
-            match step {
-                BackStep::Offer => half.publish(next, |put| features(&backing).publish(put)).await,
-                BackStep::Connect => match connect(&half, &backing).await {
-                    Ok(connected) => {
-                        connection = Some(connected);
-                        half.publish(next, |put| properties(&backing).publish(put)).await
-                    }
-                    Err(error) => {
-                        println!("blkback: vbd {}/{}: {error}", device.front.0, device.handle);
-                        half.publish(State::Closing, |put| put("error", &error)).await
-                    }
-                },
-                _ => half.set_state(next).await,
-            }
-            .map_err(failed)?;
-        }
-        match work(store, &mut half, connection.as_ref(), &gone).await.map_err(failed)? {
-            News::Peer(state) => peer = state,
-            News::Gone => return Ok(()),
-            News::Broken => {
-                connection = None;
-                let why = "the ring is corrupt";
-                half.publish(State::Closing, |put| put("error", &why)).await.map_err(failed)?;
-            }
-        }
-    }
-}
-
-/// Why work stopped.
-enum News {
-    Peer(State),
-    Broken,
-    Gone,
-}
-
-/// Serves the connection until something else happens.
-async fn work(store: Store, half: &mut Half, connection: Option<&Connection>, gone: &Signal) -> Result<News, Error> {
-    let directory = String::from(half.directory());
-    let mut written = Counters::default();
-    let mut peer = pin!(half.peer_state());
-    loop {
-        let counters = connection.and_then(|c| c.disk.disk.borrow().counters(c.session).copied());
-        let counters = counters.filter(|counters| *counters != written);
-        let event = async {
-            match connection {
-                Some(connection) => connection.event.wait().await,
-                None => pending().await,
-            }
-        };
-        let broken = async {
-            match connection {
-                Some(connection) => connection.broken.wait().await,
-                None => pending().await,
-            }
-        };
-        let due = async {
-            match counters {
-                Some(_) => Timer::after(STATS_DELAY).await,
-                None => pending().await,
-            }
-        };
-        match select4(&mut peer, event, broken, embassy_futures::select::select(gone.wait(), due)).await {
-            Either4::First(state) => return state.map(News::Peer),
-            Either4::Second(()) => connection.into_iter().for_each(|connection| connection.disk.run()),
-            Either4::Third(()) => return Ok(News::Broken),
-            Either4::Fourth(embassy_futures::select::Either::First(())) => return Ok(News::Gone),
-            Either4::Fourth(embassy_futures::select::Either::Second(())) => {
-                if let Some(counters) = counters {
-                    written = counters;
-                    let mut list = alloc::vec::Vec::new();
-                    counters.publish(&mut |key, value| list.push((format!("{directory}/{key}"), format!("{value}"))));
-                    for (path, value) in list {
-                        store.write(&path, value).await?;
-                    }
-                }
-            }
-        }
+    let served = match backing(store, device, &disks).await {
+        Ok(backing) => backend::serve_device(store, device, &gone, &backing).await,
+        Err(why) => match Half::back(store, device).await {
+            Ok(mut half) => backend::fail(&mut half, &why).await,
+            Err(error) => Err(error),
+        },
+    };
+    if let Err(error) = served {
+        println!("blkback: {}: {error}", BackDir(device));
     }
 }
 
 /// Finds what the toolstack wants this vbd to be.
-async fn backing(half: &Half, disks: &Disks) -> Result<Backing, String> {
-    let keys = half.own_keys().await.map_err(|error| format!("{error}"))?;
+async fn backing(store: Store, device: Device, disks: &Disks) -> Result<Backing, String> {
+    let keys = store.keys(&format!("{}", BackDir(device)), |_| false).await.map_err(|error| format!("{error}"))?;
     let params = keys.get("params").ok_or("no params")?;
     let mode = keys.get("mode").and_then(Mode::parse).ok_or("mode is neither r nor w")?;
     let target = Target::parse(params).ok_or_else(|| format!("params: cannot read {params:?}"))?;

@@ -1,0 +1,135 @@
+//! One vif: what it offers, and its connection.
+
+use super::{Events, SharedSwitch};
+use abi::DomId;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::String;
+use core::slice;
+use domain_rt::backend::{self, Signal};
+use domain_rt::events::Event;
+use domain_rt::grant::{Access, Mapping};
+use domain_rt::println;
+use domain_rt::store::Store;
+use domain_rt::xenbus::Half;
+use embassy_futures::select::select;
+use netback::switch::VifId;
+use netback::vif::VifConfig;
+use ring_proto::keys::{Keys, Put};
+use ring_proto::net::Mac;
+use ring_proto::net_keys::{self, BackKeys, FrontKeys, Offloads, QueueKeys};
+use ring_proto::path::{BackDir, Device};
+
+/// Everything is taken from guests: what a destination does not do is done here.
+const OFFERED: BackKeys = BackKeys {
+    offloads: Offloads { scatter_gather: true, gso_tcpv4: true, gso_tcpv6: true, checksum_v4: true, checksum_v6: true },
+    split_events: true,
+    multicast_control: true,
+    max_queues: 1,
+};
+
+/// A vif before anybody is connected.
+struct Vif {
+    switch: Rc<SharedSwitch>,
+    mac: Mac,
+}
+
+/// A connected frontend. Dropping it closes the vif, then unmaps the rings and closes the events.
+struct Connection {
+    switch: Rc<SharedSwitch>,
+    id: VifId,
+    events: Rc<Events>,
+    broken: Signal,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.switch.close(self.id);
+    }
+}
+
+impl backend::Connection for Connection {
+    async fn wait(&self) {
+        match &*self.events {
+            Events::Shared(event) => event.wait().await,
+            Events::Split(tx, rx) => {
+                select(tx.wait(), rx.wait()).await;
+            }
+        }
+    }
+
+    async fn serve(&self) {
+        self.switch.run().await;
+    }
+
+    fn broken(&self) -> &Signal {
+        &self.broken
+    }
+
+    fn stats(&self, put: Put<'_>) {
+        if let Some(counters) = self.switch.switch.borrow().counters(self.id) {
+            counters.publish(put);
+        }
+    }
+}
+
+impl backend::Backend for Vif {
+    type Connection = Connection;
+
+    fn offer(&self, put: Put<'_>) {
+        OFFERED.publish(put);
+    }
+
+    async fn connect(&self, half: &Half) -> Result<Connection, String> {
+        let keys = half.peer_keys().await.map_err(|error| format!("{error}"))?;
+        let front = FrontKeys::parse(&keys, OFFERED.max_queues).map_err(|error| format!("{error}"))?;
+        let queue = front.queues.first().ok_or("no queue")?;
+        let peer = half.peer();
+        let config =
+            VifConfig { peer, mac: self.mac, offloads: front.offloads, multicast_control: front.multicast_control };
+        let (tx, rx, events) = map(peer, queue)?;
+        let (events, broken) = (Rc::new(events), Signal::default());
+        let id =
+            self.switch.open(tx, rx, config, events.clone(), broken.clone()).map_err(|error| format!("{error:?}"))?;
+        let connection = Connection { switch: self.switch.clone(), id, events, broken };
+        // What was sent before anybody listened.
+        self.switch.run().await;
+        Ok(connection)
+    }
+
+    fn describe(&self, _put: Put<'_>) {}
+}
+
+/// Maps a queue's rings and binds its events.
+fn map(peer: DomId, queue: &QueueKeys) -> Result<(Mapping, Mapping, Events), String> {
+    let ring = |name, grant| {
+        Mapping::new(peer, slice::from_ref(grant), Access::ReadWrite).map_err(|status| format!("{name}: {status:?}"))
+    };
+    let event = |port| Event::bind_interdomain(peer, port).map_err(|error| format!("event channel: {error:?}"));
+    let events = match queue.events {
+        net_keys::Events::Shared(port) => Events::Shared(event(port)?),
+        net_keys::Events::Split { tx, rx } => Events::Split(event(tx)?, event(rx)?),
+    };
+    Ok((ring("tx-ring-ref", &queue.tx_ring)?, ring("rx-ring-ref", &queue.rx_ring)?, events))
+}
+
+/// Serves a vif until it is removed.
+pub async fn serve(store: Store, switch: Rc<SharedSwitch>, device: Device, gone: Signal) {
+    let served = match address(store, device).await {
+        Ok(mac) => backend::serve_device(store, device, &gone, &Vif { switch, mac }).await,
+        Err(why) => match Half::back(store, device).await {
+            Ok(mut half) => backend::fail(&mut half, &why).await,
+            Err(error) => Err(error),
+        },
+    };
+    if let Err(error) = served {
+        println!("netback: {}: {error}", BackDir(device));
+    }
+}
+
+/// The address that the toolstack gave the vif.
+async fn address(store: Store, device: Device) -> Result<Mac, String> {
+    let keys = store.keys(&format!("{}", BackDir(device)), |_| false).await.map_err(|error| format!("{error}"))?;
+    let mac = keys.get("mac").and_then(Mac::parse);
+    mac.ok_or_else(|| String::from("mac is missing or no address"))
+}

@@ -1,0 +1,348 @@
+//! Packets between guests and the NIC.
+
+use super::{FakeNic, Machine, Wire, frame, ip_packet, mac, verify};
+use crate::switch::{Outcome, Switch, VifId};
+use crate::vif::VifConfig;
+use abi::{DomId, GrantRef};
+use ring_proto::net::*;
+use ring_proto::net_keys::Offloads;
+use ring_proto::peers::hostile::HostileFront;
+use ring_proto::peers::net::{Packet, PoliteFront, hostile_slot};
+use ring_proto::peers::{Pages, Rng};
+use ring_proto::words::WordMemory;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::vec::Vec;
+
+type Memory = Arc<WordMemory>;
+
+const ALL: Offloads =
+    Offloads { scatter_gather: true, gso_tcpv4: true, gso_tcpv6: true, checksum_v4: true, checksum_v6: true };
+const NONE: Offloads =
+    Offloads { scatter_gather: false, gso_tcpv4: false, gso_tcpv6: false, checksum_v4: false, checksum_v6: false };
+
+struct Bench {
+    machine: Machine,
+    switch: Switch<Machine, FakeNic, Memory>,
+    wire: Rc<RefCell<Wire>>,
+    now: u64,
+    broken: Vec<VifId>,
+}
+
+struct Guest {
+    front: PoliteFront<Memory>,
+    pages: Pages,
+    id: VifId,
+    mac: Mac,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let machine = Machine::new(2048);
+        let nic = FakeNic::new(&machine, 256);
+        let wire = nic.wire.clone();
+        let switch = Switch::new(machine.clone(), Some(nic));
+        Self { machine, switch, wire, now: 0, broken: Vec::new() }
+    }
+
+    fn config(dom: u16, offloads: Offloads) -> VifConfig {
+        VifConfig { peer: DomId(dom), mac: mac(dom as u8), offloads, multicast_control: false }
+    }
+
+    fn guest(&mut self, dom: u16, offloads: Offloads) -> Guest {
+        let pages = self.machine.guest(dom);
+        let (tx, rx) = (WordMemory::new(4096), WordMemory::new(4096));
+        let mut front = PoliteFront::new(tx.clone(), rx.clone(), pages.clone(), dom.into());
+        let _ = front.step();
+        let id = self.switch.open(tx, rx, Self::config(dom, offloads)).unwrap();
+        Guest { front, pages, id, mac: mac(dom as u8) }
+    }
+
+    fn run(&mut self) {
+        self.now += 1;
+        let broken = &mut self.broken;
+        while self.switch.run(self.now, 8, |outcome| {
+            if let Outcome::Corrupt(id, _) = outcome {
+                broken.push(id);
+            }
+        }) {}
+    }
+
+    fn sent(&mut self) -> Vec<(Vec<u8>, bool)> {
+        std::mem::take(&mut self.wire.borrow_mut().out)
+    }
+}
+
+impl Guest {
+    /// Sends one packet and lets the switch move it.
+    fn send(&mut self, bench: &mut Bench, packet: &Packet) {
+        assert!(self.front.send(packet));
+        let _ = self.front.step();
+        bench.run();
+        let _ = self.front.step();
+        bench.run();
+    }
+
+    fn receive(&mut self) -> Option<Packet> {
+        let _ = self.front.step();
+        self.front.received.pop_front()
+    }
+}
+
+fn plain(bytes: Vec<u8>) -> Packet {
+    Packet { bytes, checksum: Checksum::Unknown, gso: None }
+}
+
+#[test]
+fn guest_to_guest_untouched_in_one_copy() {
+    let mut bench = Bench::new();
+    let (mut a, mut b) = (bench.guest(1, ALL), bench.guest(2, ALL));
+    let mut rng = Rng(5);
+    let (mut total, mut packets) = (0, 0);
+    for _ in 0..300 {
+        let mut packet = Packet::random(&mut rng);
+        let shorter = packet.bytes.len().max(60);
+        packet.bytes.resize(shorter, 0);
+        packet.bytes[..12].copy_from_slice(&[b.mac.0, a.mac.0].concat());
+        a.send(&mut bench, &packet);
+        total += packet.bytes.len();
+        packets += 1;
+        assert_eq!(b.receive(), Some(packet));
+    }
+    assert!(bench.sent().is_empty() && a.front.errors == 0 && a.front.in_flight() == 0);
+    assert_eq!(*bench.machine.copied.borrow(), total + 16 * packets, "payload once, and the first bytes");
+    let (a, b) = (bench.switch.counters(a.id).unwrap(), bench.switch.counters(b.id).unwrap());
+    assert_eq!((a.tx_packets, a.tx_bytes as usize, a.tx_errors, a.tx_dropped), (300, total, 0, 0));
+    assert_eq!((b.rx_packets, b.rx_bytes as usize, b.rx_dropped), (300, total, 0));
+    assert_eq!((a.checksums, a.segments, b.bytes_copied as usize), (0, 0, total));
+}
+
+#[test]
+fn guest_to_nic_without_a_copy_where_the_guest_did_its_checksums() {
+    let mut bench = Bench::new();
+    let mut a = bench.guest(1, ALL);
+    bench.wire.borrow_mut().input.push_back(frame(a.mac, mac(99), 0x0800, &[1; 50]));
+    bench.run();
+    for len in [46, 100, 1500] {
+        let bytes = frame(mac(99), a.mac, 0x0800, &std::vec![7; len]);
+        a.send(&mut bench, &plain(bytes.clone()));
+        assert_eq!(bench.sent(), [(bytes, true)]);
+    }
+    assert_eq!(bench.switch.counters(a.id).unwrap().bytes_copied - 64, 3 * 16, "64 received, no payload sent");
+    assert_eq!((a.front.errors, a.front.in_flight()), (0, 0));
+}
+
+#[test]
+fn pages_are_answered_only_when_the_nic_is_done() {
+    let mut bench = Bench::new();
+    let mut a = bench.guest(1, ALL);
+    bench.wire.borrow_mut().hold = true;
+    a.send(&mut bench, &plain(frame(mac(99), a.mac, 0x0800, &[7; 100])));
+    assert!(a.front.in_flight() > 0);
+    bench.wire.borrow_mut().hold = false;
+    bench.run();
+    let _ = a.front.step();
+    assert_eq!(a.front.in_flight(), 0);
+}
+
+#[test]
+fn guest_to_nic_blank_checksums_are_completed() {
+    let mut bench = Bench::new();
+    let mut a = bench.guest(1, ALL);
+    let units = bench.switch.free_units();
+    for v6 in [false, true] {
+        for tcp in [false, true] {
+            let payload: Vec<u8> = (0..1200).map(|n| n as u8).collect();
+            let bytes = ip_packet(mac(99), a.mac, v6, tcp, &payload);
+            a.send(&mut bench, &Packet { bytes, checksum: Checksum::Blank, gso: None });
+            let sent = bench.sent();
+            assert_eq!(sent.len(), 1);
+            assert!(verify(&sent[0].0).0 == payload && !sent[0].1);
+        }
+    }
+    let odd = Packet { bytes: frame(mac(99), a.mac, 0x1234, &[1; 60]), checksum: Checksum::Blank, gso: None };
+    a.send(&mut bench, &odd);
+    assert!(bench.sent().is_empty(), "nothing known to complete");
+    let counters = bench.switch.counters(a.id).unwrap();
+    assert_eq!((counters.checksums, counters.tx_errors), (4, 1));
+    assert!(bench.switch.free_units() >= units - 16, "all but the NIC's buffers came back");
+}
+
+#[test]
+fn guest_to_nic_large_packets_are_segmented() {
+    let mut bench = Bench::new();
+    let mut a = bench.guest(1, ALL);
+    bench.run();
+    let units = bench.switch.free_units();
+    for _ in 0..20 {
+        let payload: Vec<u8> = (0..60_000).map(|n| (n % 253) as u8).collect();
+        let gso = Some(Gso { kind: GsoKind::TcpV4, size: 1448 });
+        let bytes = ip_packet(mac(99), a.mac, false, true, &payload);
+        a.send(&mut bench, &Packet { bytes, checksum: Checksum::Blank, gso });
+        let sent = bench.sent();
+        let joined: Vec<u8> = sent.iter().flat_map(|(segment, _)| verify(segment).0).collect();
+        assert!(joined == payload && sent.iter().all(|(segment, _)| segment.len() <= 1514));
+    }
+    let counters = bench.switch.counters(a.id).unwrap();
+    assert_eq!((counters.segments, counters.tx_dropped, a.front.in_flight()), (20 * 42, 0, 0));
+    assert_eq!(bench.switch.free_units(), units);
+}
+
+#[test]
+fn a_guest_that_takes_nothing_gets_plain_packets() {
+    let mut bench = Bench::new();
+    let (mut a, mut b) = (bench.guest(1, ALL), bench.guest(2, NONE));
+    let payload: Vec<u8> = (0..30_000).map(|n| (n % 253) as u8).collect();
+    let gso = Some(Gso { kind: GsoKind::TcpV6, size: 1400 });
+    let bytes = ip_packet(b.mac, a.mac, true, true, &payload);
+    a.send(&mut bench, &Packet { bytes, checksum: Checksum::Blank, gso });
+    let mut joined = Vec::new();
+    while let Some(packet) = b.receive() {
+        assert_eq!((packet.checksum, packet.gso), (Checksum::Validated, None));
+        joined.extend(verify(&packet.bytes).0);
+    }
+    assert!(joined == payload);
+    let blank = Packet { bytes: ip_packet(b.mac, a.mac, false, false, &[9; 99]), checksum: Checksum::Blank, gso: None };
+    a.send(&mut bench, &blank);
+    assert_eq!(verify(&b.receive().unwrap().bytes).0, [9; 99]);
+    a.send(&mut bench, &plain(frame(b.mac, a.mac, 0x0800, &[1; 5000])));
+    assert!(b.receive().is_none(), "too large for one page");
+}
+
+#[test]
+fn nic_to_guest_in_one_copy() {
+    let mut bench = Bench::new();
+    let (mut a, mut b) = (bench.guest(1, ALL), bench.guest(2, NONE));
+    let mut total = 0;
+    for n in 0..500 {
+        let bytes = frame(a.mac, mac(99), 0x0800, &std::vec![n as u8; 46 + n]);
+        total += bytes.len();
+        bench.wire.borrow_mut().input.push_back(bytes.clone());
+        bench.run();
+        assert_eq!(a.receive().unwrap().bytes, bytes);
+        bench.run();
+    }
+    assert_eq!(b.receive(), None);
+    assert_eq!(*bench.machine.copied.borrow(), total);
+    assert_eq!(bench.switch.counters(a.id).unwrap().bytes_copied as usize, total);
+    assert_eq!(bench.switch.totals().nic_dropped, 0);
+}
+
+#[test]
+fn groups_and_strangers_go_everywhere_but_back() {
+    let mut bench = Bench::new();
+    let (mut a, mut b, mut c) = (bench.guest(1, ALL), bench.guest(2, NONE), bench.guest(3, ALL));
+    for dst in [Mac::BROADCAST, mac(77), Mac([1, 0, 0x5e, 0, 0, 1])] {
+        let bytes = frame(dst, a.mac, 0x0806, &[5; 46]);
+        a.send(&mut bench, &plain(bytes.clone()));
+        assert_eq!(bench.sent(), [(bytes.clone(), true)]);
+        assert_eq!((b.receive().unwrap().bytes, c.receive().unwrap().bytes), (bytes.clone(), bytes));
+        assert_eq!(a.receive(), None);
+    }
+    // The stranger answers from outside: from now on packets to it go there alone.
+    bench.wire.borrow_mut().input.push_back(frame(a.mac, mac(77), 0x0806, &[6; 46]));
+    bench.run();
+    assert!(a.receive().is_some() && b.receive().is_none());
+    a.send(&mut bench, &plain(frame(mac(77), a.mac, 0x0806, &[7; 46])));
+    assert_eq!((bench.sent().len(), b.receive(), c.receive()), (1, None, None));
+}
+
+#[test]
+fn nobody_sends_under_anothers_address() {
+    let mut bench = Bench::new();
+    let (mut a, mut b) = (bench.guest(1, ALL), bench.guest(2, ALL));
+    for forged in [b.mac, Mac::BROADCAST] {
+        a.send(&mut bench, &plain(frame(Mac::BROADCAST, forged, 0x0806, &[5; 46])));
+    }
+    assert_eq!((bench.sent().len(), b.receive(), a.front.in_flight()), (0, None, 0));
+    assert_eq!(bench.switch.counters(a.id).unwrap().tx_errors, 2);
+    let (tx, rx) = (WordMemory::new(4096), WordMemory::new(4096));
+    bench.machine.guest(3);
+    let config = VifConfig { mac: mac(1), ..Bench::config(3, ALL) };
+    assert!(bench.switch.open(tx, rx, config).is_err(), "two vifs of one address");
+}
+
+#[test]
+fn a_hostile_guest_hurts_nobody() {
+    for seed in 0..30u64 {
+        let mut bench = Bench::new();
+        let (mut a, mut b) = (bench.guest(1, ALL), bench.guest(2, if seed % 3 == 0 { NONE } else { ALL }));
+        let pages = bench.machine.guest(3);
+        let grants: Vec<GrantRef> = (0..4).map(|_| pages.grant(false)).collect();
+        // Packets that look like something: from its own address, to the others, to be segmented or completed.
+        for (n, page) in grants.iter().enumerate() {
+            let to = [a.mac, b.mac, mac(99), Mac::BROADCAST][n];
+            pages.fill(*page, 0, &ip_packet(to, mac(3), n % 2 == 0, true, &[3; 1000]));
+        }
+        let (tx, rx) = (WordMemory::new(4096), WordMemory::new(4096));
+        let mut hostile = HostileFront::<_, Tx>::new(tx.clone(), seed, seed % 2 == 0);
+        // Its receive ring is garbage from the start, or empty.
+        if seed % 4 == 0 {
+            use ring_proto::memory::RingMemory;
+            rx.write(0, &[0x5a; 4096]);
+        }
+        let bad = bench.switch.open(tx, rx, Bench::config(3, ALL)).unwrap();
+        for n in 0..200u32 {
+            let _ = hostile.step(|rng| hostile_slot(rng, &grants));
+            let payload: Vec<u8> = (0..20 + n).map(|byte| byte as u8).collect();
+            let packet = plain(frame(b.mac, a.mac, 0x0800, &payload));
+            a.send(&mut bench, &packet);
+            let mut got = Vec::new();
+            while let Some(packet) = b.receive() {
+                got.push(packet);
+            }
+            // It may send b what it likes from its own address.
+            got.retain(|packet| packet.bytes[6..12] == a.mac.0);
+            assert_eq!(got, [packet], "packet {n} of seed {seed}");
+        }
+        assert!(bench.broken.iter().all(|id| *id == bad) && bench.broken.len() <= 1);
+        assert_eq!((a.front.errors, a.front.in_flight()), (0, 0));
+        let counters = bench.switch.close(bad).unwrap();
+        assert!(!bench.broken.is_empty() || counters.tx_errors > 0);
+        bench.run();
+        assert!(bench.switch.free_units() >= 2048 - 2 - 16, "no memory is lost");
+    }
+}
+
+#[test]
+fn a_guest_that_leaves_is_not_missed() {
+    let mut bench = Bench::new();
+    let (mut a, mut b) = (bench.guest(1, ALL), bench.guest(2, ALL));
+    bench.wire.borrow_mut().hold = true;
+    b.send(&mut bench, &plain(frame(mac(99), b.mac, 0x0800, &[7; 100])));
+    assert!(bench.switch.close(b.id).is_some() && bench.switch.close(b.id).is_none());
+    let mut again = Bench::config(2, ALL);
+    again.peer = DomId(4);
+    bench.machine.guest(4);
+    let (tx, rx) = (WordMemory::new(4096), WordMemory::new(4096));
+    let successor = bench.switch.open(tx, rx, again).unwrap();
+    bench.wire.borrow_mut().hold = false;
+    bench.run();
+    assert_eq!(bench.switch.counters(successor).unwrap().tx_packets, 0);
+    a.send(&mut bench, &plain(frame(mac(2), a.mac, 0x0800, &[7; 100])));
+    assert_eq!(bench.switch.counters(successor).unwrap().rx_dropped, 1, "it offers no pages");
+    assert!(bench.broken.is_empty() && b.pages.count() > 0);
+}
+
+#[test]
+fn a_slow_nic_leaves_packets_on_the_rings() {
+    let mut bench = Bench::new();
+    let mut a = bench.guest(1, ALL);
+    bench.wire.borrow_mut().hold = true;
+    let gso = Some(Gso { kind: GsoKind::TcpV4, size: 1448 });
+    let payload = std::vec![1; 60_000];
+    for _ in 0..10 {
+        let bytes = ip_packet(mac(99), a.mac, false, true, &payload);
+        a.send(&mut bench, &Packet { bytes, checksum: Checksum::Blank, gso });
+    }
+    let early = bench.sent().len();
+    assert!((100..256).contains(&early), "{early} segments");
+    while a.front.in_flight() > 0 {
+        bench.wire.borrow_mut().hold = false;
+        bench.run();
+        let _ = a.front.step();
+    }
+    assert_eq!(early + bench.sent().len(), 10 * 42);
+    assert_eq!(bench.switch.counters(a.id).unwrap().tx_dropped, 0);
+}
