@@ -14,8 +14,6 @@ const SIGNATURE: [u32; 3] = [0x566e_6558, 0x6558_4d4d, 0x4d4d_566e];
 const HYPERCALL_MSR: u32 = 0x4000_0000;
 /// CR4.OSXSAVE.
 const CR4_OSXSAVE: u64 = 1 << 18;
-/// Machine addresses that a guest can meet have at most this many bits: grants stay in version 1.
-const MACHINE_ADDRESS_BITS: u32 = 44;
 
 /// A mask from bit numbers.
 const fn bits<const N: usize>(numbers: [u32; N]) -> u32 {
@@ -37,10 +35,10 @@ const OSXSAVE: u32 = 1 << 27;
 const XSAVE: u32 = 1 << 26;
 /// Leaf 1 edx: VME, PSE, MCE, APIC, MTRR, PGE, MCA, PSE36, DS, ACPI, SS, HT, TM, PBE.
 const HIDDEN_1D: u32 = bits([1, 3, 7, 9, 12, 13, 14, 17, 21, 22, 27, 28, 29, 31]);
-/// Leaf 7 ebx: TSC_ADJUST, SGX, SMEP, INVPCID, PQM, MPX, PQE, SMAP, PT.
-const HIDDEN_7B: u32 = bits([1, 2, 7, 10, 12, 14, 15, 20, 25]);
-/// Leaf 7 ecx: UMIP, PKU, OSPKE, WAITPKG, CET_SS, LA57, BUS_LOCK, ENQCMD, SGX_LC, PKS.
-const HIDDEN_7C: u32 = bits([2, 3, 4, 5, 7, 16, 24, 29, 30, 31]);
+/// Leaf 7 ebx: TSC_ADJUST, SGX, SMEP, INVPCID, PQM, MPX, PQE, SMAP, PCOMMIT, PT.
+const HIDDEN_7B: u32 = bits([1, 2, 7, 10, 12, 14, 15, 20, 22, 25]);
+/// Leaf 7 ecx: UMIP, PKU, OSPKE, WAITPKG, CET_SS, LA57, RDPID (TSC_AUX is not switched), BUS_LOCK, ENQCMD, SGX_LC, PKS.
+const HIDDEN_7C: u32 = bits([2, 3, 4, 5, 7, 16, 22, 24, 29, 30, 31]);
 /// Leaf 7 edx: UINTR, PCONFIG, ARCH_LBR, CET_IBT, AMX (3), IBRSB, STIBP, L1D_FLUSH, ARCH_CAPS, CORE_CAPS, SSBD.
 const HIDDEN_7D: u32 = bits([5, 18, 19, 20, 22, 24, 25, 26, 27, 28, 29, 30, 31]);
 /// Leaf 0xd.1 eax: XSAVES, XFD.
@@ -116,13 +114,11 @@ impl<P: Platform> Core<P> {
             (0, _) => [BASE + 5, b, c, d],
             (1, _) => [4 << 16 | 17, 0, 0, 0],
             (2, _) => [1, HYPERCALL_MSR, 1, 0],
-            (3, 0) => [0, 0, tsc_khz(&self.platform), 0],
-            (3, 1) => {
-                let (mul, shift) = self.platform.tsc_scale();
-                [0, 0, mul, shift as u32]
-            }
+            // The TSC is native; RDTSCP is there where the CPU has it.
+            (3, 0) => [self.platform.cpuid(0x8000_0001, 0)[3] >> 25 & 4, 0, 0, 0],
             (3, 2) => [tsc_khz(&self.platform), 0, 0, 0],
-            (5, 0) => [0, MACHINE_ADDRESS_BITS, 0, 0],
+            // The bits of the machine's highest address: 44 at most, and grants stay in version 1.
+            (5, 0) => [0, 64 - ((self.frames.len() as u64) << abi::PAGE_SHIFT).saturating_sub(1).leading_zeros(), 0, 0],
             _ => [0; 4],
         }
     }

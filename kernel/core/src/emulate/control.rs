@@ -39,8 +39,8 @@ impl<P: Platform> Core<P> {
                 fpu_taskswitch::switch(c, false);
                 Outcome::Done(prefix + 2)
             }
-            // WBINVD and INVD: guests' memory is write-back only.
-            [0x0f, 0x08 | 0x09, ..] => Outcome::Done(prefix + 2),
+            // WBINVD: guests' memory is write-back only. INVD would lose data, and is refused.
+            [0x0f, 0x09, ..] => Outcome::Done(prefix + 2),
             // CLI and STI, where the virtual IOPL allows them: events are masked in vcpu_info alone.
             [0xfa | 0xfb, ..] if self.has_iopl(c) => Outcome::Done(prefix + 1),
             [0x0f, 0xa2, ..] => {
@@ -70,7 +70,6 @@ impl<P: Platform> Core<P> {
 
     /// MOV to and from control and debug registers. None: done, go on behind it.
     fn move_special(&self, c: &mut Caller<'_, P>, opcode: u8, special: u8, number: u8) -> Option<Outcome> {
-        let invalid = Some(Outcome::Raise(Exception::new(vector::UD)));
         match opcode {
             0x20 => {
                 let value = match special {
@@ -78,13 +77,13 @@ impl<P: Platform> Core<P> {
                     2 => self.cr2(c),
                     3 => c.run.kernel_root.map_or(0, |f| f.mfn().0 << abi::PAGE_SHIFT),
                     4 => c.run.cr4 | CR4_SHOWN,
-                    _ => return invalid,
+                    _ => return Some(Outcome::Refused),
                 };
                 *general(&mut c.run.regs, number) = value;
             }
             0x21 => match debugreg::read(c.run, u32::from(special)) {
                 Some(value) => *general(&mut c.run.regs, number) = value,
-                None => return invalid,
+                None => return Some(Outcome::Raise(Exception::new(vector::UD))),
             },
             0x22 => {
                 let value = *general(&mut c.run.regs, number);
@@ -113,8 +112,7 @@ impl<P: Platform> Core<P> {
                 c.run.cr4 = self.admit_cr4(value);
                 self.platform.load_control(c.run);
             }
-            0 => return Some(Outcome::Refused),
-            _ => return Some(Outcome::Raise(Exception::new(vector::UD))),
+            _ => return Some(Outcome::Refused),
         }
         None
     }

@@ -9,12 +9,14 @@ use crate::platform::Platform;
 /// MSR numbers.
 mod number {
     pub const TSC: u32 = 0x10;
-    pub const PLATFORM_ID: u32 = 0x17;
+    pub const APIC_BASE: u32 = 0x1b;
     pub const BIOS_SIGN_ID: u32 = 0x8b;
     pub const PLATFORM_INFO: u32 = 0xce;
     pub const MISC_FEATURES_ENABLES: u32 = 0x140;
     pub const MISC_ENABLE: u32 = 0x1a0;
     pub const PAT: u32 = 0x277;
+    pub const PERF_CAPABILITIES: u32 = 0x345;
+    pub const HYPERCALL_PAGE: u32 = 0x4000_0000;
     pub const EFER: u32 = 0xc000_0080;
     pub const FS_BASE: u32 = 0xc000_0100;
     pub const GS_BASE: u32 = 0xc000_0101;
@@ -33,13 +35,16 @@ impl<P: Platform> Core<P> {
             number::GS_BASE => c.run.gs_base_kernel,
             number::KERNEL_GS_BASE => c.run.gs_base_user,
             number::TSC => self.platform.tsc(),
-            number::PAT | number::EFER | number::MISC_ENABLE | number::BIOS_SIGN_ID | number::PLATFORM_ID => {
-                match self.platform.rdmsr(msr) {
-                    Some(value) => value,
-                    None => return Outcome::Refused,
-                }
-            }
-            number::PLATFORM_INFO | number::MISC_FEATURES_ENABLES => 0,
+            number::PAT | number::EFER | number::MISC_ENABLE | number::BIOS_SIGN_ID => match self.platform.rdmsr(msr) {
+                Some(value) => value,
+                None => return Outcome::Refused,
+            },
+            // Enabled, at the usual place, on the first CPU: Linux asks although none is shown.
+            number::APIC_BASE => 0xfee0_0800 | if c.vcpu.id.0 == 0 { 0x100 } else { 0 },
+            number::PLATFORM_INFO
+            | number::MISC_FEATURES_ENABLES
+            | number::PERF_CAPABILITIES
+            | number::HYPERCALL_PAGE => 0,
             _ => return Outcome::Refused,
         };
         (c.run.regs.rax, c.run.regs.rdx) = (value & 0xffff_ffff, value >> 32);
@@ -53,9 +58,10 @@ impl<P: Platform> Core<P> {
             number::FS_BASE => Base::Fs,
             number::GS_BASE => Base::GsKernel,
             number::KERNEL_GS_BASE => Base::GsUser,
-            // The microcode's signature is asked for by writing 0 first.
-            number::BIOS_SIGN_ID if value == 0 => return Outcome::Done(length),
             number::MISC_FEATURES_ENABLES if value == 0 => return Outcome::Done(length),
+            // Nothing of it can be changed, but it may be written back.
+            number::EFER if self.platform.rdmsr(number::EFER) == Some(value) => return Outcome::Done(length),
+            number::MISC_ENABLE if self.platform.rdmsr(number::MISC_ENABLE).is_some() => return Outcome::Done(length),
             _ => return Outcome::Refused,
         };
         match set_segment_base::set(c, base, value) {

@@ -149,11 +149,17 @@ impl<P: Platform> Core<P> {
             let _one = self.lines.lock();
             return self.config_access(c, port, bytes).map_or(ones, |()| self.platform.port_in(port, bytes) & ones);
         }
-        match self.may_use_ports(c.domain, port, bytes) {
-            true => self.platform.port_in(port, bytes) & ones,
-            false if port == TIMER_2 => 0,
-            false => ones,
+        if self.may_use_ports(c.domain, port, bytes) {
+            return self.platform.port_in(port, bytes) & ones;
         }
+        // Byte by byte: each that was given is read, the others are what nothing answers.
+        let byte = |port| match self.may_use_ports(c.domain, port, 1) {
+            true => self.platform.port_in(port, 1) as u8,
+            false if port == TIMER_2 => 0,
+            false => 0xff,
+        };
+        let value: [u8; 4] = core::array::from_fn(|n| if n < usize::from(bytes) { byte(port.wrapping_add(n as u16)) } else { 0 });
+        u32::from_le_bytes(value)
     }
 
     fn port_write(&self, c: &Caller<'_, P>, port: u16, bytes: u8, value: u32) {
@@ -166,6 +172,11 @@ impl<P: Platform> Core<P> {
             }
         } else if self.may_use_ports(c.domain, port, bytes) {
             self.platform.port_out(port, bytes, value);
+        } else {
+            let given = (port..=u16::MAX).zip(value.to_le_bytes()).take(usize::from(bytes));
+            for (port, byte) in given.filter(|&(port, _)| self.may_use_ports(c.domain, port, 1)) {
+                self.platform.port_out(port, 1, u32::from(byte));
+            }
         }
     }
 

@@ -149,7 +149,7 @@ fn segment_bases_by_msr_before_there_is_any_trap_table() {
 #[test]
 fn other_msrs_are_protection_faults() {
     let s = ordinary();
-    for msr in [0x1b, 0x174, 0x8b0, 0xc000_0081, 0xc000_0082, 0x4000_0000, 0xffff_ffff] {
+    for msr in [0x1d9, 0x174, 0x8b0, 0xc000_0081, 0xc000_0082, 0x4000_0001, 0xffff_ffff] {
         assert!(!s.privileged(&[0x0f, 0x32], |r| r.rcx = msr), "rdmsr {msr:#x}");
         assert!(!s.privileged(&[0x0f, 0x30], |r| (r.rcx, r.rax) = (msr, 1)), "wrmsr {msr:#x}");
     }
@@ -186,7 +186,7 @@ fn instructions_of_the_kernel_are_refused_to_user_mode() {
 fn caches_interrupt_flag_and_xcr0() {
     let s = ordinary();
     assert!(s.privileged(&[0x0f, 0x09], |_| ()));
-    assert!(s.privileged(&[0x0f, 0x08], |_| ()));
+    assert!(!s.privileged(&[0x0f, 0x08], |_| ()), "INVD would lose data");
     // cli and sti need the virtual IOPL, and then do nothing.
     assert!(!s.privileged(&[0xfa], |_| ()));
     s.with(|c| c.run.iopl = 1);
@@ -273,9 +273,14 @@ fn ports_that_were_given_are_reached_and_their_neighbours_are_not() {
     assert!(s.privileged(&[0xed], |r| (r.rax, r.rdx) = (0, 0x1000)));
     assert_eq!(s.regs().rax, 0x1122_3344);
     assert!(s.privileged(&[0xed], |r| r.rdx = 0x1001), "crosses the end");
-    assert_eq!(s.regs().rax, 0xffff_ffff);
+    assert_eq!(s.regs().rax, 0xff44_4444, "byte by byte");
     assert!(s.privileged(&[0x66, 0xef], |r| (r.rax, r.rdx) = (0xabcd_1234, 0x1002)));
-    assert_eq!(accesses(&s), [(0x1000, 4, None), (0x1002, 2, Some(0x1234))]);
+    assert!(s.privileged(&[0x66, 0xef], |r| (r.rax, r.rdx) = (0x5678, 0xfff)));
+    let bytes = (0x1001..0x1004).map(|port| (port, 1, None));
+    let mut expected: Vec<_> = std::vec![(0x1000, 4, None)];
+    expected.extend(bytes);
+    expected.extend([(0x1002, 2, Some(0x1234)), (0x1000, 1, Some(0x56))]);
+    assert_eq!(accesses(&s), expected);
 }
 
 #[test]
@@ -355,9 +360,10 @@ fn the_cores_own_ports_are_nobodys() {
     for port in [0x20, 0xa1, 0x40, 0x61, 0x71, 0x3f8] {
         assert!(s.privileged(&[0xee], |r| r.rdx = port));
     }
-    // Four bytes that end in one of them.
-    assert!(s.privileged(&[0xef], |r| r.rdx = 0x1d));
     assert_eq!(accesses(&s), []);
+    // Four bytes that end in one of them: the others are reached.
+    assert!(s.privileged(&[0xef], |r| r.rdx = 0x1d));
+    assert_eq!(accesses(&s).iter().map(|a| a.0).collect::<Vec<_>>(), [0x1d, 0x1e, 0x1f]);
 }
 
 // ---- Page tables -------------------------------------------------------------------------------------------------------
@@ -548,7 +554,8 @@ fn what_cpuid_hides_and_shows() {
     assert_eq!(leaf(0xa, 0), [0; 4], "no performance counters");
     hidden(leaf(0x8000_0001, 0)[3], &[26]); // 1 GiB pages
     assert_eq!(leaf(0x8000_00ff, 0), [0; 4], "beyond the last leaf");
-    assert_eq!(leaf(0x4000_0005, 0)[1], 44, "grants stay in version 1");
+    assert_eq!(leaf(0x4000_0005, 0)[1], 21, "512 frames");
     assert_eq!(leaf(0x4000_0006, 0), [0; 4]);
-    assert_eq!(leaf(0x4000_0003, 0)[2], 1_000_000, "1 GHz");
+    assert_eq!(leaf(0x4000_0003, 0), [4, 0, 0, 0], "RDTSCP, the TSC is native");
+    assert_eq!(leaf(0x4000_0003, 2)[0], 1_000_000, "1 GHz");
 }

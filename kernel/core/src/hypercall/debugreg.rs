@@ -2,8 +2,8 @@
 //!
 //! - Arguments: the register's number; to set, its value.
 //! - Returns: 0; to get, the value itself, which looks like an error if it is one.
-//! - Faults: ENODEV: no such register (4 and 5 under CR4.DE). EPERM: DR0-3 inside the core's own addresses, DR6 or DR7
-//!   with upper bits, DR7 with general detect, or an I/O breakpoint without CR4.DE.
+//! - Faults: ENODEV: no such register (4 and 5 under CR4.DE). EINVAL: DR6 or DR7 with upper bits. EPERM: DR0-3
+//!   inside the core's own addresses, DR7 with general detect, or an I/O breakpoint without CR4.DE.
 //! - Notes: 4 and 5 are other names of 6 and 7. Reserved bits take their fixed values. I/O breakpoints are remembered
 //!   but never given to the hardware.
 //! - Source: `xen.h`.
@@ -74,7 +74,7 @@ pub fn admit(run: &mut Run, register: u32, value: u64) -> Result<(), Errno> {
 
 fn admit6(value: u64) -> Result<u64, Errno> {
     const ZEROS: u64 = 0x1000;
-    if value >> 32 != 0 { Err(Errno::EPERM) } else { Ok(value & !ZEROS | DR6_DEFAULT) }
+    if value >> 32 != 0 { Err(Errno::EINVAL) } else { Ok(value & !ZEROS | DR6_DEFAULT) }
 }
 
 /// DR7 for the hardware, and the enable bits of I/O breakpoints taken out of it.
@@ -84,7 +84,10 @@ fn admit7(value: u64, io_allowed: bool) -> Result<(u64, u64), Errno> {
     const DETECT: u64 = 0x2000;
     const ENABLES: u64 = 0xff;
     const ON_IO: u64 = 2;
-    if value >> 32 != 0 || value & DETECT != 0 {
+    if value >> 32 != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if value & DETECT != 0 {
         return Err(Errno::EPERM);
     }
     let value = value & !ZEROS | ONES;

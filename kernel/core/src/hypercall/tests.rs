@@ -129,9 +129,9 @@ fn debug_registers() {
     }
     assert_eq!((set(6, 0xffff_ffff), get(6)), (Ok(0), 0xffff_efff));
     assert_eq!((set(4, 0), get(4)), (Ok(0), 0xffff_0ff0));
-    assert_eq!(set(6, 1 << 32), Err(Errno::EPERM));
+    assert_eq!(set(6, 1 << 32), Err(Errno::EINVAL));
     assert_eq!((set(7, 0), get(7)), (Ok(0), 0x400));
-    assert_eq!(set(7, 1 << 32), Err(Errno::EPERM));
+    assert_eq!(set(7, 1 << 32), Err(Errno::EINVAL));
     assert_eq!(set(7, 0x2000), Err(Errno::EPERM), "general detect");
     assert_eq!((set(7, 0xd801), get(5)), (Ok(0), 0x401), "reserved bits");
     assert_eq!(set(7, 1 | 2 << 16), Err(Errno::EPERM), "an I/O breakpoint without CR4.DE");

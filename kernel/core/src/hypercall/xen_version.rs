@@ -62,9 +62,10 @@ fn features_of<P: Platform>(c: &Caller<'_, P>, submap: u32) -> Result<u32, Stop>
         return Err(Errno::EINVAL.into());
     }
     let mut bits = 1 << features::MMU_PT_UPDATE_PRESERVE_AD
+        | 1 << features::HIGHMEM_ASSIST
         | 1 << features::GNTTAB_MAP_AVAIL_BITS
         | 1 << features::MEMORY_OP_VNODE_SUPPORTED
-        | 1 << features::NOT_DIRECT_MAPPED;
+        | 1 << features::DIRECT_MAPPED;
     const PAE_EXTENDED_CR3: u64 = 1 << 3;
     if c.domain.assist.load(core::sync::atomic::Ordering::Relaxed) & PAE_EXTENDED_CR3 != 0 {
         bits |= 1 << features::PAE_PGDIR_ABOVE_4GB;
