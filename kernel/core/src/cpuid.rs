@@ -2,9 +2,9 @@
 //!
 //! Hidden is what ring 3 cannot have or the core does not offer; everything else is the hardware's.
 
+use crate::Core;
 use crate::platform::Platform;
 use crate::vcpu::Run;
-use crate::Core;
 
 /// First leaf of the hypervisor's own range (`arch-x86/cpuid.h`).
 const BASE: u32 = 0x4000_0000;
@@ -82,11 +82,12 @@ impl<P: Platform> Core<P> {
             (0xd, 0) => {
                 a &= XCR0_SHOWN as u32;
                 d = 0;
-                c = 0x240 + [(2, 0x100), (5, 0x40), (6, 0x200), (7, 0x400)]
-                    .iter()
-                    .filter(|(bit, _)| a >> bit & 1 != 0)
-                    .map(|(_, size)| size)
-                    .sum::<u32>();
+                c = 0x240
+                    + [(2, 0x100), (5, 0x40), (6, 0x200), (7, 0x400)]
+                        .iter()
+                        .filter(|(bit, _)| a >> bit & 1 != 0)
+                        .map(|(_, size)| size)
+                        .sum::<u32>();
                 c = c.max(if a >> 5 & 7 != 0 { 0xa80 } else { 0 });
             }
             (0xd, 1) => (a, b, c, d) = (a & !HIDDEN_XSAVE, 0, 0, 0),

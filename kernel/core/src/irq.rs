@@ -75,9 +75,11 @@ impl Ranges {
         for r in &self.0 {
             let below = *r.start()..=(*r.end()).min(hole.start().wrapping_sub(1));
             let above = (*r.start()).max(hole.end().wrapping_add(1))..=*r.end();
-            pieces.extend([(below, *hole.start() > 0), (above, *hole.end() < u64::MAX)].into_iter().filter_map(
-                |(piece, real)| (real && !piece.is_empty()).then_some(piece),
-            ));
+            pieces.extend(
+                [(below, *hole.start() > 0), (above, *hole.end() < u64::MAX)]
+                    .into_iter()
+                    .filter_map(|(piece, real)| (real && !piece.is_empty()).then_some(piece)),
+            );
         }
         pieces.extend(with);
         pieces.sort_unstable_by_key(|r| *r.start());
@@ -187,8 +189,8 @@ impl<P: Platform> Core<P> {
     /// May the domain map this frame, which is not RAM? True: writable too. EPERM where it was not given it.
     pub fn may_map(&self, domain: &Domain<P>, mfn: Mfn) -> Result<bool, Errno> {
         let core = CORE_FRAMES.iter().any(|r| r.contains(&mfn.0));
-        let given = domain.privilege.contains(Privilege::HARDWARE)
-            || domain.devices.lock().frames.has(&(mfn.0..=mfn.0));
+        let given =
+            domain.privilege.contains(Privilege::HARDWARE) || domain.devices.lock().frames.has(&(mfn.0..=mfn.0));
         if core || !given {
             return Err(Errno::EPERM);
         }
@@ -210,8 +212,8 @@ impl<P: Platform> Core<P> {
             return Err(Errno::EINVAL);
         }
         let mut devices = domain.devices.lock();
-        let given = domain.privilege.contains(Privilege::HARDWARE)
-            || devices.lines.has(&(u64::from(gsi)..=u64::from(gsi)));
+        let given =
+            domain.privilege.contains(Privilege::HARDWARE) || devices.lines.has(&(u64::from(gsi)..=u64::from(gsi)));
         if !given {
             return Err(Errno::EPERM);
         }

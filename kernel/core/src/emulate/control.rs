@@ -59,7 +59,8 @@ impl<P: Platform> Core<P> {
 
     /// Is the virtual I/O privilege level enough for the mode the guest is in?
     pub(super) fn has_iopl(&self, c: &Caller<'_, P>) -> bool {
-        let architectural = c.domain.assist.load(core::sync::atomic::Ordering::Relaxed) & crate::trap::ARCHITECTURAL_IOPL;
+        let architectural =
+            c.domain.assist.load(core::sync::atomic::Ordering::Relaxed) & crate::trap::ARCHITECTURAL_IOPL;
         let needed = match (c.run.kernel_mode, architectural != 0) {
             (false, _) => 3,
             (true, false) => 1,

@@ -48,6 +48,11 @@ impl Code {
     }
 }
 
+/// Makes the decoder ready: it builds its tables (80 KiB) when it is used first, and that is not to be by a guest's fault.
+pub fn prepare() {
+    let _ = iced_x86::Decoder::new(64, &[0x90], iced_x86::DecoderOptions::NONE).decode();
+}
+
 impl<P: Platform> Core<P> {
     /// Reads the instruction at rip, as far as it can be read.
     pub(crate) fn fetch(&self, c: &Caller<'_, P>) -> Option<Code> {

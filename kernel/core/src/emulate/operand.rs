@@ -79,8 +79,7 @@ pub fn source(r: &CpuUserRegs, i: &Instruction, operand: u32) -> Option<u64> {
 }
 
 /// The six arithmetic flags.
-pub const ARITHMETIC: u64 =
-    rflags::CF | rflags::PF | rflags::AF | rflags::ZF | rflags::SF | rflags::OF;
+pub const ARITHMETIC: u64 = rflags::CF | rflags::PF | rflags::AF | rflags::ZF | rflags::SF | rflags::OF;
 
 /// Flags by a result alone: zero, sign, parity.
 pub fn flags_of(result: u64, bytes: u8) -> u64 {

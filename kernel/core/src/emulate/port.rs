@@ -113,7 +113,14 @@ impl<P: Platform> Core<P> {
         self.platform.copy_to_guest(space, at, value.get(..usize::from(bytes)).ok_or(Fault)?)
     }
 
-    fn output_from(&self, c: &Caller<'_, P>, space: AddressSpace, at: Vaddr, port: u16, bytes: u8) -> Result<(), Fault> {
+    fn output_from(
+        &self,
+        c: &Caller<'_, P>,
+        space: AddressSpace,
+        at: Vaddr,
+        port: u16,
+        bytes: u8,
+    ) -> Result<(), Fault> {
         let mut value = [0u8; 4];
         self.platform.copy_from_guest(space, at, value.get_mut(..usize::from(bytes)).ok_or(Fault)?)?;
         self.port_write(c, port, bytes, u32::from_le_bytes(value));
@@ -158,7 +165,8 @@ impl<P: Platform> Core<P> {
             false if port == TIMER_2 => 0,
             false => 0xff,
         };
-        let value: [u8; 4] = core::array::from_fn(|n| if n < usize::from(bytes) { byte(port.wrapping_add(n as u16)) } else { 0 });
+        let value: [u8; 4] =
+            core::array::from_fn(|n| if n < usize::from(bytes) { byte(port.wrapping_add(n as u16)) } else { 0 });
         u32::from_le_bytes(value)
     }
 

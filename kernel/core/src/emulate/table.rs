@@ -1,12 +1,12 @@
 //! A guest's writes to its own page tables: the trapped instruction is decoded, what it would have stored is computed,
 //! and [`Caller::emulate_write`] checks and stores it.
 
-use abi::regs::{CpuUserRegs, rflags};
 use abi::Vaddr;
+use abi::regs::{CpuUserRegs, rflags};
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
-use super::operand::{self, ARITHMETIC};
 use super::Outcome;
+use super::operand::{self, ARITHMETIC};
 use crate::Core;
 use crate::dispatch::Caller;
 use crate::mm::Trapped;
@@ -69,7 +69,8 @@ impl<P: Platform> Core<P> {
 
 /// Is `at` the address of the memory operand? (The fault could be that of an access which crosses a page's end.)
 fn reaches(r: &CpuUserRegs, fs_base: u64, gs_base: u64, i: &Instruction, at: Vaddr) -> bool {
-    let by_register = matches!(i.mnemonic(), Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc) && i.op1_kind() == OpKind::Register;
+    let by_register =
+        matches!(i.mnemonic(), Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc) && i.op1_kind() == OpKind::Register;
     let computed = i.virtual_address(0, 0, |register, _, _| match register {
         Register::FS => Some(fs_base),
         Register::GS => Some(gs_base),

@@ -63,7 +63,7 @@ pub fn admit(run: &mut Run, register: u32, value: u64) -> Result<(), Errno> {
             run.debug[5] = io;
             hardware
         }
-        _ if value < 1 << 47 || value >= abi::layout::HYPERVISOR_VIRT_END.0 => value,
+        _ if !(1 << 47..abi::layout::HYPERVISOR_VIRT_END.0).contains(&value) => value,
         _ => return Err(Errno::EPERM),
     };
     if let Some(slot) = run.debug.get_mut(register) {

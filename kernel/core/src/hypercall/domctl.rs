@@ -13,9 +13,9 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use abi::domctl::{
-    AddressSize, ArchDomainConfig, CreateDomain, CtlBitmap, Domctl, DomctlOp, GetDomainInfo, GetVcpuInfo,
-    HypercallInit, IomemPermission, IoportPermission, IrqPermission, MaxMem, MaxVcpus, SendTrigger, SetDomainHandle,
-    SetTimeOffset, TscInfo, VcpuAffinity, VcpuContext, DOMCTL_INTERFACE_VERSION,
+    AddressSize, ArchDomainConfig, CreateDomain, CtlBitmap, DOMCTL_INTERFACE_VERSION, Domctl, DomctlOp, GetDomainInfo,
+    GetVcpuInfo, HypercallInit, IomemPermission, IoportPermission, IrqPermission, MaxMem, MaxVcpus, SendTrigger,
+    SetDomainHandle, SetTimeOffset, TscInfo, VcpuAffinity, VcpuContext,
 };
 use abi::vcpu::VcpuGuestContext;
 use abi::{DomId, Errno, VcpuId};

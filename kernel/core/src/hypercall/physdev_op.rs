@@ -18,8 +18,8 @@ use crate::frame::PageType;
 use crate::irq::PciAddress;
 use crate::platform::Platform;
 use abi::physdev::{
-    Eoi, GetFreePirq, IrqStatusQuery, MapPirq, MapPirqType, PciDevice, PciDeviceAdd, PhysdevOp, PirqEoiGmfn, SetIobitmap,
-    SetIopl, UnmapPirq,
+    Eoi, GetFreePirq, IrqStatusQuery, MapPirq, MapPirqType, PciDevice, PciDeviceAdd, PhysdevOp, PirqEoiGmfn,
+    SetIobitmap, SetIopl, UnmapPirq,
 };
 use abi::{DomId, Errno, PAGE_SIZE, Vaddr};
 

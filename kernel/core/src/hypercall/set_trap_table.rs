@@ -9,8 +9,8 @@
 
 use crate::dispatch::{Args, Caller, HcResult, Stop};
 use crate::platform::Platform;
-use abi::{Errno, Vaddr};
 use abi::trap::TrapInfo;
+use abi::{Errno, Vaddr};
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {

@@ -7,8 +7,7 @@
 //! - Source: `sysctl.h`.
 
 use abi::sysctl::{
-    AvailHeap, DebugKeys, GetDomainInfoList, PhysInfo, ReadConsole, SYSCTL_INTERFACE_VERSION, SchedId, Sysctl,
-    SysctlOp,
+    AvailHeap, DebugKeys, GetDomainInfoList, PhysInfo, ReadConsole, SYSCTL_INTERFACE_VERSION, SchedId, Sysctl, SysctlOp,
 };
 use abi::{Errno, Vaddr};
 

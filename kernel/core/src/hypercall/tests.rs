@@ -99,7 +99,8 @@ fn a_frame_of_descriptors_is_made_fit_or_refused() {
 fn update_descriptor_writes_what_is_admitted_where_it_may() {
     let s = setup(Privilege::empty());
     let code = 0x00af_9a00_0000_ffff;
-    let update = |mfn: Mfn, offset: u64, value: u64| s.call(Hypercall::UPDATE_DESCRIPTOR, &[mfn.0 << 12 | offset, value]);
+    let update =
+        |mfn: Mfn, offset: u64, value: u64| s.call(Hypercall::UPDATE_DESCRIPTOR, &[mfn.0 << 12 | offset, value]);
     let page = s.guest.frames[3].mfn();
     assert_eq!(update(page, 0x18, code), Ok(0));
     assert_eq!(guest::load(&s.core.platform, s.guest.frames[3], 3), 0x00af_fa00_0000_ffff);
@@ -190,7 +191,10 @@ fn callbacks() {
     };
     for kind in 0..9u16 {
         let known = matches!(kind, 0 | 1 | 2 | 4 | 5 | 7);
-        assert_eq!(register(kind, MASK_EVENTS, 0x1000 + u64::from(kind)), if known { Ok(0) } else { Err(Errno::ENOSYS) });
+        assert_eq!(
+            register(kind, MASK_EVENTS, 0x1000 + u64::from(kind)),
+            if known { Ok(0) } else { Err(Errno::ENOSYS) }
+        );
         assert_eq!(register(kind, 0, 1 << 47), Err(Errno::EINVAL));
         let expected = match kind {
             4 => Ok(0),
@@ -243,7 +247,10 @@ fn version_and_features() {
         }
         assert_eq!(version(XenVersionOp::PLATFORM_PARAMETERS, at), Ok(0));
         assert_eq!(s.peek::<u64>(), 0xffff_8000_0000_0000);
-        assert_eq!((version(XenVersionOp::PAGESIZE, 0), version(XenVersionOp::PAGESIZE, at)), (Ok(4096), Err(Errno::EINVAL)));
+        assert_eq!(
+            (version(XenVersionOp::PAGESIZE, 0), version(XenVersionOp::PAGESIZE, at)),
+            (Ok(4096), Err(Errno::EINVAL))
+        );
         assert_eq!(version(XenVersionOp::BUILD_ID, 0), Err(build_id));
         assert_eq!(version(XenVersionOp(11), 0), Err(Errno::ENOSYS));
         let features = |submap_idx| {
@@ -397,7 +404,15 @@ fn messages_are_mapped_by_the_hardware_domain_for_itself_and_others() {
     let s = setup(Privilege::all());
     let other = testing::guest(&s.core, Privilege::empty(), 4);
     let msi = |domid, entry_nr| MapPirq {
-        domid, kind: MapPirqType::MSI_SEG, index: -1, pirq: -1, bus: 0, devfn: 16, entry_nr, table_base: 0xfeb0_0000, ..Default::default()
+        domid,
+        kind: MapPirqType::MSI_SEG,
+        index: -1,
+        pirq: -1,
+        bus: 0,
+        devfn: 16,
+        entry_nr,
+        table_base: 0xfeb0_0000,
+        ..Default::default()
     };
     let first = s.map(msi(other.domain.id, 0)).unwrap();
     assert_eq!(s.map(msi(other.domain.id, 0)), Ok(first), "the same again");
@@ -406,12 +421,16 @@ fn messages_are_mapped_by_the_hardware_domain_for_itself_and_others() {
     assert_eq!(s.events(), [(Line(64), LineEvent::Enabled), (Line(65), LineEvent::Enabled)]);
     s.core.bind_pirq(&other.domain, first as u32, false).unwrap();
     s.core.line_interrupt(Line(64));
-    assert!(s.core.info_words(&other.vcpu).is_some_and(|(frame, word)| guest::load(&s.core.platform, frame, word) & 1 == 1));
+    assert!(
+        s.core.info_words(&other.vcpu).is_some_and(|(frame, word)| guest::load(&s.core.platform, frame, word) & 1 == 1)
+    );
     // The domain itself may not choose what is programmed.
     let o = Setup { core: s.core, guest: other };
     assert_eq!(o.map(msi(DomId::SELF, 2)), Err(Errno::EPERM));
     assert_eq!(o.map(gsi(3, -1)), Err(Errno::EPERM), "a line that was not given");
-    let every = (2..200).map_while(|n| o.core.map_message(&o.guest.domain, PciAddress { segment: 0, bus: 1, devfn: n as u8 }, Some(n), None).ok());
+    let every = (2..200).map_while(|n| {
+        o.core.map_message(&o.guest.domain, PciAddress { segment: 0, bus: 1, devfn: n as u8 }, Some(n), None).ok()
+    });
     assert_eq!(every.count(), 126, "then the lines are used up");
     o.core.release_devices(&o.guest.domain);
     assert!(o.core.map_message(&o.guest.domain, PciAddress { segment: 0, bus: 1, devfn: 0 }, None, None).is_ok());
@@ -424,10 +443,13 @@ fn small_operations_on_devices() {
         assert_eq!(s.physdev(PhysdevOp::SET_IOPL, &SetIopl { iopl }), result);
     }
     assert_eq!(s.guest.run(&s.core, |c| c.run.iopl), 3);
-    let bitmap = |bitmap, nr_ports| s.physdev(PhysdevOp::SET_IOBITMAP, &SetIobitmap { bitmap: Vaddr(bitmap), nr_ports, _pad: 0 });
+    let bitmap = |bitmap, nr_ports| {
+        s.physdev(PhysdevOp::SET_IOBITMAP, &SetIobitmap { bitmap: Vaddr(bitmap), nr_ports, _pad: 0 })
+    };
     assert_eq!((bitmap(0x1000, 0x1_0000), bitmap(0x1000, 0x1_0001)), (Ok(0), Err(Errno::EINVAL)));
     assert_eq!(bitmap(0xffff_8000_0000_0000, 8), Err(Errno::EINVAL));
-    for op in [PhysdevOp::SETUP_GSI, PhysdevOp::MANAGE_PCI_ADD_EXT, PhysdevOp::PCI_DEVICE_ADD, PhysdevOp::PREPARE_MSIX] {
+    for op in [PhysdevOp::SETUP_GSI, PhysdevOp::MANAGE_PCI_ADD_EXT, PhysdevOp::PCI_DEVICE_ADD, PhysdevOp::PREPARE_MSIX]
+    {
         assert_eq!(s.physdev(op, &[0u64; 2]), Ok(0));
     }
     for op in [PhysdevOp::APIC_READ, PhysdevOp::ALLOC_IRQ_VECTOR, PhysdevOp::DBGP_OP, PhysdevOp(999)] {

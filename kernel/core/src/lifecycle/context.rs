@@ -83,8 +83,7 @@ impl<P: Platform> Core<P> {
         }
         let callback = |address: Vaddr, flag| Callback { address: address.0, masks: new.flags & flag != 0 };
         run.callbacks.event = callback(new.event_callback_eip, 0);
-        run.callbacks.failsafe =
-            callback(new.failsafe_callback_eip, VcpuGuestContext::VGCF_FAILSAFE_DISABLES_EVENTS);
+        run.callbacks.failsafe = callback(new.failsafe_callback_eip, VcpuGuestContext::VGCF_FAILSAFE_DISABLES_EVENTS);
         run.callbacks.syscall = callback(new.syscall_callback_eip, VcpuGuestContext::VGCF_SYSCALL_DISABLES_EVENTS);
         run.cr0 = new.ctrlreg[0] & CR0_TS;
         run.cr4 = self.admit_cr4(new.ctrlreg[4]);

@@ -64,6 +64,7 @@ impl<P: Platform> Core<P> {
         if new.vcpus == 0 || new.vcpus as usize > LEGACY_MAX_VCPUS || new.id.is_some_and(|id| !id.is_real()) {
             return Err(Errno::EINVAL);
         }
+        crate::emulate::prepare();
         let shared_info = self.alloc_core_page(None)?;
         self.assemble(new, shared_info).inspect_err(|_| self.free_core_page(shared_info))
     }

@@ -55,7 +55,14 @@ impl Builder {
 }
 
 fn config() -> CreateDomain {
-    CreateDomain { max_vcpus: 2, max_evtchn_port: 1023, grant_opts: 1, max_grant_frames: -1, handle: [7; 16], ..Default::default() }
+    CreateDomain {
+        max_vcpus: 2,
+        max_evtchn_port: 1023,
+        grant_opts: 1,
+        max_grant_frames: -1,
+        handle: [7; 16],
+        ..Default::default()
+    }
 }
 
 #[test]
@@ -110,7 +117,9 @@ fn populate(b: &Builder, id: DomId) -> Vec<crate::frame::Frame> {
     let domain = b.core.domains.get(id).unwrap();
     let frames: Vec<_> = (0..16).map(|_| b.core.alloc_domain_page(&domain).unwrap()).collect();
     let entry = |to: usize, flags: u64| frames[to].mfn().0 << 12 | flags;
-    let store = |table: usize, index, value| b.core.platform.word(frames[table], index).store(value, std::sync::atomic::Ordering::SeqCst);
+    let store = |table: usize, index, value| {
+        b.core.platform.word(frames[table], index).store(value, std::sync::atomic::Ordering::SeqCst)
+    };
     for level in 1..4 {
         store(level, 0, entry(level - 1, 7));
     }
@@ -227,7 +236,8 @@ fn contexts_are_checked_and_come_back_as_they_were_set() {
     }
     let mut good = context(&frames);
     good.user_regs.rbx = 0x1234;
-    good.trap_ctxt[14] = abi::trap::TrapInfo { vector: 99, flags: 4, cs: 0xe033, address: Vaddr(0x5000), ..Default::default() };
+    good.trap_ctxt[14] =
+        abi::trap::TrapInfo { vector: 99, flags: 4, cs: 0xe033, address: Vaddr(0x5000), ..Default::default() };
     good.debugreg = [0x1000, 0, 0, 0, 0, 0, 0, 0x401];
     good.ctrlreg[4] = 1 << 18;
     good.fs_base = 0x7000;
@@ -298,7 +308,11 @@ fn small_commands() {
     b.guest.poke(&b.core, 1, 0, &[0]);
     b.call(DomctlOp::GETVCPUAFFINITY, id, &affinity).unwrap();
     assert_eq!(b.peek::<u8>(1), 2);
-    let info: GetVcpuInfo = b.call(DomctlOp::GETVCPUINFO, id, &GetVcpuInfo { vcpu: VcpuId(1), ..Default::default() }).unwrap().payload.get();
+    let info: GetVcpuInfo = b
+        .call(DomctlOp::GETVCPUINFO, id, &GetVcpuInfo { vcpu: VcpuId(1), ..Default::default() })
+        .unwrap()
+        .payload
+        .get();
     assert_eq!((info.online, info.running), (0, 0));
     // The hypercall page.
     b.call(DomctlOp::MAX_MEM, id, &MaxMem { max_memkb: 16 }).unwrap();
@@ -315,7 +329,14 @@ fn devices_are_given_and_taken() {
     let b = builder();
     let id = b.create(DomId(0)).unwrap();
     let domain = b.core.domains.get(id).unwrap();
-    let ports = |first_port, nr_ports, allow| b.call(DomctlOp::IOPORT_PERMISSION, id, &IoportPermission { first_port, nr_ports, allow_access: allow, ..Default::default() }).map(|_| ());
+    let ports = |first_port, nr_ports, allow| {
+        b.call(
+            DomctlOp::IOPORT_PERMISSION,
+            id,
+            &IoportPermission { first_port, nr_ports, allow_access: allow, ..Default::default() },
+        )
+        .map(|_| ())
+    };
     ports(0x100, 16, 1).unwrap();
     ports(0x104, 4, 0).unwrap();
     assert!(b.core.may_use_ports(&domain, 0x100, 4) && b.core.may_use_ports(&domain, 0x10c, 4));
@@ -341,7 +362,8 @@ fn devices_are_given_and_taken() {
 fn the_machine_as_a_whole() {
     let b = builder();
     let ids = [b.create(DomId(20)).unwrap(), b.create(DomId(10)).unwrap()];
-    let list = GetDomainInfoList { first_domain: DomId(2), max_domains: 10, buffer: b.guest.va(1), ..Default::default() };
+    let list =
+        GetDomainInfoList { first_domain: DomId(2), max_domains: 10, buffer: b.guest.va(1), ..Default::default() };
     let got: GetDomainInfoList = b.system(SysctlOp::GETDOMAININFOLIST, &list).unwrap().payload.get();
     assert_eq!(got.num_domains, 2);
     let infos: [GetDomainInfo; 2] = b.peek(1);

@@ -83,7 +83,11 @@ impl<P: Platform> Core<P> {
         self.log(format_args!("  r14 {:016x} r15 {:016x} cr2 {:016x}", r.r14, r.r15, self.cr2(c)));
         let root = |f: Option<crate::frame::Frame>| f.map_or(0, |f| f.mfn().0);
         let (kernel, user) = (root(c.run.kernel_root), root(c.run.user_root));
-        self.log(format_args!("  roots: kernel mfn {kernel:x}, user mfn {user:x}; fs {:x} gs {:x}", c.run.fs_base, c.run.gs_base()));
+        self.log(format_args!(
+            "  roots: kernel mfn {kernel:x}, user mfn {user:x}; fs {:x} gs {:x}",
+            c.run.fs_base,
+            c.run.gs_base()
+        ));
         self.log(format_args!("  last hypercalls, newest last: {:?}", c.run.recent));
     }
 }

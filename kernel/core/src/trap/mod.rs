@@ -13,10 +13,10 @@ mod tests;
 use alloc::boxed::Box;
 use core::sync::atomic::Ordering::Relaxed;
 
+use crate::Core;
 use crate::dispatch::Caller;
 use crate::platform::Platform;
 use crate::vcpu::Run;
-use crate::Core;
 use abi::layout::FLAT_RING3_CS32;
 use abi::regs::rflags;
 use abi::trap::{TrapInfo, vector};
@@ -265,7 +265,10 @@ impl<P: Platform> Core<P> {
             let gate = c.run.traps.get(vector::NMI);
             if gate.address != Vaddr::NULL {
                 c.run.callbacks.in_nmi = true;
-                self.bounce(c, &Bounce { address: gate.address.0, masks: gate.masks_events(), error: None, segments: None });
+                self.bounce(
+                    c,
+                    &Bounce { address: gate.address.0, masks: gate.masks_events(), error: None, segments: None },
+                );
             }
         }
         if self.upcall_due(c.vcpu) {

@@ -273,7 +273,8 @@ fn a_32_bit_system_call_has_its_own_callback_if_there_is_one() {
 #[test]
 fn software_interrupts_need_the_gates_privilege() {
     // Privilege of the gate, user mode?, is it let through?
-    let cases = [(0, false, false), (1, false, true), (3, false, true), (1, true, false), (2, true, false), (3, true, true)];
+    let cases =
+        [(0, false, false), (1, false, true), (3, false, true), (1, true, false), (2, true, false), (3, true, true)];
     for (dpl, user, through) in cases {
         let s = setup();
         s.guest.run(&s.core, |c| {
@@ -343,7 +344,10 @@ fn crash_of(f: impl FnOnce(&mut Caller<'_, TestMachine>)) -> std::string::String
 #[test]
 fn what_a_guest_cannot_take_crashes_it_alone_and_has_a_story() {
     let story = crash_of(|c| c.core.exception(c, vector::PF, 2, 0x5678));
-    assert!(story.contains("no handler for vector 14, error code 0x0, address 0x5678") || story.contains("error code 0x2"), "{story}");
+    assert!(
+        story.contains("no handler for vector 14, error code 0x0, address 0x5678") || story.contains("error code 0x2"),
+        "{story}"
+    );
     assert!(story.contains("rip e033:0000000000001234") && story.contains("walk of 0x0000000000005678"), "{story}");
     let story = crash_of(|c| {
         set_gate(c, vector::BP, 0);
@@ -352,7 +356,15 @@ fn what_a_guest_cannot_take_crashes_it_alone_and_has_a_story() {
     });
     assert!(story.contains("takes no bounce frame"), "{story}");
     let story = crash_of(|c| {
-        pend(c.core, &Guest { domain: c.domain.clone(), vcpu: c.vcpu.clone(), tables: [c.domain.shared_info; 4], frames: Vec::new() });
+        pend(
+            c.core,
+            &Guest {
+                domain: c.domain.clone(),
+                vcpu: c.vcpu.clone(),
+                tables: [c.domain.shared_info; 4],
+                frames: Vec::new(),
+            },
+        );
         c.core.return_to_guest(c);
     });
     assert!(story.contains("callback"), "{story}");
@@ -414,7 +426,8 @@ fn iret_goes_to_user_mode_by_the_rpl_and_forces_ring_3() {
         // To kernel mode, as SYSRET would.
         c.run.kernel_mode = true;
         c.run.regs.rsp = sp;
-        c.put(sp, &IretContext { cs: 0xe030, ss: 0xe028, rflags: 0x200, flags: IretContext::IN_SYSCALL, ..frame }).unwrap();
+        c.put(sp, &IretContext { cs: 0xe030, ss: 0xe028, rflags: 0x200, flags: IretContext::IN_SYSCALL, ..frame })
+            .unwrap();
         let _ = crate::hypercall::iret::call(c, &mut Args::default());
         let r = &c.run.regs;
         assert_eq!((r.cs, r.ss, r.rcx, r.r11), (0xe033, 0xe02b, 0x5000, r.rflags));
@@ -442,7 +455,8 @@ fn architectural_iopl_is_in_the_frame_and_comes_back_by_iret() {
 fn set_trap_table_takes_entries_until_the_end_or_an_error() {
     let s = setup();
     let at = s.guest.va(3).0;
-    let entry = |vector, address| TrapInfo { vector, flags: 7, cs: 0x10, address: Vaddr(address), ..TrapInfo::default() };
+    let entry =
+        |vector, address| TrapInfo { vector, flags: 7, cs: 0x10, address: Vaddr(address), ..TrapInfo::default() };
     let table = [entry(3, 0x1000), entry(4, 0x2000), entry(5, 1 << 47), TrapInfo::default()];
     s.guest.poke(&s.core, 3, 0, table.as_bytes());
     let number = Hypercall::SET_TRAP_TABLE.0;
