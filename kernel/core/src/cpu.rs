@@ -41,7 +41,12 @@ impl CpuSet {
 
     /// Its members, lowest first.
     pub fn iter(self) -> impl Iterator<Item = CpuId> {
-        (0..MAX_CPUS as u32).map(CpuId).filter(move |&c| self.has(c))
+        let mut rest = self.0;
+        core::iter::from_fn(move || {
+            let cpu = (rest != 0).then(|| CpuId(rest.trailing_zeros()))?;
+            rest &= rest - 1;
+            Some(cpu)
+        })
     }
 }
 

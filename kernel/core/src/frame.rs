@@ -98,7 +98,11 @@ pub struct State(pub u64);
 impl State {
     const COUNT: u64 = (1 << 28) - 1;
     /// Where guests can drive a count to; the rest is room for the core's own references.
-    const LIMIT: u64 = Self::COUNT - 64;
+    const LIMIT: u64 = 1 << 27;
+    /// Some count is at its limit.
+    const FULL: u64 = Self::LIMIT | Self::LIMIT << Self::TYPE_SHIFT;
+    /// Kind and VALIDATED of a frame that is mapped writable already.
+    const MAPPED: u64 = Self::VALIDATED | (PageType::Writable as u64) << Self::KIND_SHIFT;
     const TYPE_SHIFT: u32 = 28;
     const KIND_SHIFT: u32 = 56;
     const KIND: u64 = 7 << Self::KIND_SHIFT;
@@ -210,22 +214,25 @@ pub enum Owner {
     Domain(DomId),
 }
 
+/// An [`Owner`] as a frame keeps it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OwnerWord(u32);
+
 impl Owner {
     const DOMAIN: u32 = 0x10000;
     const HEAD: u32 = 0x20000;
 
-    /// The owner word.
-    pub(crate) const fn word(self) -> u32 {
-        match self {
+    pub(crate) const fn word(self) -> OwnerWord {
+        OwnerWord(match self {
             Self::NotRam => 0,
             Self::Free(None) => 1,
             Self::Free(Some(order)) => Self::HEAD | order as u32,
             Self::Core => 2,
             Self::Domain(id) => Self::DOMAIN | id.0 as u32,
-        }
+        })
     }
 
-    const fn from_word(word: u32) -> Self {
+    const fn from_word(OwnerWord(word): OwnerWord) -> Self {
         match word {
             0 => Self::NotRam,
             1 => Self::Free(None),
@@ -303,16 +310,21 @@ impl PageInfo {
 
     /// Whose it is.
     pub fn owner(&self) -> Owner {
-        Owner::from_word(self.owner.load(Ordering::Acquire))
+        Owner::from_word(self.owner_word())
+    }
+
+    #[inline(always)]
+    fn owner_word(&self) -> OwnerWord {
+        OwnerWord(self.owner.load(Ordering::Acquire))
     }
 
     pub(crate) fn set_owner(&self, owner: Owner) {
-        self.owner.store(owner.word(), Ordering::Release);
+        self.owner.store(owner.word().0, Ordering::Release);
     }
 
     #[inline(always)]
     pub(crate) fn is_owned_by(&self, id: DomId) -> bool {
-        self.owner.load(Ordering::Acquire) == Owner::Domain(id).word()
+        self.owner_word() == Owner::Domain(id).word()
     }
 
     /// How many entries of a table that is not validated are referenced.
@@ -377,7 +389,13 @@ impl FrameTable {
     #[inline]
     pub fn get(&self, mfn: Mfn) -> Option<Frame> {
         let info = self.infos.get(usize::try_from(mfn.0).ok()?)?;
-        (info.owner.load(Ordering::Acquire) != Owner::NotRam.word()).then_some(Frame(mfn.0 as u32))
+        (info.owner_word() != Owner::NotRam.word()).then_some(Frame(mfn.0 as u32))
+    }
+
+    /// The frame that an entry of a validated table above L1 names: such entries name nothing but RAM.
+    #[inline(always)]
+    pub(crate) fn table(&self, mfn: Mfn) -> Option<Frame> {
+        ((mfn.0 as usize) < self.infos.len()).then_some(Frame(mfn.0 as u32))
     }
 
     /// What is known of a frame.
@@ -392,27 +410,50 @@ impl FrameTable {
         (0..self.infos.len() as u64).filter_map(|mfn| self.get(Mfn(mfn)))
     }
 
-    /// What one page-table entry takes on a frame of domain `id`'s: a general reference, and one of type Writable if
-    /// `rw`, in a single exchange.
+    /// What one page-table entry takes on a frame of `owner`'s: a general reference, and one of type Writable if `rw`,
+    /// in a single exchange.
     ///
     /// `Err(None)` where it is not that simple: somebody else's frame, no RAM, another type, or a flush that has to
     /// come first. `Err(Some(_))`: the references were taken, but the frame had just changed hands; to be undone.
     #[inline(always)]
-    pub(crate) fn get_mapped(&self, mfn: Mfn, id: DomId, rw: bool) -> Result<Frame, Option<Frame>> {
-        let info = usize::try_from(mfn.0).ok().and_then(|at| self.infos.get(at)).ok_or(None)?;
-        if !info.is_owned_by(id) {
-            return Err(None);
-        }
-        let one = |state: State| {
-            let state = state.get()?;
-            if !rw {
-                return Some(state);
+    pub(crate) fn get_mapped(&self, mfn: Mfn, owner: OwnerWord, rw: bool) -> Result<Frame, Option<Frame>> {
+        let info = self.infos.get(mfn.0 as usize).filter(|info| info.owner_word() == owner).ok_or(None)?;
+        loop {
+            let old = info.state();
+            let new = if !rw {
+                old.get().ok_or(None)?
+            } else if old.0 & (State::KIND | State::VALIDATED | State::FULL) == State::MAPPED {
+                // Mapped writable already, the usual case: whoever did so holds a general reference.
+                State(old.0 + State::REF + State::TYPE_REF)
+            } else {
+                let typed = old.get().and_then(|state| state.get_type(PageType::Writable));
+                typed.filter(|state| state.has(State::VALIDATED)).ok_or(None)?
+            };
+            if info.change(old, new) {
+                break;
             }
-            state.get_type(PageType::Writable).filter(|state| state.has(State::VALIDATED))
-        };
-        info.update(one).map_err(|_| None)?;
+        }
         let frame = Frame(mfn.0 as u32);
-        if info.is_owned_by(id) { Ok(frame) } else { Err(Some(frame)) }
+        // The owner may have changed before the reference was there. It cannot now.
+        if info.owner_word() == owner { Ok(frame) } else { Err(Some(frame)) }
+    }
+
+    /// Gives back what [`get_mapped`](Self::get_mapped) took, if the frame is `owner`'s and these are not its last
+    /// references of either kind; false if nothing was done.
+    #[inline(always)]
+    pub(crate) fn put_mapped(&self, mfn: Mfn, owner: OwnerWord, rw: bool) -> bool {
+        let Some(info) = self.infos.get(mfn.0 as usize) else { return false };
+        let reference = if rw { State::REF + State::TYPE_REF } else { State::REF };
+        loop {
+            let old = info.state();
+            let last = if rw { old.type_refs() <= 1 } else { old.refs() <= 1 };
+            if last || info.owner_word() != owner {
+                return false;
+            }
+            if info.change(old, State(old.0 - reference)) {
+                return true;
+            }
+        }
     }
 
     /// The frame at a place in a list.
@@ -450,13 +491,12 @@ impl<P: Platform> Core<P> {
         if cpus.is_empty() {
             return;
         }
+        if what != Flush::All {
+            return self.platform.flush(cpus, what);
+        }
         let moment = self.flush_begins();
         self.platform.flush(cpus, what);
-        if what == Flush::All {
-            for cpu in cpus.iter() {
-                self.note_flush(cpu, moment);
-            }
-        }
+        cpus.iter().for_each(|cpu| self.note_flush(cpu, moment));
     }
 
     /// A moment of the flush clock, taken before a full flush.

@@ -26,7 +26,7 @@ use crate::platform::Platform;
 use crate::{Stop, guest};
 
 /// Requests copied in at once.
-const CHUNK: usize = 16;
+const CHUNK: usize = 8;
 const PREEMPTED: u64 = MMU_UPDATE_PREEMPTED as u64;
 
 /// The hypercall.
@@ -137,11 +137,10 @@ impl<'a, P: Platform> Batch<'a, P> {
                 c.need(Privilege::BUILDER)?;
             }
             for request in chunk.iter().take(copied) {
+                // What the one before let go of may be what this one is about.
+                self.session.finish()?;
                 self.request(c, request, &mapped)?;
                 *made += 1;
-                if self.session.is_unfinished() && *made < count {
-                    self.session.finish()?;
-                }
             }
         }
         Ok(0)
@@ -191,7 +190,6 @@ impl<'a, P: Platform> Batch<'a, P> {
                 if !self.frames.domain(c).is_some_and(|domain| domain.id == self.tables.id) {
                     return Err(Errno::EINVAL.into());
                 }
-                self.session.finish()?;
                 self.session.update_table(table, level, index, new, how)
             }
             None => {

@@ -42,7 +42,7 @@ pub(crate) use update::Store;
 pub use walk::Walk;
 
 use crate::domain::Domain;
-use crate::frame::Frame;
+use crate::frame::{Frame, Owner, OwnerWord};
 use crate::platform::Platform;
 use crate::sync::Guard;
 use crate::{Core, Stop};
@@ -54,6 +54,8 @@ pub struct State {
     /// one a level, since one interruption leaves one chain of them, and nothing else is let go of before they are
     /// finished.
     abandoned: [Option<Frame>; 4],
+    /// Is there one?
+    unfinished: bool,
 }
 
 /// Work on the page tables of one domain, with its lock held.
@@ -61,19 +63,27 @@ pub struct Session<'a, P: Platform> {
     core: &'a Core<P>,
     domain: &'a Domain<P>,
     state: Guard<'a, P, State>,
+    /// The domain as an owner of frames.
+    owner: OwnerWord,
 }
 
 impl<P: Platform> Core<P> {
     /// Takes a domain's page-table lock.
     #[inline]
     pub fn mm<'a>(&'a self, domain: &'a Domain<P>) -> Session<'a, P> {
-        Session { core: self, domain, state: domain.mm.lock() }
+        Session { core: self, domain, state: domain.mm.lock(), owner: Owner::Domain(domain.id).word() }
     }
 }
 
 impl<P: Platform> Session<'_, P> {
     /// Finishes what an interruption left of tables that were let go of. Preempted where that takes too long too.
+    #[inline(always)]
     pub fn finish(&mut self) -> Result<(), Stop> {
+        if self.is_unfinished() { self.finish_slowly() } else { Ok(()) }
+    }
+
+    #[cold]
+    fn finish_slowly(&mut self) -> Result<(), Stop> {
         while let Some((level, frame)) = self.next_abandoned() {
             self.resume_release(frame, level);
             if self.is_unfinished() && self.core.platform.preempt() {
@@ -84,19 +94,26 @@ impl<P: Platform> Session<'_, P> {
     }
 
     /// Is there anything for [`finish`](Self::finish) to do?
+    #[inline(always)]
     pub fn is_unfinished(&self) -> bool {
-        self.state.abandoned.iter().any(Option::is_some)
+        self.state.unfinished
     }
 
     /// The abandoned table of the lowest level: those above it wait for it.
     fn next_abandoned(&mut self) -> Option<(u8, Frame)> {
-        (1..=4u8).zip(self.state.abandoned.iter_mut()).find_map(|(level, slot)| Some((level, slot.take()?)))
+        if !self.state.unfinished {
+            return None;
+        }
+        let lowest = (1..=4u8).zip(self.state.abandoned.iter_mut()).find_map(|(level, slot)| Some((level, slot.take()?)));
+        self.state.unfinished = self.state.abandoned.iter().any(Option::is_some);
+        lowest
     }
 
     fn abandon(&mut self, frame: Frame, level: u8) {
         if let Some(slot) = self.state.abandoned.get_mut(usize::from(level.wrapping_sub(1))) {
             debug_assert!(slot.is_none(), "one abandoned table a level");
             *slot = Some(frame);
+            self.state.unfinished = true;
         }
     }
 }

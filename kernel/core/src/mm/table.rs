@@ -57,45 +57,61 @@ impl<P: Platform> Session<'_, P> {
     /// one type reference, which is the caller's to have if this succeeds.
     fn validate(&mut self, frame: Frame, level: u8) -> Result<(), Stop> {
         let info = self.core.frames.info(frame);
-        for index in info.progress()..TABLE_ENTRIES {
-            if is_core_entry(level, index) {
-                continue;
+        let begin = info.progress();
+        let ended = if level == 1 { self.validate_l1(frame, begin) } else { self.validate_directory(frame, level, begin) };
+        match ended {
+            Ok(()) => {
+                if level == 4 {
+                    self.store_core_slots(frame);
+                }
+                let _ = info.update(|state| Some(State(state.0 | State::VALIDATED)));
+                Ok(())
+            }
+            Err((progress, stop)) => {
+                info.set_progress(progress);
+                match stop {
+                    Stop::Preempted => self.suspend(frame),
+                    _ => self.invalidate(frame, level),
+                }
+                Err(stop)
+            }
+        }
+    }
+
+    /// On an error or an interruption: how many entries hold their references.
+    fn validate_l1(&self, frame: Frame, begin: usize) -> Result<(), (usize, Stop)> {
+        let owner = MappedOwner::Domain(self.domain);
+        for index in begin..TABLE_ENTRIES {
+            if index % L1_SLICE == 0 && index > begin && self.core.platform.preempt() {
+                return Err((index, Stop::Preempted));
             }
             let pte = Pte(guest::load(&self.core.platform, frame, index));
-            let got = match (level, pte.present()) {
-                (_, false) => continue,
-                (1, true) => self.get_l1(pte, &MappedOwner::Domain(self.domain)).map_err(Stop::from),
-                (_, true) => self.get_entry(frame, level, pte),
-            };
-            let interrupted = match got {
-                Ok(stored) => {
-                    if stored != pte {
-                        guest::store_entry(&self.core.platform, frame, index, stored.0);
-                    }
-                    info.set_progress(index + 1);
-                    (level > 1 || (index + 1) % L1_SLICE == 0)
-                        && index + 1 < TABLE_ENTRIES
-                        && self.core.platform.preempt()
+            if pte.present() {
+                let stored = self.get_l1(pte, &owner).map_err(|errno| (index, errno.into()))?;
+                if stored != pte {
+                    guest::store_entry(&self.core.platform, frame, index, stored.0);
                 }
-                Err(Stop::Preempted) => {
-                    info.set_progress(index);
-                    true
-                }
-                Err(error) => {
-                    info.set_progress(index);
-                    self.invalidate(frame, level);
-                    return Err(error);
-                }
-            };
-            if interrupted {
-                self.suspend(frame);
-                return Err(Stop::Preempted);
             }
         }
-        if level == 4 {
-            self.store_core_slots(frame);
+        Ok(())
+    }
+
+    fn validate_directory(&mut self, frame: Frame, level: u8, begin: usize) -> Result<(), (usize, Stop)> {
+        let mut worked = false;
+        for index in begin..TABLE_ENTRIES {
+            let pte = Pte(guest::load(&self.core.platform, frame, index));
+            if !pte.present() || is_core_entry(level, index) {
+                continue;
+            }
+            if worked && self.core.platform.preempt() {
+                return Err((index, Stop::Preempted));
+            }
+            worked = true;
+            let stored = self.get_entry(frame, level, pte).map_err(|stop| (index, stop))?;
+            if stored != pte {
+                guest::store_entry(&self.core.platform, frame, index, stored.0);
+            }
         }
-        let _ = info.update(|state| Some(State(state.0 | State::VALIDATED)));
         Ok(())
     }
 
@@ -141,29 +157,43 @@ impl<P: Platform> Session<'_, P> {
     /// reference.
     fn invalidate(&mut self, frame: Frame, level: u8) {
         let info = self.core.frames.info(frame);
-        let start = info.progress();
+        let begin = info.progress();
+        let left = if level == 1 { self.invalidate_l1(frame, begin) } else { self.invalidate_directory(frame, level, begin) };
+        if left > 0 {
+            info.set_progress(left);
+            self.suspend(frame);
+            self.abandon(frame, level);
+            return;
+        }
+        info.set_stamp(self.core.frames.stamp_now());
+        let _ = info.update(|state| Some(state.put_type()));
+    }
+
+    /// Returns how many entries still hold their references.
+    fn invalidate_l1(&self, frame: Frame, begin: usize) -> usize {
+        for index in (0..begin).rev() {
+            if (index + 1) % L1_SLICE == 0 && index + 1 < begin && self.core.platform.preempt() {
+                return index + 1;
+            }
+            self.put_l1(Pte(guest::load(&self.core.platform, frame, index)));
+        }
+        0
+    }
+
+    fn invalidate_directory(&mut self, frame: Frame, level: u8, begin: usize) -> usize {
         let mut worked = false;
-        for index in (0..start).rev() {
+        for index in (0..begin).rev() {
             let pte = Pte(guest::load(&self.core.platform, frame, index));
             if !pte.present() || is_core_entry(level, index) {
                 continue;
             }
-            let pause = worked && (level > 1 || (index + 1) % L1_SLICE == 0) && self.core.platform.preempt();
-            if pause || self.waits_for_child(level) {
-                info.set_progress(index + 1);
-                self.suspend(frame);
-                self.abandon(frame, level);
-                return;
+            if self.waits_for_child(level) || (worked && self.core.platform.preempt()) {
+                return index + 1;
             }
             worked = true;
-            if level == 1 {
-                self.put_l1(pte);
-            } else {
-                self.put_entry(frame, level, pte);
-            }
+            self.put_entry(frame, level, pte);
         }
-        info.set_stamp(self.core.frames.stamp_now());
-        let _ = info.update(|state| Some(state.put_type()));
+        0
     }
 
     /// Was a table below this one abandoned just now? Then this one is too.

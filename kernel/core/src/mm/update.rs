@@ -36,16 +36,13 @@ impl<P: Platform> Session<'_, P> {
     /// be written. EPERM: neither RAM nor given to the domain.
     #[inline(always)]
     pub(super) fn get_l1(&self, pte: Pte, owner: &MappedOwner<'_, P>) -> Result<Pte, Errno> {
-        if pte.0 & entry::L1_FORBIDDEN != 0 {
-            return Err(Errno::EINVAL);
-        }
         if let MappedOwner::Domain(owner) = owner
-            && pte.0 & CACHE == 0
+            && pte.0 & (CACHE | entry::L1_FORBIDDEN) == 0
         {
-            match self.core.frames.get_mapped(pte.mfn(), owner.id, pte.0 & RW != 0) {
+            match self.core.frames.get_mapped(pte.mfn(), Owner::Domain(owner.id).word(), pte.0 & RW != 0) {
                 Ok(_) => return Ok(entry::adjust_l1(pte)),
                 Err(None) => {}
-                Err(Some(wrong)) => self.put_mapped(wrong, pte),
+                Err(Some(_)) => self.put_l1_slowly(pte),
             }
         }
         self.get_l1_slowly(pte, owner)
@@ -53,6 +50,9 @@ impl<P: Platform> Session<'_, P> {
 
     #[cold]
     fn get_l1_slowly(&self, pte: Pte, owner: &MappedOwner<'_, P>) -> Result<Pte, Errno> {
+        if pte.0 & entry::L1_FORBIDDEN != 0 {
+            return Err(Errno::EINVAL);
+        }
         let Some(frame) = self.core.frames.get(pte.mfn()) else { return self.get_io(pte, owner) };
         if pte.0 & CACHE != 0 && !io::has_devices(self.domain) {
             return Err(Errno::EINVAL);
@@ -71,18 +71,17 @@ impl<P: Platform> Session<'_, P> {
     /// Gives back what a present or absent L1 entry took.
     #[inline(always)]
     pub(super) fn put_l1(&self, pte: Pte) {
-        if pte.0 & PRESENT != 0
-            && let Some(frame) = self.core.frames.get(pte.mfn())
-        {
-            self.put_mapped(frame, pte);
+        if pte.0 & PRESENT != 0 && !self.core.frames.put_mapped(pte.mfn(), self.owner, pte.0 & RW != 0) {
+            self.put_l1_slowly(pte);
         }
     }
 
-    #[inline(always)]
-    fn put_mapped(&self, frame: Frame, pte: Pte) {
+    /// The same, for no RAM, another's frame, or the last reference of a kind.
+    #[cold]
+    fn put_l1_slowly(&self, pte: Pte) {
+        let Some(frame) = self.core.frames.get(pte.mfn()) else { return };
         if pte.0 & RW == 0 {
-            self.core.put_page(frame);
-            return;
+            return self.core.put_page(frame);
         }
         if !self.core.frames.info(frame).is_owned_by(self.domain.id) {
             self.core.blame_dirty_cpus(frame, self.domain);
@@ -226,7 +225,7 @@ impl<P: Platform> Session<'_, P> {
             if !pte.present() {
                 return None;
             }
-            table = self.core.frames.get(pte.mfn())?;
+            table = self.core.frames.table(pte.mfn())?;
         }
         // A recursive entry on the way leads to a table of a higher level.
         self.core.frames.info(table).state().is_table(1).then_some((table, va.table_index(1)))
