@@ -23,10 +23,10 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::{DomId, Errno, Mfn};
 
+use crate::Core;
 use crate::cpu::CpuSet;
 use crate::domain::Domain;
 use crate::platform::{Flush, Platform};
-use crate::Core;
 
 /// A machine frame that is known to be in the frame table: RAM, so that its contents can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,10 +5,10 @@ use alloc::vec::Vec;
 use abi::memory::E820Entry;
 use abi::{Errno, Mfn};
 
-use crate::{Core, guest};
 use crate::domain::Domain;
 use crate::frame::{Frame, FrameTable, NIL, Owner, PageType, State};
 use crate::platform::Platform;
+use crate::{Core, guest};
 
 /// The most pages of the core that one domain may be charged with, beyond its own memory: grant frames, status pages,
 /// event words.

@@ -505,7 +505,13 @@ impl Guest {
     /// Does something as the running vCPU, on the CPU that the test is on.
     pub fn run<R>(&self, core: &TestCore, f: impl FnOnce(&mut Caller<'_, TestMachine>) -> R) -> R {
         let mut run = self.vcpu.run.lock();
-        f(&mut Caller { core, cpu: &core.cpus[core.platform.this_cpu().0 as usize], domain: &self.domain, vcpu: &self.vcpu, run: &mut run })
+        f(&mut Caller {
+            core,
+            cpu: &core.cpus[core.platform.this_cpu().0 as usize],
+            domain: &self.domain,
+            vcpu: &self.vcpu,
+            run: &mut run,
+        })
     }
 
     /// Makes a hypercall, again and again while it is interrupted; returns what the guest sees in rax.

@@ -16,8 +16,8 @@ use alloc::vec::Vec;
 
 use abi::layout::{MACH2PHYS_NR_ENTRIES, MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
 use abi::memory::{
-    AddToPhysmap, E820Entry, ForeignMemoryMap, MachphysMapping, MachphysMfnList, MapSpace, MemoryDomain, MemoryExchange,
-    MemoryMap, MemoryOp, MemoryReservation, RemoveFromPhysmap,
+    AddToPhysmap, E820Entry, ForeignMemoryMap, MachphysMapping, MachphysMfnList, MapSpace, MemoryDomain,
+    MemoryExchange, MemoryMap, MemoryOp, MemoryReservation, RemoveFromPhysmap,
 };
 use abi::{DomId, Errno, Mfn, PAGE_SHIFT, PteFlags, Vaddr};
 
@@ -52,9 +52,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         MemoryOp::SET_MEMORY_MAP => set_memory_map(c, at),
         _ if start != 0 => Err(Errno::EINVAL.into()),
         MemoryOp::MAXIMUM_RAM_PAGE => Ok(c.core.frames.len() as i64),
-        MemoryOp::CURRENT_RESERVATION | MemoryOp::MAXIMUM_RESERVATION | MemoryOp::MAXIMUM_GPFN => {
-            question(c, kind, at)
-        }
+        MemoryOp::CURRENT_RESERVATION | MemoryOp::MAXIMUM_RESERVATION | MemoryOp::MAXIMUM_GPFN => question(c, kind, at),
         MemoryOp::MACHPHYS_MAPPING => {
             let max_mfn = Mfn(MACH2PHYS_NR_ENTRIES - 1);
             c.put(at, &MachphysMapping { v_start: MACH2PHYS_VIRT_START, v_end: MACH2PHYS_VIRT_END, max_mfn })?;

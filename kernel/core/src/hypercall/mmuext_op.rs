@@ -56,13 +56,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     result
 }
 
-fn run<P: Platform>(
-    c: &mut Caller<'_, P>,
-    owner: &Domain<P>,
-    requests: u64,
-    count: u32,
-    made: &mut u32,
-) -> HcResult {
+fn run<P: Platform>(c: &mut Caller<'_, P>, owner: &Domain<P>, requests: u64, count: u32, made: &mut u32) -> HcResult {
     while *made < count {
         if *made > 0 && c.core.platform.preempt() {
             return Err(Stop::Preempted);

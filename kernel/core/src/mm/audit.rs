@@ -131,6 +131,7 @@ impl<P: Platform> Audit<'_, P> {
         if let Some(frame) = domain.devices.lock().eoi_page {
             self.hold(frame, true);
         }
+        self.core.each_device_map(domain, |frame, write| self.hold(frame, write));
         let core = self.core;
         core.each_device_map(domain, |frame, write| self.hold(frame, write));
         self.list(domain);

@@ -27,12 +27,8 @@ const GUEST_KERNEL: u64 = 1 << 52;
 pub const TABLE_FORBIDDEN: u64 = CACHE | PteFlags::GLOBAL.0;
 
 /// Bits that may change on a live entry with nothing to check: an allow-list (XSA-148, XSA-182).
-const FREE: u64 = PteFlags::NX.0
-    | PteFlags::AVAIL.0
-    | PteFlags::AVAIL_HIGH.0
-    | PteFlags::GLOBAL.0
-    | AD
-    | PteFlags::USER.0;
+const FREE: u64 =
+    PteFlags::NX.0 | PteFlags::AVAIL.0 | PteFlags::AVAIL_HIGH.0 | PteFlags::GLOBAL.0 | AD | PteFlags::USER.0;
 
 /// Do two present entries differ in nothing but bits that need no check?
 #[inline(always)]

@@ -70,14 +70,7 @@ impl<P: Platform> Session<'_, P> {
         Ok(())
     }
 
-    fn replace_granted(
-        &mut self,
-        root: Frame,
-        at: MapAt,
-        mfn: Mfn,
-        writable: bool,
-        new: Pte,
-    ) -> Result<(), Errno> {
+    fn replace_granted(&mut self, root: Frame, at: MapAt, mfn: Mfn, writable: bool, new: Pte) -> Result<(), Errno> {
         let (table, index) = self.place(root, at)?;
         let old = Pte(guest::load(&self.core.platform, table, index));
         let wanted = PRESENT | if writable { RW } else { 0 };

@@ -33,8 +33,8 @@ mod walk;
 
 pub use crate::frame::PageType;
 pub use entry::{CORE_SLOTS, is_guest_address};
-pub use io::has_devices as may_choose_caching;
 pub use grant::MapAt;
+pub use io::has_devices as may_choose_caching;
 pub use ldt::descriptors_are_fit;
 pub use trapped::Trapped;
 pub use update::MappedOwner;
@@ -104,7 +104,8 @@ impl<P: Platform> Session<'_, P> {
         if !self.state.unfinished {
             return None;
         }
-        let lowest = (1..=4u8).zip(self.state.abandoned.iter_mut()).find_map(|(level, slot)| Some((level, slot.take()?)));
+        let lowest =
+            (1..=4u8).zip(self.state.abandoned.iter_mut()).find_map(|(level, slot)| Some((level, slot.take()?)));
         self.state.unfinished = self.state.abandoned.iter().any(Option::is_some);
         lowest
     }

@@ -3,9 +3,9 @@
 use abi::{Errno, Mfn};
 
 use super::Session;
+use crate::Stop;
 use crate::frame::State;
 use crate::platform::Platform;
-use crate::Stop;
 
 impl<P: Platform> Session<'_, P> {
     /// Validates a frame as a table of `level` (1 to 4) and keeps it one.

@@ -4,10 +4,10 @@ use abi::{Errno, Pte, TABLE_ENTRIES};
 
 use super::entry::{self, CORE_SLOTS, PRESENT, RW};
 use super::{MappedOwner, Session};
+use crate::Stop;
 use crate::frame::{Frame, PageType, State};
 use crate::guest;
 use crate::platform::{Flush, Platform};
-use crate::Stop;
 
 /// L1 entries between two looks at the clock.
 const L1_SLICE: usize = 64;
@@ -58,7 +58,8 @@ impl<P: Platform> Session<'_, P> {
     fn validate(&mut self, frame: Frame, level: u8) -> Result<(), Stop> {
         let info = self.core.frames.info(frame);
         let begin = info.progress();
-        let ended = if level == 1 { self.validate_l1(frame, begin) } else { self.validate_directory(frame, level, begin) };
+        let ended =
+            if level == 1 { self.validate_l1(frame, begin) } else { self.validate_directory(frame, level, begin) };
         match ended {
             Ok(()) => {
                 if level == 4 {
@@ -158,7 +159,8 @@ impl<P: Platform> Session<'_, P> {
     fn invalidate(&mut self, frame: Frame, level: u8) {
         let info = self.core.frames.info(frame);
         let begin = info.progress();
-        let left = if level == 1 { self.invalidate_l1(frame, begin) } else { self.invalidate_directory(frame, level, begin) };
+        let left =
+            if level == 1 { self.invalidate_l1(frame, begin) } else { self.invalidate_directory(frame, level, begin) };
         if left > 0 {
             info.set_progress(left);
             self.suspend(frame);

@@ -2,9 +2,9 @@
 //! the same.
 
 use super::*;
+use crate::Stop;
 use crate::dispatch::{self, Args};
 use crate::frame::State;
-use crate::Stop;
 
 /// Makes a hypercall whose result is `expected`, with `between` called at every interruption; returns how many there
 /// were.
@@ -88,7 +88,11 @@ fn lesson_10_a_failing_pin_interrupted_at_every_step() {
         protect(core, guest, 5, WRITABLE);
         protect(core, guest, 9, READ_ONLY);
         fill(core, tables[0], &[(511, Pte::new(abi::Mfn(2000), WRITABLE))]);
-        fill(core, tables[1], &[(0, Pte::new(guest.frames[9].mfn(), WRITABLE)), (7, Pte::new(tables[0].mfn(), WRITABLE))]);
+        fill(
+            core,
+            tables[1],
+            &[(0, Pte::new(guest.frames[9].mfn(), WRITABLE)), (7, Pte::new(tables[0].mfn(), WRITABLE))],
+        );
         protect(core, guest, 4, READ_ONLY);
         protect(core, guest, 5, READ_ONLY);
         sound(core);

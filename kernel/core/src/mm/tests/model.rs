@@ -155,10 +155,7 @@ impl World {
             return;
         }
         let keep = if kind & 64 == 0 { 0 } else { 2 };
-        let request = MmuUpdate {
-            ptr: table.maddr().0 + index as u64 * 8 | keep,
-            val: self.pte(guest, pick, kind).0,
-        };
+        let request = MmuUpdate { ptr: table.maddr().0 + index as u64 * 8 | keep, val: self.pte(guest, pick, kind).0 };
         update_of(&self.core, guest, &[request, request], who);
     }
 
