@@ -43,8 +43,14 @@ const HIDDEN_7C: u32 = bits([2, 3, 4, 5, 7, 16, 22, 24, 29, 30, 31]);
 const HIDDEN_7D: u32 = bits([5, 18, 19, 20, 22, 24, 25, 26, 27, 28, 29, 30, 31]);
 /// Leaf 0xd.1 eax: XSAVES, XFD.
 const HIDDEN_XSAVE: u32 = bits([3, 4]);
-/// The state components that are shown: x87, SSE, AVX, AVX-512.
-pub const XCR0_SHOWN: u64 = 0xe7;
+/// What needs XSAVE, and AVX state with it. Leaf 1 ecx: FMA, XSAVE, AVX, F16C. Leaf 7 ebx: AVX2; ecx: VAES, VPCLMULQDQ;
+/// 0x80000001 ecx: XOP, FMA4.
+const AVX_1C: u32 = bits([12, 28, 29]);
+const AVX_7: [u32; 3] = [bits([5]), bits([9, 10]), 0];
+const AVX_81C: u32 = bits([11, 16]);
+/// Leaf 7: what needs AVX-512 state. ebx: F, DQ, IFMA, PF, ER, CD, BW, VL; ecx: VBMI, VBMI2, VNNI, BITALG, VPOPCNTDQ;
+/// edx: 4VNNIW, 4FMAPS, VP2INTERSECT, FP16.
+const AVX512_7: [u32; 3] = [bits([16, 17, 21, 26, 27, 28, 30, 31]), bits([1, 6, 11, 12, 14]), bits([2, 3, 8, 23])];
 /// Leaf 0x80000001 ecx: SVM, ExtApic, IBS, SKINIT, WDT, LWP, NodeId, TopoExt, PerfCtr (3), MONITORX.
 const HIDDEN_81C: u32 = bits([2, 3, 10, 12, 13, 15, 19, 22, 23, 24, 28, 29]);
 /// Leaf 0x80000001 edx: PSE, MCE, APIC, MTRR, PGE, MCA, PSE36, 1 GiB pages.
@@ -62,11 +68,14 @@ impl<P: Platform> Core<P> {
             return [0; 4];
         }
         let [mut a, mut b, mut c, mut d] = native(leaf, subleaf);
+        let xcr0 = self.platform.xcr0_offered();
+        let (avx, avx512) = (xcr0 & 4 != 0, xcr0 & 0xe0 == 0xe0);
         match (leaf, subleaf) {
             (1, _) => {
                 // One logical processor, APIC id 0: guests learn of theirs otherwise.
                 b &= 0xffff;
                 c = c & !HIDDEN_1C | HYPERVISOR;
+                c &= !(if avx { 0 } else { AVX_1C } | if xcr0 != 0 { 0 } else { XSAVE });
                 if c & XSAVE != 0 && run.cr4 & CR4_OSXSAVE != 0 {
                     c |= OSXSAVE;
                 }
@@ -77,10 +86,16 @@ impl<P: Platform> Core<P> {
                 b &= !HIDDEN_7B;
                 c &= !HIDDEN_7C;
                 d &= !HIDDEN_7D;
+                for ([no_b, no_c, no_d], there) in [(AVX_7, avx), (AVX512_7, avx512)] {
+                    if !there {
+                        (b, c, d) = (b & !no_b, c & !no_c, d & !no_d);
+                    }
+                }
             }
             (7, 1) => (b, c, d) = (0, 0, 0),
+            (0xd, _) if xcr0 == 0 => (a, b, c, d) = (0, 0, 0, 0),
             (0xd, 0) => {
-                a &= XCR0_SHOWN as u32;
+                a &= xcr0 as u32;
                 d = 0;
                 c = 0x240
                     + [(2, 0x100), (5, 0x40), (6, 0x200), (7, 0x400)]
@@ -91,14 +106,14 @@ impl<P: Platform> Core<P> {
                 c = c.max(if a >> 5 & 7 != 0 { 0xa80 } else { 0 });
             }
             (0xd, 1) => (a, b, c, d) = (a & !HIDDEN_XSAVE, 0, 0, 0),
-            (0xd, 2..=62) if XCR0_SHOWN >> subleaf & 1 == 0 => (a, b, c, d) = (0, 0, 0, 0),
+            (0xd, 2..=62) if xcr0 >> subleaf & 1 == 0 => (a, b, c, d) = (0, 0, 0, 0),
             // MONITOR, performance counters, topology, cache and platform quality of service, trace, enclaves.
             (5 | 0xa | 0xb | 0xf | 0x10 | 0x12 | 0x14 | 0x17..=0x1f, _) => (a, b, c, d) = (0, 0, 0, 0),
             // Thermal and power; deterministic caches keep their sizes, not who shares them.
             (6, _) => (a, b, c, d) = (0, 0, 0, 0),
             (4, _) => a &= 0x3fff,
             (0x8000_0001, _) => {
-                c &= !HIDDEN_81C;
+                c &= !(HIDDEN_81C | if avx { 0 } else { AVX_81C });
                 d &= !HIDDEN_81D;
             }
             (0x8000_0007, _) => (a, b, c, d) = (0, 0, 0, d & 1 << 8),

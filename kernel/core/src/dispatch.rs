@@ -161,6 +161,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, number: u32, a: &mut Args) -> Hc
         Hypercall::VCPU_OP => h::vcpu_op::call(c, a),
         Hypercall::SET_SEGMENT_BASE => h::set_segment_base::call(c, a),
         Hypercall::MMUEXT_OP => h::mmuext_op::call(c, a),
+        Hypercall::NMI_OP => h::callback_op::nmi_op(c, a),
         Hypercall::SCHED_OP => h::sched_op::call(c, a),
         Hypercall::CALLBACK_OP => h::callback_op::call(c, a),
         Hypercall::EVENT_CHANNEL_OP => h::event_channel_op::call(c, a),

@@ -20,6 +20,8 @@ use crate::platform::Platform;
 pub const FIRST_MESSAGE: u32 = 64;
 /// How many lines there are: a vector each.
 pub const LINES: u32 = 192;
+/// The line whose vector (0x30 more) is that of `int 0x80`, which ring 3 may use: nothing else may raise it.
+const SYSTEM_CALL_LINE: Line = Line(0x80 - 0x30);
 /// First pirq that is given for a message; below, a pirq is the GSI it stands for unless another was asked for.
 const FIRST_MESSAGE_PIRQ: u32 = 64;
 /// How many pirqs a domain can have.
@@ -266,7 +268,7 @@ impl<P: Platform> Core<P> {
         let domain = domain.vcpus.first().map(|v| v.domain.clone()).ok_or(Errno::EINVAL)?;
         let mut lines = self.lines.lock();
         lines.lines.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        let mut numbers = (FIRST_MESSAGE..LINES).map(Line);
+        let mut numbers = (FIRST_MESSAGE..LINES).map(Line).filter(|&line| line != SYSTEM_CALL_LINE);
         let line = numbers.find(|&line| lines.of(line).next().is_none()).ok_or(Errno::ENOSPC)?;
         lines.lines.push((line, Sharer { domain, pirq, shares: false, owes_eoi: false }));
         Ok(line)

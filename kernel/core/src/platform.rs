@@ -124,6 +124,11 @@ pub trait Platform: Sized + Send + Sync + 'static {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4];
     /// Reads a model-specific register, if the CPU has it.
     fn rdmsr(&self, msr: u32) -> Option<u64>;
+    /// The state components that vCPU switches keep by XSAVE, as bits of XCR0; 0 where they do not use it. Only those
+    /// are shown to guests.
+    fn xcr0_offered(&self) -> u64 {
+        0
+    }
     /// XSETBV of XCR0, if the CPU takes it.
     fn xsetbv(&self, value: u64) -> Result<(), Fault>;
     /// IN of 1, 2 or 4 bytes, for a domain that was given the port.

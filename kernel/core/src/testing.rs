@@ -61,6 +61,8 @@ pub struct TestMachine {
     m2p: Vec<AtomicU64>,
     /// System time, nanoseconds.
     pub clock: AtomicU64,
+    /// What it can keep by XSAVE.
+    pub xcr0: AtomicU64,
     /// The deadline set last.
     pub deadline: AtomicU64,
     /// The CPU that the test is on.
@@ -134,6 +136,7 @@ pub fn core_with(frames: usize, cpus: u32, scatter: bool) -> Box<TestCore> {
         memory: (0..frames).map(|_| OnceLock::new()).collect(),
         m2p: (0..frames).map(|_| AtomicU64::new(u64::MAX)).collect(),
         clock: AtomicU64::new(1_000_000_000),
+        xcr0: AtomicU64::new(7),
         deadline: AtomicU64::new(u64::MAX),
         cpu: AtomicU32::new(0),
         flushes: Mutex::default(),
@@ -359,6 +362,10 @@ impl Platform for TestMachine {
 
     fn rdmsr(&self, _msr: u32) -> Option<u64> {
         None
+    }
+
+    fn xcr0_offered(&self) -> u64 {
+        self.xcr0.load(SeqCst)
     }
 
     fn xsetbv(&self, value: u64) -> Result<(), Fault> {

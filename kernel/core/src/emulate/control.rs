@@ -120,9 +120,8 @@ impl<P: Platform> Core<P> {
 
     /// What becomes of a CR4 value: the bits that are the guest's own and that the CPU has.
     pub fn admit_cr4(&self, value: u64) -> u64 {
-        let [_, _, features, _] = self.platform.cpuid(1, 0);
         let [_, structured, _, _] = self.platform.cpuid(7, 0);
-        let xsave = u64::from(features >> 26 & 1) << 18;
+        let xsave = if self.platform.xcr0_offered() != 0 { 1 << 18 } else { 0 };
         let fsgsbase = u64::from(structured & 1) << 16;
         value & (1 << 2 | 1 << 3 | xsave | fsgsbase)
     }
@@ -131,7 +130,7 @@ impl<P: Platform> Core<P> {
     fn set_xcr(&self, c: &mut Caller<'_, P>, length: u64) -> Outcome {
         let r = &c.run.regs;
         let value = r.rdx << 32 | r.rax & 0xffff_ffff;
-        let shown = r.rcx as u32 == 0 && value & !crate::cpuid::XCR0_SHOWN == 0;
+        let shown = r.rcx as u32 == 0 && value & !self.platform.xcr0_offered() == 0;
         if c.run.cr4 & 1 << 18 == 0 {
             return Outcome::Raise(Exception::new(vector::UD));
         }

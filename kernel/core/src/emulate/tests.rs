@@ -551,6 +551,14 @@ fn what_cpuid_hides_and_shows() {
     hidden(c, &[2, 3, 4, 7, 16]); // UMIP, PKU, OSPKE, CET_SS, LA57
     hidden(d, &[20]); // CET_IBT
     hidden(leaf(0xd, 1)[0], &[3]); // XSAVES
+    hidden(leaf(7, 0)[1], &[16, 30, 31]); // AVX-512, whose state is not kept
+    assert_eq!(leaf(0xd, 0)[0], 7);
+    s.core.platform.xcr0.store(0, std::sync::atomic::Ordering::SeqCst);
+    hidden(leaf(1, 0)[2], &[12, 26, 28, 29]); // without XSAVE nothing that needs it
+    hidden(leaf(7, 0)[1], &[5]);
+    assert_eq!(leaf(0xd, 0), [0; 4]);
+    assert!(s.privileged(&[0x0f, 0x22, 0xe0], |r| r.rax = 1 << 18));
+    assert_eq!(s.with(|c| c.run.cr4), 0, "nor CR4.OSXSAVE");
     assert_eq!(leaf(0xa, 0), [0; 4], "no performance counters");
     hidden(leaf(0x8000_0001, 0)[3], &[26]); // 1 GiB pages
     assert_eq!(leaf(0x8000_00ff, 0), [0; 4], "beyond the last leaf");

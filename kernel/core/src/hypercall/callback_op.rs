@@ -1,4 +1,4 @@
-//! `callback_op` (30): registers one callback.
+//! `callback_op` (30): registers one callback. [`nmi_op`] (28): the older way for the NMI's.
 //!
 //! - Arguments: the command (0 register, 1 unregister); the address of a `callback_register` or
 //!   `callback_unregister`.
@@ -6,7 +6,7 @@
 //! - Faults: EFAULT: the argument cannot be read. EINVAL: an address is not canonical; a type other than NMI cannot
 //!   be unregistered. ENOSYS: no such command, no such type (the deprecated sysenter among them).
 //! - Notes: `CALLBACKF_mask_events` masks events on entry; the event and NMI callbacks always do.
-//! - Source: `callback.h`.
+//! - Source: `callback.h`, `nmi.h`.
 
 use crate::dispatch::{Args, Caller, HcResult};
 use crate::platform::Platform;
@@ -14,6 +14,7 @@ use crate::trap::Callback;
 use abi::Errno;
 use abi::callback::{CallbackOp, CallbackRegister, CallbackType, CallbackUnregister, MASK_EVENTS};
 use abi::layout::FLAT_RING3_CS64;
+use abi::nmi::{NmiCallback, NmiOp};
 use abi::trap::{TrapInfo, vector};
 
 /// The hypercall.
@@ -22,6 +23,19 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     match CallbackOp(op as u32) {
         CallbackOp::REGISTER => register(c, c.get(argument)?),
         CallbackOp::UNREGISTER => unregister(c, c.get(argument)?),
+        _ => Err(Errno::ENOSYS.into()),
+    }
+}
+
+/// `nmi_op` (28): the older way to register (0: `xennmi_callback`) or unregister (1) the NMI's callback.
+pub fn nmi_op<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
+    let [op, argument, ..] = a.0;
+    match NmiOp(op as u32) {
+        NmiOp::REGISTER_CALLBACK => {
+            let address = c.get::<NmiCallback>(argument)?.handler_address;
+            register(c, CallbackRegister { kind: CallbackType::NMI, address, ..Default::default() })
+        }
+        NmiOp::UNREGISTER_CALLBACK => unregister(c, CallbackUnregister { kind: CallbackType::NMI, _unused: 0 }),
         _ => Err(Errno::ENOSYS.into()),
     }
 }

@@ -195,6 +195,13 @@ impl<P: Platform> Core<P> {
         self.inject(c, Exception::protection(error));
     }
 
+    /// `int n` through a gate that the hardware let ring 3 use: rip is behind it. One that the guest's own table does
+    /// not allow is the protection fault that it would have been on a gate of privilege 0.
+    pub fn software_interrupt(&self, c: &mut Caller<'_, P>, vector: u8) {
+        c.run.regs.rip = c.run.regs.rip.wrapping_sub(2);
+        self.general_protection(c, u32::from(vector) << 3 | 2);
+    }
+
     fn device_not_available(&self, c: &mut Caller<'_, P>) {
         let wanted = c.run.cr0 & CR0_TS != 0;
         c.run.cr0 &= !CR0_TS;
