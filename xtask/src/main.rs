@@ -20,6 +20,7 @@ mod place;
 mod process;
 mod qemu;
 mod run;
+mod screen;
 mod setup;
 mod terminal;
 mod test;

@@ -1,6 +1,7 @@
 //! One QEMU: its command line, its serial line as it comes, and its end.
 
 use crate::process::Guarded;
+use crate::screen;
 use crate::unable;
 use anyhow::{Context, Result};
 use std::fs::File;
@@ -148,7 +149,7 @@ impl Lines {
         for byte in chunk {
             match byte {
                 b'\n' => {
-                    let text = plain(&String::from_utf8_lossy(&self.partial));
+                    let text = screen::line(&String::from_utf8_lossy(&self.partial));
                     self.whole.push(Line { at, text });
                     self.partial.clear();
                 }
@@ -158,29 +159,8 @@ impl Lines {
     }
 
     fn partial(&self) -> String {
-        plain(&String::from_utf8_lossy(&self.partial))
+        screen::line(&String::from_utf8_lossy(&self.partial))
     }
-}
-
-/// As it stands on a terminal in the end: what a carriage return had written over is gone, and so are escape sequences
-/// (ECMA-48 CSI: ESC [ parameters letter).
-fn plain(text: &str) -> String {
-    let text = text.trim_end_matches('\r');
-    let text = text.rsplit('\r').next().unwrap_or(text);
-    let mut out = String::new();
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '\x1b' if chars.peek() == Some(&'[') => {
-                chars.next();
-                while chars.next_if(|c| !c.is_ascii_alphabetic()).is_some() {}
-                chars.next();
-            }
-            c if c.is_control() && c != '\t' => {}
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 /// How a machine ended.

@@ -1,7 +1,7 @@
 //! dom0's shell at the other end of the serial line, as a person would use it (docs/console-protocol.md).
 
 use super::log::Entry;
-use crate::qemu::Running;
+use crate::qemu::{Line, Running};
 use anyhow::{Result, bail};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ const PROMPT: &str = "dom0# ";
 
 /// Waits for the first prompt.
 pub fn attach(machine: &mut Running, limit: Duration) -> Result<()> {
-    match machine.wait_for(0, limit, |_, partial| is_prompt(partial).then_some(0)) {
+    match machine.wait_for(0, limit, |lines, partial| is_idle(lines, partial).then_some(0)) {
         Some(_) => Ok(()),
         None => bail!("no prompt of dom0 within {} s", limit.as_secs()),
     }
@@ -23,25 +23,35 @@ pub fn attach(machine: &mut Running, limit: Duration) -> Result<()> {
 pub fn command(machine: &mut Running, line: &str, limit: Duration) -> Result<Vec<String>> {
     let from = machine.lines().len();
     machine.send(format!("{line}\n").as_bytes())?;
-    let echo = format!("{PROMPT}{line}");
+    // Where the core printed behind the prompt, the echo stands alone.
+    let is_echo =
+        |printed: &Line| printed.text.trim_end().strip_prefix(PROMPT).unwrap_or(printed.text.trim_end()) == line;
     let done = machine.wait_for(from, limit, |lines, partial| {
-        let echoed = lines.iter().position(|printed| printed.text.trim_end() == echo);
-        echoed.filter(|_| is_prompt(partial))
+        let echoed = lines.iter().position(is_echo)?;
+        is_idle(lines.get(echoed + 1..).unwrap_or_default(), partial).then_some(echoed)
     });
     let Some(echoed) = done else {
         let last = machine.lines().last().map_or("", |line| line.text.as_str());
         bail!("no answer to {line:?} within {} s; the last line: {last}", limit.as_secs());
     };
     let printed = machine.lines().get(echoed + 1..).unwrap_or_default().iter().map(|line| line.text.clone());
-    let printed: Vec<String> = printed.filter(|line| Entry::parse(line).is_none()).collect();
+    let is_result = |line: &String| Entry::parse(line).is_none() && !line.starts_with(PROMPT) && !is_of_the_core(line);
+    let printed: Vec<String> = printed.filter(is_result).collect();
     match printed.first().and_then(|first| first.strip_prefix("error: ")) {
         Some(why) => bail!("{line}: {why}"),
         None => Ok(printed),
     }
 }
 
-fn is_prompt(partial: &str) -> bool {
-    partial.trim_end() == PROMPT.trim_end()
+/// Whether dom0 reads input: its prompt stands there, or stood where the core then printed a line of its own.
+fn is_idle(lines: &[Line], partial: &str) -> bool {
+    partial.trim_end() == PROMPT.trim_end() || lines.iter().any(|line| line.text.starts_with(PROMPT))
+}
+
+/// The core's own lines, and what domains say to it rather than to their console: `(core) ...`, `(d3) ...`.
+fn is_of_the_core(line: &str) -> bool {
+    let who = line.strip_prefix('(').and_then(|rest| rest.split_once(") "));
+    who.is_some_and(|(who, _)| who == "core" || who.strip_prefix('d').is_some_and(|id| id.parse::<u16>().is_ok()))
 }
 
 #[cfg(test)]
@@ -62,7 +72,7 @@ mod tests {
     fn a_command_s_lines_come_without_echo_log_and_prompt() {
         let mut machine = machine(
             r#"printf '[  0.100] dom0: ready\r\ndom0# \r\033[K[  0.200] web: up\r\ndom0# '; read line
-            printf 'list\r\none\r\n[  0.300] web: console: x\r\ntwo\r\ndom0# '; read line
+            printf 'list\r\none\r\n[  0.300] web: console: x\r\ntwo\r\ndom0# (core) a word\r\n'; read line
             printf 'nonsense\r\nerror: no such command\r\ndom0# '; read line"#,
         );
         attach(&mut machine, SOON).unwrap();

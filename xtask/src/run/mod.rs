@@ -1,11 +1,11 @@
 //! `cargo xtask run`: the machine, the tour, dom0's prompt.
 
-mod console;
+pub mod console;
 mod hand_over;
 mod http;
-mod log;
+pub mod log;
 mod tour;
-mod world;
+pub mod world;
 
 use crate::build::{Part, build, built};
 use crate::check;
@@ -123,7 +123,10 @@ fn whole(place: &Place, options: &Options, accel: Accel) -> Result<()> {
     let Some(dom0) = built(place, Part::Domains, "dom0") else {
         unable!("dom0 has no image yet; `cargo xtask run --dom0 IMAGE` boots any PV64 image as the initial domain");
     };
-    let ramdisk = world::ramdisk(place, &config, &files_of(&manifest), &options.add)?;
+    let ramdisk = place.out().join("ferrule-ramdisk");
+    let beside = config.parent().unwrap_or(&place.root);
+    let files = [world::added(&options.add)?, world::named(place, &manifest, beside)?].concat();
+    world::ramdisk(&ramdisk, &std::fs::read(&config)?, &files)?;
     let disk = world::disk(place)?;
     let initrd = format!("{} log-consoles log={},{}", dom0.display(), options.log.name(), ramdisk.display());
     let mut machine = machine(place, options, accel, &initrd)?;
@@ -149,7 +152,8 @@ fn whole(place: &Place, options: &Options, accel: Accel) -> Result<()> {
         bail!("{error:#} {}\nfull log: {}", running.end(), place.show(&log_file(place)?));
     }
     let mut tour = Tour { machine: running, disk, http_port: options.http_port, domains, instructions: counted };
-    let all = tour::take(&mut tour, options.step.as_deref());
+    let with_config = options.config.iter().map(|config| format!(" --config {}", config.display())).collect::<String>();
+    let all = tour::take(&mut tour, options.step.as_deref(), &format!("cargo xtask run{with_config} --step"));
     let mut running = tour.machine;
     if is_interactive() {
         println!("try: list | console web (leave: Ctrl-]) | store ls | help | poweroff   (Ctrl-C twice ends it all)");
@@ -226,15 +230,6 @@ fn count_instructions(place: &Place, machine: &Machine, gdb: bool) -> Box<dyn Fn
     Box::new(move || thread.join().ok().flatten())
 }
 
-/// The images and other files that a manifest names.
-fn files_of(manifest: &Manifest) -> Vec<String> {
-    let named = |domain: &dom0::manifest::Domain| [Some(domain.kernel.clone()), domain.ramdisk.clone()];
-    let mut files: Vec<String> = manifest.domains.iter().flat_map(named).flatten().collect();
-    files.sort();
-    files.dedup();
-    files
-}
-
 /// The machine must hold dom0, the domains that start by themselves, and the core.
 fn enough_memory(mem: u32, manifest: &Manifest) -> Result<()> {
     let domains = manifest.domains.iter().filter(|domain| domain.autostart);
@@ -280,6 +275,5 @@ mod tests {
         assert!(enough_memory(512, &manifest).is_ok());
         let names: Vec<_> = manifest.domains.iter().map(|domain| domain.name.as_str()).collect();
         assert_eq!(names, ["netback", "blkback", "web", "client"]);
-        assert_eq!(files_of(&manifest), ["blkback", "client", "netback", "web"]);
     }
 }

@@ -54,8 +54,8 @@ pub const STEPS: &[Step] = &[
     Step { name: "disk", at_fault: "client", look: disk },
 ];
 
-/// Takes every step, or the one of that name; whether all held.
-pub fn take(tour: &mut Tour, only: Option<&str>) -> bool {
+/// Takes every step, or the one of that name; whether all held. `again`, and a step's name behind it, reruns one alone.
+pub fn take(tour: &mut Tour, only: Option<&str>, again: &str) -> bool {
     let mut all = true;
     for step in STEPS.iter().filter(|step| only.is_none_or(|name| name == step.name)) {
         match (step.look)(tour) {
@@ -66,7 +66,7 @@ pub fn take(tour: &mut Tour, only: Option<&str>) -> bool {
                 for line in last_about(tour.machine.lines(), step.at_fault, SHOWN) {
                     println!("       | {line}");
                 }
-                println!("       again: cargo xtask run --step {}", step.name);
+                println!("       again: {again} {}", step.name);
             }
         }
     }

@@ -5,7 +5,9 @@ use crate::cpio;
 use crate::disk::{Partition, create, noise};
 use crate::place::Place;
 use crate::run::http::sha256;
+use crate::unable;
 use anyhow::{Context, Result};
+use dom0::manifest::{Domain, Manifest};
 use std::path::{Path, PathBuf};
 
 const MIB: usize = 1 << 20;
@@ -53,25 +55,45 @@ pub fn disk(place: &Place) -> Result<Disk> {
     Ok(Disk { image, served })
 }
 
-/// Makes target/ferrule/ferrule-ramdisk: the manifest, the images it may name, and the files of `add`.
-pub fn ramdisk(place: &Place, manifest: &Path, images: &[String], add: &[PathBuf]) -> Result<PathBuf> {
-    let read = |path: &Path| std::fs::read(path).with_context(|| format!("reading {}", path.display()));
-    let mut files = vec![(MANIFEST.to_string(), read(manifest)?)];
-    for name in images {
-        let image = built(place, Part::Domains, name).with_context(|| format!("no image {name}"))?;
-        files.push((name.clone(), read(&image)?));
+/// Writes a ramdisk for dom0: the manifest, then files by the names dom0 finds them under.
+pub fn ramdisk(to: &Path, manifest: &[u8], files: &[(String, PathBuf)]) -> Result<()> {
+    let mut contents = vec![(MANIFEST, manifest.to_vec())];
+    for (name, path) in files {
+        let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        contents.push((name, bytes));
     }
-    for dir in add {
-        let entries = std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))?;
+    let archive = cpio::pack(contents.iter().map(|(name, bytes)| (*name, bytes.as_slice())));
+    std::fs::write(to, archive).with_context(|| format!("writing {}", to.display()))
+}
+
+/// The files that a manifest names: images of ours, or files beside the manifest.
+pub fn named(place: &Place, manifest: &Manifest, beside: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let named = |domain: &Domain| [Some(domain.kernel.clone()), domain.ramdisk.clone()];
+    let mut names: Vec<String> = manifest.domains.iter().flat_map(named).flatten().collect();
+    names.sort();
+    names.dedup();
+    let find = |name: String| {
+        let own = built(place, Part::Domains, &name);
+        match own.or_else(|| Some(beside.join(&name)).filter(|path| path.is_file())) {
+            Some(path) => Ok((name, path)),
+            None => unable!("no image {name}: neither built by us nor in {}", beside.display()),
+        }
+    };
+    names.into_iter().map(find).collect()
+}
+
+/// The files of folders, by their names.
+pub fn added(folders: &[PathBuf]) -> Result<Vec<(String, PathBuf)>> {
+    let mut files = Vec::new();
+    for folder in folders {
+        let Ok(entries) = std::fs::read_dir(folder) else { unable!("--add: no folder {}", folder.display()) };
         for entry in entries {
             let path = entry?.path();
             if path.is_file() {
-                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                files.push((name, read(&path)?));
+                files.push((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), path));
             }
         }
     }
-    let to = place.out().join("ferrule-ramdisk");
-    std::fs::write(&to, cpio::pack(files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()))))?;
-    Ok(to)
+    files.sort();
+    Ok(files)
 }

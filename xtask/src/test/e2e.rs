@@ -11,18 +11,20 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How long a machine may take to say what it should. Two cores shared with others: generous.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a case runs with.
 pub struct Setting<'a> {
-    place: &'a Place,
+    /// The workspace.
+    pub place: &'a Place,
     core: PathBuf,
     smp: u32,
-    log: PathBuf,
+    /// Where the serial output is kept.
+    pub log: PathBuf,
 }
 
 /// One case: its name, and what must hold.
-type Case = (&'static str, fn(&Setting<'_>) -> Result<()>);
+pub type Case = (&'static str, fn(&Setting<'_>) -> Result<()>);
 
 const CASES: &[Case] = &[
     ("foreign-image", foreign_image),
@@ -37,11 +39,11 @@ const CASES: &[Case] = &[
 
 /// Runs every case, or those whose name contains `only`, on one CPU and on two.
 pub fn run(place: &Place, only: Option<&str>) -> Result<Tally> {
-    build(place, &[Part::Core])?;
+    build(place, &[Part::Core, Part::Domains])?;
     let core = built(place, Part::Core, "").context("the core did not build")?;
     let mut tally = Tally::default();
     let wanted = |case: &&Case| only.is_none_or(|part| case.0.contains(part));
-    for (name, case) in CASES.iter().filter(wanted) {
+    for (name, case) in CASES.iter().chain(super::shell::CASES).filter(wanted) {
         for smp in [1, 2] {
             let log = place.logs("e2e")?.join(format!("{name}-{smp}.log"));
             let setting = Setting { place, core: core.clone(), smp, log };
@@ -61,18 +63,20 @@ pub fn run(place: &Place, only: Option<&str>) -> Result<Tally> {
 }
 
 impl Setting<'_> {
-    fn machine(&self, append: &str, initrd: &str) -> Machine {
+    /// A machine of the case's CPUs.
+    pub fn machine(&self, append: &str, initrd: &str) -> Machine {
         let mut machine = Machine::new(&self.core, append, initrd);
         machine.smp = self.smp;
         machine
     }
 
-    fn start(&self, machine: &Machine) -> Result<Running> {
+    /// Starts it, with the case's log.
+    pub fn start(&self, machine: &Machine) -> Result<Running> {
         machine.start(&self.log)
     }
 
     /// tests/e2e/foreign.S as an image; `what` is its WHAT.
-    fn foreign(&self, what: u32) -> Result<PathBuf> {
+    pub fn foreign(&self, what: u32) -> Result<PathBuf> {
         let dir = self.place.out().join("e2e");
         std::fs::create_dir_all(&dir)?;
         let source = self.place.root.join("tests/e2e/foreign.S");
@@ -87,7 +91,7 @@ impl Setting<'_> {
 }
 
 /// The line must come, or the case fails with what came instead.
-fn expect_line(running: &mut Running, wanted: &str) -> Result<()> {
+pub fn expect_line(running: &mut Running, wanted: &str) -> Result<()> {
     if running.wait_line(0, PATIENCE, |line| line.contains(wanted)).is_some() {
         return Ok(());
     }
@@ -95,7 +99,8 @@ fn expect_line(running: &mut Running, wanted: &str) -> Result<()> {
     bail!("no line with {wanted:?}; the last one: {last}")
 }
 
-fn expect_ending(mut running: Running, wanted: Ending) -> Result<()> {
+/// The machine must end by itself, so.
+pub fn expect_ending(mut running: Running, wanted: Ending) -> Result<()> {
     let ending = running.finish(PATIENCE)?;
     let messages = running.end();
     ensure!(ending == wanted, "ended as {ending:?}, not {wanted:?} {messages}");
@@ -178,7 +183,6 @@ fn debug_keys(setting: &Setting<'_>) -> Result<()> {
 
 /// The example that `new-guest` copies builds and boots.
 fn example_first(setting: &Setting<'_>) -> Result<()> {
-    build(setting.place, &[Part::Domains])?;
     let image = built(setting.place, Part::Domains, "first").context("the example did not build")?;
     let mut running = setting.start(&setting.machine("", &shown(&image)))?;
     expect_line(&mut running, "first: hello from a domain of")?;

@@ -2,6 +2,7 @@
 
 mod e2e;
 mod host;
+mod shell;
 mod tally;
 
 use crate::metadata::Metadata;
