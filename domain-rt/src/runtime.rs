@@ -2,8 +2,9 @@
 
 use crate::executor::{self, Spawner};
 use crate::store::{self, Store};
-use crate::{console, events, grant, memory, pvconsole, shared, time, traps};
+use crate::{console, events, grant, hypercall, memory, pvconsole, shared, time, traps};
 use abi::Vaddr;
+use abi::sched::ShutdownReason;
 use abi::start_info::StartInfo;
 use core::fmt::Debug;
 use core::future::Future;
@@ -65,13 +66,30 @@ pub fn init(info: &'static StartInfo) {
     pvconsole::init(info);
 }
 
+/// Ends the domain when the toolstack asks it to, by `control/shutdown` as xl does.
+async fn obey(store: Store) {
+    const NODE: &str = "control/shutdown";
+    let Ok(mut watch) = store.watch(NODE).await else { return };
+    while watch.changed().await.is_ok() {
+        let reason = match store.read(NODE).await.as_deref() {
+            Ok("poweroff" | "halt") => ShutdownReason::POWEROFF,
+            Ok("reboot") => ShutdownReason::REBOOT,
+            _ => continue,
+        };
+        // The answer that it was seen; whether it can be given changes nothing.
+        let _ = store.write(NODE, "").await;
+        hypercall::shutdown(reason);
+    }
+}
+
 /// Sets the runtime up and runs `main` and what it spawns, for good.
 pub fn start<F: Future<Output = ()> + 'static>(info: &'static StartInfo, main: impl FnOnce(Context) -> F) -> ! {
     init(info);
     let store = store::init(info).then(Store::new);
     executor::run(|spawner| {
-        if store.is_some() {
+        if let Some(store) = store {
             executor::spawn(spawner, store::serve());
+            executor::spawn(spawner, obey(store));
         }
         if info.flags & StartInfo::SIF_INITDOMAIN == 0 && store.is_none() {
             console::print(format_args!("no store\n"));

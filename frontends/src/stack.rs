@@ -1,12 +1,14 @@
-//! embassy-net on the first interface: address, gateway and name server by DHCP.
+//! embassy-net on the first interface: address, gateway and name server by DHCP, or an address from the command line,
+//! `ip=10.0.0.1/24`.
 
 use crate::net::{self, Stats};
+use crate::options::value;
 use alloc::boxed::Box;
 use domain_rt::println;
 use domain_rt::runtime::Context;
 use domain_rt::store::{Error, Store};
 use domain_rt::time;
-use embassy_net::{Config, Stack, StackResources};
+use embassy_net::{Config, Ipv4Cidr, Stack, StackResources, StaticConfigV4};
 
 /// Sockets of a guest, those of DHCP and DNS included.
 const SOCKETS: usize = 24;
@@ -23,7 +25,14 @@ pub async fn start(context: Context, store: Store) -> Result<(Stack<'static>, St
     // Ports and sequence numbers differ from start to start and from guest to guest.
     let seed = mac.0.iter().fold(time::now(), |seed, octet| seed.rotate_left(8) ^ u64::from(*octet));
     let resources = Box::leak(Box::new(StackResources::<SOCKETS>::new()));
-    let (stack, mut runner) = embassy_net::new(device, Config::dhcpv4(Default::default()), resources, seed);
+    let fixed = value(context.command_line(), "ip").and_then(|ip| ip.parse::<Ipv4Cidr>().ok());
+    let config = match fixed {
+        Some(address) => {
+            Config::ipv4_static(StaticConfigV4 { address, gateway: None, dns_servers: heapless::Vec::new() })
+        }
+        None => Config::dhcpv4(Default::default()),
+    };
+    let (stack, mut runner) = embassy_net::new(device, config, resources, seed);
     context.spawn(async move { runner.run().await });
     stack.wait_config_up().await;
     if let Some(config) = stack.config_v4() {

@@ -1,7 +1,9 @@
 //! `client`: resolves a name, pings `web` and the gateway, fetches a file from `web` and checks its SHA-256.
 //!
 //! Command line: `web=ADDRESS` (default 10.0.2.15), `name=HOST` to resolve (left out: none), `file=PATH` (default
-//! `/data.bin`), `sha256=HEX` that the file must have (left out: printed only), `pings=N` (default 20).
+//! `/data.bin`), `sha256=HEX` that the file must have (left out: printed only), `pings=N` (default 20), `disk=check`
+//! (writes to its first disk and reads back), `disk=reboot` (writes, reboots, and reads back then; for a disk that
+//! outlives the domain, which a RAM disk does not), `net=no`.
 //!
 //! Every step prints `ok` or `FAIL`; the last line is `client: SUCCESS` or `client: FAIL`.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -14,10 +16,12 @@ use abi::start_info::StartInfo;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
+use alloc::vec::Vec;
 use core::fmt::Write as _;
 use core::net::{IpAddr, Ipv4Addr};
 use domain_rt::println;
 use domain_rt::runtime::{self, Context};
+use domain_rt::store::Store;
 use domain_rt::time;
 use embassy_net::Stack;
 use embassy_net::dns::DnsQueryType;
@@ -26,7 +30,7 @@ use embassy_net::icmp::ping::{PingManager, PingParams};
 use embassy_net::tcp::TcpSocket;
 use embassy_time::{Duration, Timer, with_timeout};
 use frontends::options::value;
-use frontends::{http, stack};
+use frontends::{blk, http, stack};
 use sha2::{Digest, Sha256};
 
 domain_rt::entry!(run);
@@ -43,9 +47,22 @@ const PATIENCE: Duration = Duration::from_secs(60);
 async fn tour(context: Context) {
     let line = context.command_line();
     let Some(store) = context.store else { return println!("client: no store") };
+    let mut good = true;
+    if let Some(how) = value(line, "disk") {
+        good &= report("client's disk", disk(context, store, how == "reboot").await);
+    }
+    if value(line, "net") != Some("no") {
+        good &= network(context, store, line).await;
+    }
+    println!("client: {}", if good { "SUCCESS" } else { "FAIL" });
+    domain_rt::hypercall::shutdown(ShutdownReason::POWEROFF)
+}
+
+/// Everything over the network; whether all of it went well.
+async fn network(context: Context, store: Store, line: &str) -> bool {
     let (stack, _stats) = match stack::start(context, store).await {
         Ok(started) => started,
-        Err(error) => return println!("client: FAIL no network: {error}"),
+        Err(error) => return report("client has a network", Err(format!("{error}"))),
     };
     let web = value(line, "web").and_then(|web| web.parse().ok()).unwrap_or(Ipv4Addr::new(10, 0, 2, 15));
     let pings = value(line, "pings").and_then(|pings| pings.parse().ok()).unwrap_or(20);
@@ -59,8 +76,54 @@ async fn tour(context: Context) {
     good &= report("client pings web", ping(stack, web, pings).await);
     let path = value(line, "file").unwrap_or("/data.bin");
     good &= report(&format!("client fetches {path} from web"), fetch(stack, web, path, value(line, "sha256")).await);
-    println!("client: {}", if good { "SUCCESS" } else { "FAIL" });
-    domain_rt::hypercall::shutdown(ShutdownReason::POWEROFF)
+    good
+}
+
+/// Bytes written to the disk, from its second MiB on.
+const DISK_BYTES: usize = 2 << 20;
+/// First sector of them; the sector before says how far an earlier start came.
+const DISK_START: u64 = 2048;
+/// What that sector begins with when the data was written before a reboot.
+const WRITTEN: &[u8] = b"ferrule: written before a reboot";
+
+/// Writes to the first disk and reads back, with a reboot between if asked for.
+async fn disk(context: Context, store: Store, reboot: bool) -> Result<String, String> {
+    let text = |error: blk::Error| format!("{error}");
+    let number = blk::disks(store).await.ok().and_then(|disks| disks.first().copied()).ok_or("there is none")?;
+    let (disk, task) = blk::connect(store, number);
+    context.spawn(async move {
+        let end = task.run().await;
+        println!("client: the disk is gone: {end:?}");
+    });
+    let needed = DISK_START + (DISK_BYTES / blk::SECTOR_SIZE) as u64;
+    let sectors = disk.properties().await.map_err(text)?.sectors;
+    if sectors < needed {
+        return Err(format!("{sectors} sectors are fewer than {needed}"));
+    }
+    let data: Vec<u8> = (0..DISK_BYTES as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+    let mut sector = [0; blk::SECTOR_SIZE];
+    disk.read(DISK_START - 1, &mut sector).await.map_err(text)?;
+    let again = reboot && sector.starts_with(WRITTEN);
+    let start = time::now();
+    if !again {
+        disk.write(DISK_START, &data).await.map_err(text)?;
+        disk.flush().await.map_err(text)?;
+    }
+    if reboot && !again {
+        sector.iter_mut().zip(WRITTEN).for_each(|(byte, mark)| *byte = *mark);
+        disk.write(DISK_START - 1, &sector).await.map_err(text)?;
+        disk.flush().await.map_err(text)?;
+        println!("client: written, rebooting");
+        domain_rt::hypercall::shutdown(ShutdownReason::REBOOT);
+    }
+    let mut back = vec![0; DISK_BYTES];
+    disk.read(DISK_START, &mut back).await.map_err(text)?;
+    let milliseconds = (time::now() - start) / 1_000_000;
+    disk.write(DISK_START - 1, &[0; blk::SECTOR_SIZE]).await.map_err(text)?;
+    disk.flush().await.map_err(text)?;
+    let when = if again { "read back after a reboot" } else { "written and read back" };
+    let text = format!("{DISK_BYTES} bytes {when}, {milliseconds} ms, {} requests", disk.counters().requests);
+    if back == data { Ok(text) } else { Err(format!("{text}, but not the same")) }
 }
 
 /// Prints how a step went.
