@@ -14,6 +14,7 @@ pub mod cpio;
 pub mod manifest;
 #[cfg(test)]
 mod mock;
+pub mod pciback;
 pub mod shell;
 pub mod store;
 pub mod toolstack;

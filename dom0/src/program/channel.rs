@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::future::{Future, poll_fn};
 use core::pin::pin;
-use core::task::{Poll, Waker};
+use core::task::{Context, Poll, Waker};
 
 use abi::{DomId, Errno};
 use dom0::builder::Built;
@@ -48,7 +48,10 @@ pub struct Channel {
     /// Typed and not yet in the ring.
     typed: RefCell<Vec<u8>>,
     closed: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
+    /// There is more to do, whatever the events say.
+    kicked: Cell<bool>,
+    /// Who waits for the end.
+    wakers: RefCell<Vec<Waker>>,
 }
 
 /// Bytes typed ahead; more are dropped.
@@ -66,14 +69,21 @@ impl Channel {
             scrollback: RefCell::default(),
             typed: RefCell::default(),
             closed: Cell::new(false),
-            waker: RefCell::default(),
+            kicked: Cell::new(false),
+            wakers: RefCell::default(),
         })
     }
 
     /// Ends the task that serves it; then the frames are unmapped and the ports closed.
     pub fn close(&self) {
         self.closed.set(true);
-        self.waker.take().into_iter().for_each(Waker::wake);
+        self.wakers.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Lets the task run once more.
+    pub fn kick(&self) {
+        self.kicked.set(true);
+        self.wakers.take().into_iter().for_each(Waker::wake);
     }
 
     /// Types on the domain's console.
@@ -112,14 +122,30 @@ impl Channel {
     /// Waits for an event of either ring; false once closed.
     async fn wait(&self) -> bool {
         let (mut store, mut console) = (pin!(self.store_event.wait()), pin!(self.console_event.wait()));
+        self.until_closed(|context| {
+            // Both are polled, so that both know whom to wake.
+            let fired = [store.as_mut().poll(context).is_ready(), console.as_mut().poll(context).is_ready()];
+            self.kicked.take() || fired.contains(&true)
+        })
+        .await
+    }
+
+    /// Waits for another event of the domain's; false once closed.
+    pub async fn wait_with(&self, event: &Event) -> bool {
+        let mut event = pin!(event.wait());
+        self.until_closed(|context| event.as_mut().poll(context).is_ready()).await
+    }
+
+    async fn until_closed(&self, mut ready: impl FnMut(&mut Context<'_>) -> bool) -> bool {
         poll_fn(|context| {
             if self.closed.get() {
                 return Poll::Ready(false);
             }
-            *self.waker.borrow_mut() = Some(context.waker().clone());
-            // Both are polled, so that both know whom to wake.
-            let fired = [store.as_mut().poll(context).is_ready(), console.as_mut().poll(context).is_ready()];
-            if fired.contains(&true) { Poll::Ready(true) } else { Poll::Pending }
+            let mut wakers = self.wakers.borrow_mut();
+            if !wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+                wakers.push(context.waker().clone());
+            }
+            if ready(context) { Poll::Ready(true) } else { Poll::Pending }
         })
         .await
     }

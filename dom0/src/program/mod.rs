@@ -3,12 +3,14 @@
 mod channel;
 mod commands;
 mod hypervisor;
+mod pci;
 mod terminal;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::rc::Rc;
+use alloc::rc::{Rc, Weak};
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use abi::sched::ShutdownReason;
@@ -17,11 +19,13 @@ use abi::{DomId, Virq};
 use dom0::control::Control;
 use dom0::cpio;
 use dom0::manifest::{self, Domain as Config, Manifest};
+use dom0::toolstack::devices::Link;
 use dom0::toolstack::{Refusal, Toolstack};
 use domain_rt::events::Event;
 use domain_rt::runtime::{self, Context};
 use domain_rt::{hypercall, memory, time};
 use embassy_time::Timer;
+use ring_proto::path::{Class, Device, FrontDir};
 
 use channel::Channel;
 use hypervisor::Hypervisor;
@@ -41,6 +45,9 @@ struct State {
     /// The machine is being ended; no more prompts.
     ending: bool,
     context: Context,
+    pci: pci::Pci,
+    /// This state, for the tasks it starts.
+    shared: Weak<RefCell<State>>,
 }
 
 type Shared = Rc<RefCell<State>>;
@@ -54,15 +61,19 @@ async fn main(info: &'static StartInfo, context: Context) {
     let files = memory::module(info);
     let options = context.command_line();
     let option = |name: &str| options.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-    let state = Rc::new(RefCell::new(State {
-        tools: Toolstack::new(Hypervisor, files),
-        channels: BTreeMap::new(),
-        terminal: Terminal::default(),
-        manifest: Manifest { domains: Default::default() },
-        log_consoles: options.split_whitespace().any(|word| word == "log-consoles"),
-        ending: false,
-        context,
-    }));
+    let state = Rc::new_cyclic(|shared| {
+        RefCell::new(State {
+            tools: Toolstack::new(Hypervisor, files),
+            channels: BTreeMap::new(),
+            terminal: Terminal::default(),
+            manifest: Manifest { domains: Default::default() },
+            log_consoles: options.split_whitespace().any(|word| word == "log-consoles"),
+            ending: false,
+            context,
+            pci: pci::Pci::default(),
+            shared: shared.clone(),
+        })
+    });
     match (Event::bind_virq(Virq::CONSOLE), Event::bind_virq(Virq::DOM_EXC)) {
         (Ok(console), Ok(endings)) => {
             context.spawn(listen(state.clone(), console));
@@ -129,7 +140,14 @@ fn try_start(state: &Shared, config: &Config) -> Result<DomId, Refusal> {
     borrowed.channels.insert(built.domain, channel.clone());
     let context = borrowed.context;
     context.spawn(channel::serve(state.clone(), built.domain, channel));
-    borrowed.tools.control.unpause(built.domain)?;
+    let started =
+        borrowed.give_devices(built.domain).and_then(|()| Ok(borrowed.tools.control.unpause(built.domain)?));
+    if let Err(refusal) = started {
+        let _ = borrowed.tools.destroy(built.domain);
+        borrowed.sweep();
+        return Err(refusal);
+    }
+    borrowed.watch_devices(built.domain);
     borrowed.pump();
     Ok(built.domain)
 }
@@ -141,16 +159,21 @@ impl State {
         self.terminal.print(&format!("[{:3}.{:03}] {who}: {what}", now / 1000, now % 1000));
     }
 
-    /// Carries store messages to and fro until nothing moves.
+    /// Delivers what waits in the store's queues, and sees to what dom0 itself watches.
     fn pump(&mut self) {
-        let mut again = true;
-        while core::mem::take(&mut again) {
-            let ready: alloc::vec::Vec<DomId> = self.tools.store.ready().collect();
+        loop {
+            let ready: Vec<DomId> = self.tools.store.ready().collect();
             for domain in ready {
-                again |= self.turn(domain);
+                if self.turn(domain)
+                    && let Some(channel) = self.channels.get(&domain)
+                {
+                    channel.kick();
+                }
+            }
+            if !self.own_events() {
+                break;
             }
         }
-        self.own_events();
         for hit in self.tools.store.take_quota_hits() {
             let line = hit.to_string();
             let line = line.strip_prefix("store: ").unwrap_or(&line).to_string();
@@ -174,27 +197,60 @@ impl State {
         turn.again
     }
 
-    /// What dom0 itself watches.
-    fn own_events(&mut self) {
+    /// Watches both ends of a new domain's devices.
+    fn watch_devices(&mut self, domain: DomId) {
+        let devices: Vec<Device> =
+            self.tools.get(domain).into_iter().flat_map(|r| r.devices.iter().map(|link| link.device)).collect();
+        for device in devices {
+            // A watch that is there already, from the backend before, serves as well.
+            let _ = self.tools.store.watch(&format!("{}/state", FrontDir(device)), "device");
+        }
+    }
+
+    /// What dom0 itself watches; whether there was any news.
+    fn own_events(&mut self) -> bool {
+        let mut any = false;
         while let Some((path, token)) = self.tools.store.next_event() {
-            match token.as_str() {
-                "shell" => {
-                    let value = self.tools.store.get(&path).unwrap_or_else(|| "(gone)".into());
-                    self.terminal.print(&format!("{path} = {value}"));
-                }
-                _ => {}
+            any = true;
+            if token == "shell" {
+                let value = self.tools.store.get(&path).unwrap_or_else(|| "(gone)".into());
+                self.terminal.print(&format!("{path} = {value}"));
+            } else {
+                self.device_changed(&path);
             }
+        }
+        any
+    }
+
+    /// The state of a frontend, at `path`, has changed.
+    fn device_changed(&mut self, path: &str) {
+        let found = self.tools.domains().find_map(|running| {
+            let is_it = |link: &&Link| path.strip_suffix("/state") == Some(FrontDir(link.device).to_string().as_str());
+            running.devices.iter().find(is_it).map(|link| (running.config.name.clone(), link.clone()))
+        });
+        let Some((name, link)) = found else {
+            // The device of a domain that is gone.
+            let _ = self.tools.store.unwatch(path, "device");
+            return;
+        };
+        let Device { class, handle, front, .. } = link.device;
+        if class == Class::Pci {
+            self.pci_step(front);
+        }
+        if self.tools.store.get(path).as_deref() == Some("4") {
+            self.log(&name, &format!("{} {handle}: connected to {}", class.name(), link.backend_name));
         }
     }
 
     /// Drops what the program holds of domains that are no more.
     fn sweep(&mut self) {
-        let gone: alloc::vec::Vec<DomId> =
+        let gone: Vec<DomId> =
             self.channels.keys().copied().filter(|domain| self.tools.get(*domain).is_none()).collect();
         for domain in gone {
             if let Some(channel) = self.channels.remove(&domain) {
                 channel.close();
             }
+            self.forget_devices(domain);
             self.terminal.gone(domain);
         }
         self.pump();
@@ -265,10 +321,10 @@ async fn restart(state: Shared, at: u64) {
 
 /// Asks all domains to end, waits for them, and ends the machine.
 async fn power_off(state: Shared) {
-    let domains: alloc::vec::Vec<DomId> = {
+    let domains: Vec<DomId> = {
         let mut state = state.borrow_mut();
         let running = state.tools.domains().map(|running| (running.built.domain, running.config.name.clone()));
-        let running: alloc::vec::Vec<(DomId, String)> = running.collect();
+        let running: Vec<(DomId, String)> = running.collect();
         for (domain, name) in &running {
             state.tools.forget_restarts(name);
             let _ = state.tools.ask(*domain, "poweroff");
