@@ -103,7 +103,7 @@ impl Tables {
             self.tss.ist[usize::from(slot) - 1] = ist_stack_end(area, slot) - 16;
         }
         for vector in 0..256usize {
-            self.idt[vector] = gate(stub(vector), ist_of(vector), if vector == 3 || vector == 4 { 3 } else { 0 });
+            self.idt[vector] = gate(stub(vector), ist_of(vector), if matches!(vector, 3 | 4 | 0x80) { 3 } else { 0 });
         }
     }
 

@@ -13,7 +13,7 @@ use x86_64::instructions::port::Port;
 use x86_64::registers::model_specific::Msr;
 
 use crate::lock::{SpinLock, SpinRwLock};
-use crate::{apic, console, descriptors, flush, fpu, layout, paging, pci, percpu, physical, power, time, trap};
+use crate::{apic, console, cpu, descriptors, flush, fpu, layout, keys, paging, pci, percpu, physical, power, time, trap};
 
 /// The machine. All of its state is in hardware and in the statics of this image.
 pub struct Machine;
@@ -190,6 +190,11 @@ impl Platform for Machine {
         load_bases(run);
     }
 
+    fn ldt_offset(&self, address: u64) -> Option<u64> {
+        let window = layout::cpu_area(percpu::id()) + layout::LDT_WINDOW;
+        address.checked_sub(window).filter(|&offset| offset < (LDT_FRAMES * PAGE_SIZE) as u64)
+    }
+
     fn load_bases(&self, run: &Run) {
         load_bases(run);
     }
@@ -220,6 +225,10 @@ impl Platform for Machine {
         run.fs_base = read_msr(FS_BASE);
         let gs = read_msr(KERNEL_GS_BASE);
         if run.kernel_mode { run.gs_base_kernel = gs } else { run.gs_base_user = gs }
+    }
+
+    fn load_control(&self, run: &Run) {
+        cpu::load_control(run.cr4);
     }
 
     fn set_task_switched(&self, _run: &mut Run, set: bool) {
@@ -319,12 +328,24 @@ impl Platform for Machine {
         apic::mask_line(line.0, false);
     }
 
+    fn msi_disable(&self, device: PciAddress, entry: Option<u16>) {
+        pci::disable(device, entry);
+    }
+
+    fn msix_table(&self, device: PciAddress) -> Option<::core::ops::RangeInclusive<u64>> {
+        pci::msix_table(device)
+    }
+
     fn msi_enable(&self, device: PciAddress, entry: Option<u16>, line: Line) -> bool {
         pci::enable(device, entry, line)
     }
 
     fn console_write(&self, text: &[u8]) {
         console::write(text);
+    }
+
+    fn debug_key(&self, key: u8) {
+        keys::press(key);
     }
 
     fn console_read(&self, to: &mut [u8]) -> usize {

@@ -89,17 +89,20 @@ fn enable_msi(device: PciAddress, line: Line) -> bool {
     true
 }
 
+/// The registers of an MSI-X entry, if the device has it. `at`: its capability.
+fn msix_entry(device: PciAddress, at: u8, entry: u16) -> Option<*mut u32> {
+    if u32::from(entry) > read(device, at) >> 16 & 0x7ff {
+        return None;
+    }
+    let table = read(device, at + 4);
+    let address = bar(device, table as u8 & 7)? + u64::from(table & !7) + u64::from(entry) * 16;
+    Some((map_table(address & !0xfff)? + (address & 0xfff)) as *mut u32)
+}
+
 fn enable_msix(device: PciAddress, entry: u16, line: Line) -> bool {
     let Some(at) = capability(device, CAPABILITY_MSIX) else { return false };
     let control = read(device, at);
-    if u32::from(entry) > control >> 16 & 0x7ff {
-        return false;
-    }
-    let table = read(device, at + 4);
-    let Some(base) = bar(device, table as u8 & 7) else { return false };
-    let address = base + u64::from(table & !7) + u64::from(entry) * 16;
-    let Some(seen) = map_table(address & !0xfff) else { return false };
-    let registers = (seen + (address & 0xfff)) as *mut u32;
+    let Some(registers) = msix_entry(device, at, entry) else { return false };
     let (low, data) = message(line);
     // SAFETY: the page is the device's MSI-X table, mapped uncached; the entry is within its size, which is 16-byte aligned.
     unsafe {
@@ -112,13 +115,30 @@ fn enable_msix(device: PciAddress, entry: u16, line: Line) -> bool {
     true
 }
 
-/// Switches message-signalled interrupts off.
-pub fn disable(device: PciAddress) {
-    if let Some(at) = capability(device, CAPABILITY_MSI) {
-        write(device, at, read(device, at) & !(1 << 16));
-    }
-    if let Some(at) = capability(device, CAPABILITY_MSIX) {
-        write(device, at, read(device, at) & !(1 << 31));
+/// The frames that a device's MSI-X table is in.
+pub fn msix_table(device: PciAddress) -> Option<core::ops::RangeInclusive<u64>> {
+    let at = capability(device, CAPABILITY_MSIX)?;
+    let entries = u64::from(read(device, at) >> 16 & 0x7ff) + 1;
+    let table = read(device, at + 4);
+    let start = bar(device, table as u8 & 7)? + u64::from(table & !7);
+    Some(start >> 12..=(start + entries * 16 - 1) >> 12)
+}
+
+/// Masks one entry of MSI-X, or switches MSI off (no entry).
+pub fn disable(device: PciAddress, entry: Option<u16>) {
+    match entry {
+        None => {
+            if let Some(at) = capability(device, CAPABILITY_MSI) {
+                write(device, at, read(device, at) & !(1 << 16));
+            }
+        }
+        Some(entry) => {
+            let registers = capability(device, CAPABILITY_MSIX).and_then(|at| msix_entry(device, at, entry));
+            if let Some(registers) = registers {
+                // SAFETY: an entry of the device's MSI-X table, mapped uncached; its last word is the mask.
+                unsafe { registers.add(3).write_volatile(1) };
+            }
+        }
     }
 }
 

@@ -24,6 +24,8 @@ const NMI: u32 = 2;
 const DOUBLE_FAULT: u32 = 8;
 const PAGE_FAULT: u32 = 14;
 const MACHINE_CHECK: u32 = 18;
+/// `int 0x80`: a gate of its own that ring 3 may use, since some CPUs report the wrong vector for one that it may not.
+const SYSTEM_CALL: u32 = 0x80;
 
 /// Who runs here.
 fn running() -> Option<&'static mut Current> {
@@ -53,6 +55,9 @@ extern "C" fn guest_trap(regs: &mut CpuUserRegs) -> *const CpuUserRegs {
                 _ => 0,
             };
             with_caller(|c| c.core.exception(c, vector as u8, error, extra));
+        }
+        SYSTEM_CALL => {
+            with_caller(|c| c.core.software_interrupt(c, SYSTEM_CALL as u8));
         }
         _ => interrupt(vector as u8),
     }

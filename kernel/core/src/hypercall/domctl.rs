@@ -136,7 +136,6 @@ fn next_domain<P: Platform>(core: &Core<P>, from: DomId) -> Result<Arc<Domain<P>
 
 /// What is to be known of a domain; sysctl lists it too.
 pub fn info<P: Platform>(core: &Core<P>, domain: &Domain<P>) -> GetDomainInfo {
-    let now = core.platform.now();
     let views = || domain.vcpus.iter().map(|v| v.sched.state.view());
     let up = views().filter(|v| !v.down()).count() as u32;
     let stage = domain.stage();
@@ -160,7 +159,7 @@ pub fn info<P: Platform>(core: &Core<P>, domain: &Domain<P>) -> GetDomainInfo {
         tot_pages,
         max_pages,
         shared_info_frame: domain.shared_info.mfn(),
-        cpu_time: domain.vcpus.iter().map(|v| core.run_times(v, now).times[0]).sum(),
+        cpu_time: core.virtual_time(domain),
         nr_online_vcpus: up,
         max_vcpu_id: domain.vcpus.len().saturating_sub(1) as u32,
         handle: *domain.handle.lock(),
