@@ -391,7 +391,9 @@ pub fn load_windows(run: &Run) {
     }
     if run.ldt_entries != 0 {
         for n in 0..LDT_FRAMES {
-            set_window(area + layout::LDT_WINDOW + (n * PAGE_SIZE) as u64, entry(run.ldt[n]));
+            // What is not there is mapped when the guest uses it: see `ldt_offset`.
+            let entry = run.ldt[n].map_or(0, |frame| entry(Some(frame)));
+            set_window(area + layout::LDT_WINDOW + (n * PAGE_SIZE) as u64, entry);
         }
     }
     // SAFETY: this CPU's own tables, and interrupts are off.
