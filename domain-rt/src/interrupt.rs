@@ -32,7 +32,11 @@ impl Interrupt {
         let index = i32::try_from(gsi).map_err(|_| Errno::EINVAL)?;
         let mut setup = SetupGsi { gsi: index, triggering: 1, polarity: 1, ..SetupGsi::default() };
         let _ = hypercall::physdev_op(PhysdevOp::SETUP_GSI, &mut setup);
-        Self::mapped(MapPirq { kind: MapPirqType::GSI, index, pirq: index, ..MapPirq::default() })
+        match Self::mapped(MapPirq { kind: MapPirqType::GSI, index, pirq: index, ..MapPirq::default() }) {
+            // Not this domain's to map: the toolstack has, under the line's own number.
+            Err(Errno::EPERM) => Self::bind(gsi),
+            result => result,
+        }
     }
 
     /// A vector of a function's MSI-X table, which lies in the BAR at machine address `bar`; for a domain that drives
