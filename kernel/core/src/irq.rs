@@ -175,6 +175,8 @@ impl<P: Platform> Default for Lines<P> {
 /// Ports that are the core's own whoever asks: interrupt controllers, timer, the CMOS, the first serial port.
 const CORE_PORTS: [RangeInclusive<u16>; 6] =
     [0x20..=0x21, 0x40..=0x43, 0x61..=0x61, 0x70..=0x71, 0xa0..=0xa1, 0x3f8..=0x3ff];
+/// The line that is the core's own: the first serial port's.
+const CORE_LINE: u32 = 4;
 /// Frames that are the core's own: I/O APICs, local APICs and the message range behind them.
 const CORE_FRAMES: [RangeInclusive<u64>; 2] = [0xfec00..=0xfec0f, 0xfee00..=0xfeeff];
 
@@ -205,20 +207,23 @@ impl<P: Platform> Core<P> {
         self.platform.msix_table(device).map_or(Ok(()), |frames| lines.tables.add(frames))
     }
 
-    /// Makes a pirq of the domain's stand for a GSI; `wanted` or the GSI's own number. Returns the pirq.
+    /// Was the domain given this GSI?
+    pub fn may_have_line(&self, domain: &Domain<P>, gsi: u32) -> bool {
+        let line = u64::from(gsi);
+        let given = domain.privilege.contains(Privilege::HARDWARE) || domain.devices.lock().lines.has(&(line..=line));
+        given && gsi != CORE_LINE
+    }
+
+    /// Makes a pirq of the domain's stand for a GSI; `wanted` or the GSI's own number. Returns the pirq. Whoever asks
+    /// was given the GSI; whether the domain was is asked when it binds a port to it.
     ///
-    /// EINVAL: no such GSI or pirq. EPERM: the domain was not given it. EEXIST: the pirq stands for another.
+    /// EINVAL: no such GSI or pirq. EEXIST: the pirq stands for another.
     pub fn map_gsi(&self, domain: &Domain<P>, gsi: u32, wanted: Option<u32>) -> Result<u32, Errno> {
         let number = wanted.unwrap_or(gsi);
         if gsi >= FIRST_MESSAGE || number >= PIRQS {
             return Err(Errno::EINVAL);
         }
         let mut devices = domain.devices.lock();
-        let given =
-            domain.privilege.contains(Privilege::HARDWARE) || devices.lines.has(&(u64::from(gsi)..=u64::from(gsi)));
-        if !given {
-            return Err(Errno::EPERM);
-        }
         match devices.pirq(number) {
             Some(same) if same.line == Line(gsi) => return Ok(number),
             Some(_) => return Err(Errno::EEXIST),
@@ -289,9 +294,12 @@ impl<P: Platform> Core<P> {
 
     /// A port was bound to an interrupt of a domain's: lets it through.
     ///
-    /// EPERM: the pirq stands for nothing. EBUSY: somebody has the line, and one of both does not share.
+    /// EPERM: the pirq stands for nothing, or for a GSI that the domain was not given. EBUSY: somebody has the line, and one of both does not share.
     pub fn open_pirq(&self, domain: &Arc<Domain<P>>, number: u32, shares: bool) -> Result<(), Errno> {
         let pirq = domain.devices.lock().pirq(number).ok_or(Errno::EPERM)?;
+        if pirq.message.is_none() && !self.may_have_line(domain, pirq.line.0) {
+            return Err(Errno::EPERM);
+        }
         let mut lines = self.lines.lock();
         let (mut sharers, mut all_share) = (0, true);
         for sharer in lines.of(pirq.line) {
@@ -322,13 +330,14 @@ impl<P: Platform> Core<P> {
 
     fn leave_line(&self, domain: &Domain<P>, line: Line, pirq: u32) {
         let mut lines = self.lines.lock();
-        let mut owed = false;
+        let (mut left, mut owed) = (false, false);
         lines.lines.retain(|(l, sharer)| {
             let leaves = *l == line && core::ptr::eq(sharer.domain.as_ptr(), domain) && sharer.pirq == pirq;
+            left |= leaves;
             owed |= leaves && sharer.owes_eoi;
             !leaves
         });
-        if lines.of(line).next().is_none() {
+        if left && lines.of(line).next().is_none() {
             self.platform.irq_mask(line, true);
         } else if owed && lines.of(line).all(|s| !s.owes_eoi) {
             self.platform.irq_eoi(line);

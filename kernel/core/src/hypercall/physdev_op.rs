@@ -119,6 +119,7 @@ fn map_pirq<P: Platform>(c: &Caller<'_, P>, map: &MapPirq) -> Result<u32, Stop> 
     match map.kind {
         MapPirqType::GSI => {
             let gsi = u32::try_from(map.index).map_err(|_| Errno::EINVAL)?;
+            c.core.may_have_line(c.domain, gsi).then_some(()).ok_or(Errno::EPERM)?;
             Ok(c.core.map_gsi(&domain, gsi, wanted)?)
         }
         // A message is programmed into a device, and whose that is only the hardware domain knows: it maps them, for

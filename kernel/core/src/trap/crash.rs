@@ -5,6 +5,7 @@ use core::fmt;
 use super::Exception;
 use crate::Core;
 use crate::dispatch::Caller;
+use crate::domain::Stage;
 use crate::platform::Platform;
 use abi::sched::ShutdownReason;
 use abi::trap::vector;
@@ -62,13 +63,18 @@ impl Crash {
 impl<P: Platform> Core<P> {
     /// Ends the calling domain, and tells its story on the console.
     pub fn crash(&self, c: &mut Caller<'_, P>, why: Crash) {
+        c.cpu.post(crate::cpu::pending::RESCHEDULE);
+        if c.domain.stage() != Stage::Alive {
+            // One story a domain: what follows its end on the way out is no news.
+            return;
+        }
         self.log(format_args!("d{}v{} crashed: {why}", c.domain.id.0, c.vcpu.id.0));
         self.log_state(c);
         if let (Some(address), Some(space)) = (why.address(), c.run.space()) {
-            self.log(format_args!("  walk of {address:#018x}: {:?}", self.walk(space, abi::Vaddr(address))));
+            let [l4, l3, l2, l1] = self.walk(space, abi::Vaddr(address)).entries.map(|entry| entry.0);
+            self.log(format_args!("  walk of {address:#018x}: L4 {l4:x} L3 {l3:x} L2 {l2:x} L1 {l1:x}"));
         }
         self.shutdown(c.domain, ShutdownReason::CRASH);
-        c.cpu.post(crate::cpu::pending::RESCHEDULE);
     }
 
     /// Registers and last hypercalls of the caller.
