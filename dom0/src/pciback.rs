@@ -17,8 +17,9 @@ pub trait ConfigSpace {
     fn read(&mut self, function: PciFunction, register: u8) -> u32;
     /// Writes the word at `register`.
     fn write(&mut self, function: PciFunction, register: u8, value: u32);
-    /// Maps MSI-X entries of the function to the domain that has it: the entry and where its table is; the pirq.
-    fn map_msix(&mut self, function: PciFunction, entry: u16, table: u64) -> Result<u16, Errno>;
+    /// Maps an MSI-X entry of the function to the domain that has it: the entry, and the base of the BAR that holds the
+    /// table, as `physdev_map_pirq` wants it; the pirq.
+    fn map_msix(&mut self, function: PciFunction, entry: u16, bar: u64) -> Result<u16, Errno>;
 }
 
 const ID: u8 = 0x00;
@@ -53,7 +54,7 @@ pub struct Device {
     bars: [Bar; BARS],
     /// Interrupt line, if the function has one; on the PC it is the GSI.
     line: Option<u8>,
-    /// Machine address of the MSI-X table, and its entries.
+    /// Machine address of the BAR that holds the MSI-X table, and the table's entries.
     msix: Option<(u64, u16)>,
 }
 
@@ -117,7 +118,7 @@ impl Device {
                 let offset = u64::from(table & !7);
                 let entries = (head >> 16 & 0x7ff) as u16 + 1;
                 let fits = offset + u64::from(entries) * 16 <= size;
-                return (!io && fits).then_some((base + offset, entries));
+                return (!io && fits).then_some((base, entries));
             }
             at = (head >> 8) as u8 & !3;
         }
@@ -169,12 +170,12 @@ impl Device {
     }
 
     fn enable_msix(&self, config: &mut impl ConfigSpace, op: &mut WireOp, count: u8) -> Result<(), PciError> {
-        let (table, entries) = self.msix.ok_or(PciError::FAILED)?;
+        let (bar, entries) = self.msix.ok_or(PciError::FAILED)?;
         for slot in op.msix.iter_mut().take(count.into()) {
             if slot.entry >= entries {
                 return Err(PciError::FAILED);
             }
-            slot.vector = config.map_msix(self.function, slot.entry, table).map_err(|_| PciError::FAILED)?;
+            slot.vector = config.map_msix(self.function, slot.entry, bar).map_err(|_| PciError::FAILED)?;
         }
         Ok(())
     }
@@ -237,7 +238,7 @@ mod tests {
                 (0x34, 0x98),
                 (0x3c, 0x010b),
                 (0x98, 0x8003_0011),
-                (0x9c, 0x0000_0001),
+                (0x9c, 0x0000_0801),
             ];
             let masks = [0xffff_ffe1, 0xffff_f000, 0, 0, 0xffff_c00c, 0xffff_ffff];
             Self { words: words.into(), masks, decoded_while_measured: false, vectors: Vec::new() }
@@ -264,8 +265,8 @@ mod tests {
                 self.words.insert(register, value);
             }
         }
-        fn map_msix(&mut self, _: PciFunction, entry: u16, table: u64) -> Result<u16, Errno> {
-            self.vectors.push((entry, table));
+        fn map_msix(&mut self, _: PciFunction, entry: u16, bar: u64) -> Result<u16, Errno> {
+            self.vectors.push((entry, bar));
             Ok(100 + entry)
         }
     }

@@ -205,7 +205,7 @@ impl State {
                 _ => (link.device.handle.to_string(), format!("{} {}", key("mac"), key("bridge"))),
             };
             if verbose {
-                let counters = self.tools.store.read_directory(&format!("{back}/statistics")).0;
+                let counters = self.tools.store.read_directory(&format!("{back}/stats")).0;
                 details += &format!("\n{name} {device}:");
                 counters.iter().for_each(|(name, value)| details += &format!(" {name}={value}"));
             }
@@ -218,6 +218,8 @@ impl State {
         let store = &mut self.tools.store;
         match command {
             StoreCommand::Ls(path) => {
+                // Completion leaves a slash behind what has children.
+                let path = if path == "/" { path } else { path.trim_end_matches('/').to_string() };
                 let missing = path != "/" && store.perms_text(&path).is_none();
                 if missing {
                     return Err(StoreError::Enoent.into());

@@ -6,7 +6,7 @@ mod hypervisor;
 mod pci;
 mod terminal;
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::rc::{Rc, Weak};
 use alloc::string::{String, ToString};
@@ -46,6 +46,8 @@ struct State {
     ending: bool,
     context: Context,
     pci: pci::Pci,
+    /// State keys of the frontends that were seen connected.
+    connected: BTreeSet<String>,
     /// This state, for the tasks it starts.
     shared: Weak<RefCell<State>>,
 }
@@ -71,6 +73,7 @@ async fn main(info: &'static StartInfo, context: Context) {
             ending: false,
             context,
             pci: pci::Pci::default(),
+            connected: BTreeSet::new(),
             shared: shared.clone(),
         })
     });
@@ -230,6 +233,7 @@ impl State {
         });
         let Some((name, link)) = found else {
             // The device of a domain that is gone.
+            self.connected.remove(path);
             let _ = self.tools.store.unwatch(path, "device");
             return;
         };
@@ -237,7 +241,10 @@ impl State {
         if class == Class::Pci {
             self.pci_step(front);
         }
-        if self.tools.store.get(path).as_deref() == Some("4") {
+        let connected = self.tools.store.get(path).as_deref() == Some("4");
+        if !connected {
+            self.connected.remove(path);
+        } else if self.connected.insert(path.to_string()) {
             self.log(&name, &format!("{} {handle}: connected to {}", class.name(), link.backend_name));
         }
     }

@@ -53,7 +53,7 @@ impl ConfigSpace for Config<'_> {
         self.ports.write_word(place(function), register, value);
     }
 
-    fn map_msix(&mut self, function: PciFunction, entry: u16, table: u64) -> Result<u16, Errno> {
+    fn map_msix(&mut self, function: PciFunction, entry: u16, bar: u64) -> Result<u16, Errno> {
         let mut map = MapPirq {
             domid: self.domain,
             kind: MapPirqType::MSI_SEG,
@@ -62,7 +62,7 @@ impl ConfigSpace for Config<'_> {
             bus: i32::from(function.segment) << 16 | i32::from(function.bus),
             devfn: function.devfn().into(),
             entry_nr: entry.into(),
-            table_base: table,
+            table_base: bar,
             ..MapPirq::default()
         };
         hypercall::physdev_op(PhysdevOp::MAP_PIRQ, &mut map)?;
