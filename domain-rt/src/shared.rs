@@ -148,7 +148,9 @@ pub struct Clock {
 impl Clock {
     /// Nanoseconds since boot when the TSC reads `now`.
     pub fn at(&self, now: u64) -> u64 {
-        let ticks = now.saturating_sub(self.tsc);
+        // The counter is modular: where it is emulated it may have been "negative" at the update. A counter that is
+        // a little behind the update, on another CPU, counts as not having moved.
+        let ticks = (now.wrapping_sub(self.tsc) as i64).max(0) as u64;
         let distance = u32::from(self.shift.unsigned_abs()).min(63);
         let ticks = if self.shift < 0 { ticks >> distance } else { ticks << distance };
         let passed = (u128::from(ticks) * u128::from(self.scale)) >> 32;
@@ -165,6 +167,8 @@ mod tests {
         // 2 GHz: half a nanosecond a tick.
         let clock = Clock { tsc: 1000, system: 7, scale: 1 << 31, shift: 0 };
         assert_eq!((clock.at(3000), clock.at(1000), clock.at(0)), (1007, 7, 7));
+        // An emulated counter that began after the update.
+        assert_eq!(Clock { tsc: 1000u64.wrapping_sub(3000), ..clock }.at(1000), 1507);
         // 500 MHz, shifted left; 8 GHz, shifted right.
         assert_eq!(Clock { scale: 1 << 31, shift: 2, ..clock }.at(1010), 27);
         assert_eq!(Clock { scale: 1 << 31, shift: -2, ..clock }.at(1800), 107);
