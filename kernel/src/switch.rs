@@ -23,6 +23,7 @@ pub fn reschedule(cpu: &Cpu<Machine>) {
         Next::Idle => None,
     };
     let left = current.take().map(|mut left| {
+        core().write_runstate(&left.vcpu, &left.run);
         save(&mut left);
         // The Run lock is free from here on: whoever takes the vCPU next can have its state.
         (left.domain, left.vcpu)
@@ -32,6 +33,7 @@ pub fn reschedule(cpu: &Cpu<Machine>) {
     change_space(cpu, left.as_ref().map(|(domain, _)| domain), entered);
     if let Some(entered) = entered {
         load(entered);
+        core().write_runstate(&entered.vcpu, &entered.run);
     }
     if let Some((_, vcpu)) = left {
         core().descheduled(cpu, vcpu);

@@ -85,9 +85,12 @@ impl<P: Platform> Core<P> {
         self.bind(domain, Bound::Ipi, vcpu).map(|(port, _)| port)
     }
 
-    /// Binds a port to an interrupt that the domain was given. EEXIST if it is bound; what [`Core::open_pirq`] says;
+    /// Binds a port to an interrupt that the domain was given. EINVAL for a number that none has; EEXIST if it is bound; what [`Core::open_pirq`] says;
     /// else as `alloc_unbound`.
     pub fn bind_pirq(&self, domain: &Arc<Domain<P>>, pirq: u32, share: bool) -> Result<Port, Errno> {
+        if pirq >= crate::irq::PIRQS {
+            return Err(Errno::EINVAL);
+        }
         let port = {
             let mut ports = domain.events.ports.lock();
             if ports.pirqs.iter().any(|&(bound, _)| bound == pirq) {

@@ -1,7 +1,7 @@
 //! Mapping granted frames, and letting go of them.
 
 use abi::grant::{GrantHandle, GrantStatus, MapGrantRef, gntmap};
-use abi::{Maddr, PAGE_SHIFT, Pte, PteFlags, Vaddr};
+use abi::{Maddr, Pte, PteFlags, Vaddr};
 use alloc::sync::Arc;
 
 use super::Track;
@@ -123,8 +123,8 @@ impl<P: Platform> Core<P> {
 
     /// Takes a mapping out of the page tables, if `host_addr` is not 0, and from devices, if `device` is not.
     ///
-    /// BAD_HANDLE: no such mapping. GENERAL_ERROR: it is not at that address, or not for that device address; then
-    /// nothing has changed.
+    /// BAD_HANDLE: no such mapping. GENERAL_ERROR: it is not at that address. BAD_DEV_ADDR: nor at that one for devices.
+    /// Then nothing has changed.
     pub fn begin_unmap(
         &self,
         session: &mut Session<'_, P>,
@@ -179,7 +179,7 @@ impl<P: Platform> Core<P> {
         let host = host_addr != 0 && m.flags & gntmap::HOST_MAP != 0;
         let dma = device.0 != 0 && m.flags & gntmap::DEVICE_MAP != 0;
         if dma && device != m.frame.mfn().maddr() {
-            return Err(GrantStatus::GENERAL_ERROR);
+            return Err(GrantStatus::BAD_DEV_ADDR);
         }
         let mut kinds = 0;
         if host {
@@ -225,5 +225,3 @@ impl<P: Platform> Core<P> {
         self.unpin_grant(&m.granter, m.gref, write);
     }
 }
-
-const _: () = assert!(PAGE_SHIFT == 12);

@@ -228,6 +228,8 @@ fn setup_table<P: Platform>(c: &mut Caller<'_, P>, it: &mut SetupTable) -> Resul
 
 fn query_size<P: Platform>(c: &mut Caller<'_, P>, it: &mut QuerySize) -> Result<(), GrantStatus> {
     let domain = target(c, it.dom)?;
+    // A table has one frame at least, by the time that anybody looks.
+    c.core.grow_grant_table(&domain, 1)?;
     (it.nr_frames, it.max_nr_frames) = domain.grants.size();
     Ok(())
 }

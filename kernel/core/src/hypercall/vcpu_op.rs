@@ -5,12 +5,13 @@
 //! - Returns: 0; `is_up` 1 or 0.
 //! - Faults: ENOENT: no such vCPU. EFAULT: the structure cannot be copied. `initialise`: EEXIST if it has a context,
 //!   else as [`Core::set_context`](crate::Core::set_context). `up`: EINVAL without a context. `set_periodic_timer`:
-//!   EINVAL below 1 ms or above 2^63 ns. Single-shot timers: EINVAL for another vCPU than the calling one; ETIME for a
-//!   deadline in the past, if asked for. `register_vcpu_info`: EINVAL the second time, for a place that crosses the end
-//!   of the frame or is not 8-byte aligned (Xen takes that; its words could not be atomic), for a frame that is not
-//!   the domain's own or cannot be writable, and for a vCPU that is up and not the caller. `get_physid`: EINVAL, no
-//!   vCPU is pinned for good. `send_nmi`: EINVAL with an argument. ENOSYS: an operation that does not exist.
-//! - Notes: taking down the last vCPU that is up powers the domain off.
+//!   EINVAL below 1 ms or above 2^63 ns. Single-shot timers: EINVAL for another vCPU than the calling one. Areas: EFAULT
+//!   for an address that is not the guest's. `register_vcpu_info`: ENXIO for a place that crosses the end of the frame
+//!   or is not 8-byte aligned; EINVAL the second time, for a frame that is not the domain's own or cannot be writable,
+//!   and for a vCPU that is up and not the caller. `get_physid`: EINVAL, no vCPU is pinned for good. `send_nmi`: EINVAL
+//!   with an argument. ENOSYS: an operation that does not exist.
+//! - Notes: taking down the last vCPU that is up powers the domain off. VCPU_SSHOTTMR_future is ignored, as by Xen
+//!   4.17: a deadline in the past fires at once.
 //! - Source: `vcpu.h`.
 
 use abi::hypercall::Hypercall;
@@ -19,7 +20,7 @@ use abi::vcpu::{
     RegisterArea, RegisterVcpuInfo, RunstateInfo, SetPeriodicTimer, SetSingleshotTimer, VcpuGuestContext, VcpuInfo,
     VcpuOp,
 };
-use abi::{Errno, Maddr, PAGE_SHIFT, PAGE_SIZE, VcpuId};
+use abi::{Errno, PAGE_SIZE, VcpuId};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 
@@ -52,12 +53,12 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
             c.put(arg, &words)?;
         }
         VcpuOp::REGISTER_RUNSTATE_MEMORY_AREA => {
-            let RegisterArea { addr } = c.get(arg)?;
-            c.core.set_runstate_area(vcpu, Some(c.space()?), addr.0);
+            let at = area(c, arg)?;
+            c.core.set_runstate_area(vcpu, Some(c.space()?), at);
         }
         VcpuOp::REGISTER_VCPU_TIME_MEMORY_AREA => {
-            let RegisterArea { addr } = c.get(arg)?;
-            c.core.set_time_area(vcpu, Some(c.space()?), addr.0);
+            let at = area(c, arg)?;
+            c.core.set_time_area(vcpu, Some(c.space()?), at);
         }
         VcpuOp::SET_PERIODIC_TIMER => {
             let SetPeriodicTimer { period_ns } = c.get(arg)?;
@@ -69,10 +70,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         VcpuOp::STOP_PERIODIC_TIMER => c.core.set_periodic(vcpu, 0),
         VcpuOp::SET_SINGLESHOT_TIMER | VcpuOp::STOP_SINGLESHOT_TIMER if !own => return inval,
         VcpuOp::SET_SINGLESHOT_TIMER => {
-            let SetSingleshotTimer { timeout_abs_ns, flags, .. } = c.get(arg)?;
-            if flags & SetSingleshotTimer::FUTURE != 0 && timeout_abs_ns < c.core.platform.now() {
-                return Err(Errno::ETIME.into());
-            }
+            let SetSingleshotTimer { timeout_abs_ns, .. } = c.get(arg)?;
             c.core.set_singleshot(c.cpu, vcpu, timeout_abs_ns);
         }
         VcpuOp::STOP_SINGLESHOT_TIMER => c.core.set_singleshot(c.cpu, vcpu, NEVER),
@@ -87,6 +85,12 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         _ => return Err(Errno::ENOSYS.into()),
     }
     Ok(0)
+}
+
+/// The address of an area that is to be registered.
+fn area<P: Platform>(c: &Caller<'_, P>, arg: u64) -> Result<u64, Stop> {
+    let RegisterArea { addr } = c.get(arg)?;
+    if crate::mm::is_guest_address(addr) { Ok(addr.0) } else { Err(Errno::EFAULT.into()) }
 }
 
 fn initialise<P: Platform>(c: &mut Caller<'_, P>, vcpu: &Arc<Vcpu<P>>, arg: u64) -> Result<(), Stop> {
@@ -115,8 +119,10 @@ fn register_vcpu_info<P: Platform>(
 ) -> Result<(), Stop> {
     let RegisterVcpuInfo { mfn, offset, .. } = c.get(arg)?;
     let offset = offset as usize;
-    let fits = offset <= PAGE_SIZE - size_of::<VcpuInfo>() && offset.is_multiple_of(8);
-    if !fits || !own && !vcpu.sched.state.view().down() {
+    if offset > PAGE_SIZE - size_of::<VcpuInfo>() || !offset.is_multiple_of(8) {
+        return Err(Errno::ENXIO.into());
+    }
+    if !own && !vcpu.sched.state.view().down() {
         return Err(Errno::EINVAL.into());
     }
     c.core.move_vcpu_info(c.domain, vcpu, mfn, offset)?;
@@ -125,5 +131,3 @@ fn register_vcpu_info<P: Platform>(
     }
     Ok(())
 }
-
-const _: () = assert!(size_of::<Maddr>() == 8 && PAGE_SHIFT == 12);

@@ -132,8 +132,6 @@ impl<P: Platform> Audit<'_, P> {
             self.hold(frame, true);
         }
         self.core.each_device_map(domain, |frame, write| self.hold(frame, write));
-        let core = self.core;
-        core.each_device_map(domain, |frame, write| self.hold(frame, write));
         self.list(domain);
     }
 

@@ -239,7 +239,7 @@ impl<P: Platform> Core<P> {
                 cpu.queue.begin(now);
                 self.note_runstate(v, now);
                 self.unpark(v);
-                self.fire(v, now);
+                self.fire_running(v, now);
                 self.count(cpu, Counter::Event(Event::Switch));
             }
             Next::Idle => self.count(cpu, Counter::Event(Event::Idle)),

@@ -103,9 +103,9 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// Writes a vCPU's runstate and time page to where it wants them. To be called with its `Run` at hand: after it
-    /// was switched to, and before its state is stored when another takes its place.
-    pub fn write_guest_areas(&self, vcpu: &Vcpu<P>, run: &Run) {
+    /// Writes a vCPU's runstate to where it wants it. To be called with its `Run` at hand: after it was switched to, and
+    /// before its state is stored when another takes its place.
+    pub fn write_runstate(&self, vcpu: &Vcpu<P>, run: &Run) {
         if vcpu.time.runstate_area.load(Relaxed) != 0
             && let Some(root) = run.kernel_root
         {

@@ -32,6 +32,14 @@ pub(super) enum Owner<P: Platform> {
     Watchdog(Arc<Domain<P>>),
 }
 
+/// Which of a vCPU's timers went off.
+pub(super) struct Due {
+    /// VIRQ_TIMER is to be raised.
+    tick: bool,
+    /// Its poll is over.
+    poll: bool,
+}
+
 /// A CPU's timer queue.
 pub struct Timers<P: Platform> {
     queue: Lock<P, Parked<P>>,
@@ -82,20 +90,28 @@ impl<P: Platform> Timers<P> {
 
     fn insert(&self, deadline: u64, owner: Owner<P>) {
         let mut queue = self.queue.lock();
-        let at = queue.list.partition_point(|(d, _)| *d > deadline);
-        queue.list.insert(at, (deadline, owner));
+        queue.insert(deadline, owner);
         self.note_first(&queue);
     }
 
-    /// Takes the first one that is due.
-    pub(super) fn pop(&self, now: u64) -> Option<Owner<P>> {
+    /// Takes the first one that is due. A vCPU that has another timer set stays on the queue for that: all in one
+    /// step, so that whoever runs it meanwhile finds it there or not at all.
+    pub(super) fn pop(&self, now: u64) -> Option<(Owner<P>, Due)> {
         if self.first.load(SeqCst) > now {
             return None;
         }
         let mut queue = self.queue.lock();
-        let due = queue.list.pop_if(|(d, _)| *d <= now);
+        let (_, owner) = queue.list.pop_if(|(d, _)| *d <= now)?;
+        let mut due = Due { tick: false, poll: false };
+        if let Owner::Vcpu(v) = &owner {
+            due = v.time.take_due(now);
+            match v.time.asleep_until() {
+                NEVER => v.time.parked.store(NOWHERE, SeqCst),
+                next => queue.insert(next, Owner::Vcpu(v.clone())),
+            }
+        }
         self.note_first(&queue);
-        due.map(|(_, owner)| owner)
+        Some((owner, due))
     }
 
     fn retain(&self, keep: impl Fn(&Owner<P>) -> bool) {
@@ -117,6 +133,13 @@ impl<P: Platform> Timers<P> {
     }
 }
 
+impl<P: Platform> Parked<P> {
+    fn insert(&mut self, deadline: u64, owner: Owner<P>) {
+        let at = self.list.partition_point(|(d, _)| *d > deadline);
+        self.list.insert(at, (deadline, owner));
+    }
+}
+
 impl<P: Platform> Default for Timers<P> {
     fn default() -> Self {
         Self::new()
@@ -127,6 +150,11 @@ impl<P: Platform> VcpuTime<P> {
     /// The deadline of the timers that go on while it does not run.
     fn asleep_until(&self) -> u64 {
         self.singleshot.load(SeqCst).min(self.poll.load(SeqCst))
+    }
+
+    /// Which of these are due. Each is no longer set then; one caller only is told so.
+    fn take_due(&self, now: u64) -> Due {
+        Due { tick: take_due(&self.singleshot, now), poll: take_due(&self.poll, now) }
     }
 
     /// The next tick of the periodic timer.
@@ -155,17 +183,14 @@ impl<P: Platform> Core<P> {
         self.count(cpu, Counter::Event(Event::Timer));
         cpu.timers.programmed.store(NEVER, Relaxed);
         let now = self.platform.now();
-        while let Some(owner) = cpu.timers.pop(now) {
+        while let Some((owner, due)) = cpu.timers.pop(now) {
             match owner {
-                Owner::Vcpu(v) => {
-                    v.time.parked.store(NOWHERE, SeqCst);
-                    self.fire(&v, now);
-                }
+                Owner::Vcpu(v) => self.fire(&v, due),
                 Owner::Watchdog(domain) => self.watch(cpu, domain, now),
             }
         }
         if let Some(v) = current {
-            self.fire(v, now);
+            self.fire_running(v, now);
         }
         if now >= cpu.queue.until() {
             cpu.post(pending::RESCHEDULE);
@@ -173,18 +198,23 @@ impl<P: Platform> Core<P> {
         self.program(cpu, current);
     }
 
-    /// Does what is due of one vCPU's timers.
-    pub(crate) fn fire(&self, vcpu: &Arc<Vcpu<P>>, now: u64) {
-        let time = &vcpu.time;
-        let mut tick = take_due(&time.singleshot, now);
-        if now >= time.next_tick() && vcpu.sched.state.view().running() {
-            time.ticked.store(now, Relaxed);
-            tick = true;
+    /// Does what is due of the timers of a vCPU that runs, or is about to.
+    pub(crate) fn fire_running(&self, vcpu: &Arc<Vcpu<P>>, now: u64) {
+        let mut due = vcpu.time.take_due(now);
+        if now >= vcpu.time.next_tick() {
+            vcpu.time.ticked.store(now, Relaxed);
+            due.tick = true;
         }
-        if tick && let Some(domain) = vcpu.domain.upgrade() {
+        self.fire(vcpu, due);
+    }
+
+    fn fire(&self, vcpu: &Arc<Vcpu<P>>, due: Due) {
+        if due.tick
+            && let Some(domain) = vcpu.domain.upgrade()
+        {
             self.send_virq(&domain, Some(vcpu.id), Virq::TIMER);
         }
-        if take_due(&time.poll, now) {
+        if due.poll {
             self.wake(vcpu);
         }
     }
@@ -203,6 +233,11 @@ impl<P: Platform> Core<P> {
     #[inline]
     fn program_by(&self, cpu: &Cpu<P>, deadline: u64) {
         if deadline < cpu.timers.programmed.load(Relaxed) {
+            if deadline <= self.platform.now() {
+                // It is here already: no need to wait for an interrupt to say so.
+                cpu.post(pending::TIMER);
+                return;
+            }
             cpu.timers.programmed.store(deadline, Relaxed);
             self.platform.set_timer(deadline);
         }

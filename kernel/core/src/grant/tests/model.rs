@@ -235,9 +235,13 @@ impl World {
             return Ok(());
         };
         let there = slot.is_some_and(|s| self.model.entries[by].get(&s) == Some(&(m.from, m.what, m.write)));
-        let wrong = m.device && device == Some(false) || m.host && slot.is_some() && !there;
-        prop_assert_eq!(status, if wrong { GrantStatus::GENERAL_ERROR } else { GrantStatus::OKAY });
-        if wrong {
+        let wanted = match () {
+            () if m.device && device == Some(false) => GrantStatus::BAD_DEV_ADDR,
+            () if m.host && slot.is_some() && !there => GrantStatus::GENERAL_ERROR,
+            () => GrantStatus::OKAY,
+        };
+        prop_assert_eq!(status, wanted);
+        if wanted != GrantStatus::OKAY {
             return Ok(());
         }
         if m.host
