@@ -150,7 +150,7 @@ impl<P: Platform> Core<P> {
     fn add_scattered(&self, first: Mfn, count: u64) {
         let mut blocks = self.free.0.lock();
         // A stride that shares no factor with the count visits every frame once.
-        let mut stride = count * 5 / 8 | 1;
+        let mut stride = (count * 5 / 8) | 1;
         while gcd(stride, count) > 1 {
             stride += 2;
         }

@@ -201,6 +201,21 @@ impl State {
     }
 }
 
+/// What an L1 entry, or a change of one, takes on the frame it names.
+#[derive(Clone, Copy)]
+pub(crate) struct Claim(u64);
+
+impl Claim {
+    /// A type reference alone: the entry has become writable.
+    pub(crate) const TYPE: Self = Self(State::TYPE_REF);
+
+    /// A general reference, and one of type Writable if the entry is writable.
+    #[inline(always)]
+    pub(crate) const fn of(writable: bool) -> Self {
+        Self(if writable { State::REF + State::TYPE_REF } else { State::REF })
+    }
+}
+
 /// Who a frame belongs to, as its owner word says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
@@ -263,13 +278,15 @@ const _: () = assert!(size_of::<PageInfo>() == 24);
 
 impl PageInfo {
     /// A frame that is not RAM.
-    pub const NOT_RAM: Self = Self {
-        state: AtomicU64::new(0),
-        owner: AtomicU32::new(0),
-        aux: AtomicU32::new(0),
-        next: AtomicU32::new(0),
-        prev: AtomicU32::new(0),
-    };
+    pub const fn not_ram() -> Self {
+        Self {
+            state: AtomicU64::new(0),
+            owner: AtomicU32::new(0),
+            aux: AtomicU32::new(0),
+            next: AtomicU32::new(0),
+            prev: AtomicU32::new(0),
+        }
+    }
 
     /// Makes it a frame that is not RAM again.
     #[cfg(any(test, feature = "testing"))]
@@ -410,24 +427,24 @@ impl FrameTable {
         (0..self.infos.len() as u64).filter_map(|mfn| self.get(Mfn(mfn)))
     }
 
-    /// What one page-table entry takes on a frame of `owner`'s: a general reference, and one of type Writable if `rw`,
-    /// in a single exchange.
+    /// What a page-table entry takes on a frame of `owner`'s, in a single exchange.
     ///
     /// `Err(None)` where it is not that simple: somebody else's frame, no RAM, another type, or a flush that has to
     /// come first. `Err(Some(_))`: the references were taken, but the frame had just changed hands; to be undone.
     #[inline(always)]
-    pub(crate) fn get_mapped(&self, mfn: Mfn, owner: OwnerWord, rw: bool) -> Result<Frame, Option<Frame>> {
+    pub(crate) fn get_mapped(&self, mfn: Mfn, owner: OwnerWord, claim: Claim) -> Result<Frame, Option<Frame>> {
         let info = self.infos.get(mfn.0 as usize).filter(|info| info.owner_word() == owner).ok_or(None)?;
         loop {
             let old = info.state();
-            let new = if !rw {
+            let new = if claim.0 & State::TYPE_REF == 0 {
                 old.get().ok_or(None)?
             } else if old.0 & (State::KIND | State::VALIDATED | State::FULL) == State::MAPPED {
                 // Mapped writable already, the usual case: whoever did so holds a general reference.
-                State(old.0 + State::REF + State::TYPE_REF)
+                State(old.0 + claim.0)
             } else {
                 let typed = old.get().and_then(|state| state.get_type(PageType::Writable));
-                typed.filter(|state| state.has(State::VALIDATED)).ok_or(None)?
+                let typed = typed.filter(|state| state.has(State::VALIDATED)).ok_or(None)?;
+                State(typed.0 - State::REF + (claim.0 & State::REF))
             };
             if info.change(old, new) {
                 break;
@@ -438,22 +455,31 @@ impl FrameTable {
         if info.owner_word() == owner { Ok(frame) } else { Err(Some(frame)) }
     }
 
-    /// Gives back what [`get_mapped`](Self::get_mapped) took, if the frame is `owner`'s and these are not its last
-    /// references of either kind; false if nothing was done.
+    /// Gives back what [`get_mapped`](Self::get_mapped) took, if the frame is `owner`'s and something else keeps it
+    /// from being freed; false if nothing was done.
     #[inline(always)]
-    pub(crate) fn put_mapped(&self, mfn: Mfn, owner: OwnerWord, rw: bool) -> bool {
+    pub(crate) fn put_mapped(&self, mfn: Mfn, owner: OwnerWord, claim: Claim) -> bool {
         let Some(info) = self.infos.get(mfn.0 as usize) else { return false };
-        let reference = if rw { State::REF + State::TYPE_REF } else { State::REF };
         loop {
             let old = info.state();
-            let last = if rw { old.type_refs() <= 1 } else { old.refs() <= 1 };
-            if last || info.owner_word() != owner {
+            if old.refs() <= 1 || info.owner_word() != owner {
                 return false;
             }
-            if info.change(old, State(old.0 - reference)) {
+            let mut new = State(old.0 - claim.0);
+            if claim.0 & State::TYPE_REF != 0 && new.type_refs() == 0 {
+                info.set_stamp(self.stamp_now());
+                new = State(new.0 & !State::VALIDATED);
+            }
+            if info.change(old, new) {
                 return true;
             }
         }
+    }
+
+    /// Is this a frame of `owner`'s?
+    #[inline(always)]
+    pub(crate) fn owns(&self, mfn: Mfn, owner: OwnerWord) -> bool {
+        self.infos.get(mfn.0 as usize).is_some_and(|info| info.owner_word() == owner)
     }
 
     /// The frame at a place in a list.

@@ -110,7 +110,7 @@ fn table_memory(frames: usize) -> &'static [PageInfo] {
     if let Some(at) = pool.iter().position(|infos| infos.len() == frames) {
         return pool.swap_remove(at);
     }
-    Box::leak((0..frames).map(|_| PageInfo::NOT_RAM).collect())
+    Box::leak((0..frames).map(|_| PageInfo::not_ram()).collect())
 }
 
 impl Drop for TestMachine {
@@ -543,7 +543,7 @@ impl Guest {
     /// Maps a frame at page `index`, by update_va_mapping.
     pub fn map(&self, core: &TestCore, index: usize, entry: Pte) -> Result<(), Errno> {
         let number = abi::hypercall::Hypercall::UPDATE_VA_MAPPING.0;
-        let rax = self.hypercall(core, number as u32, [self.va(index).0, entry.0, 0, 0, 0]);
+        let rax = self.hypercall(core, number, [self.va(index).0, entry.0, 0, 0, 0]);
         Errno::check(rax).map(|_| ())
     }
 }

@@ -90,6 +90,7 @@ pub(super) enum FrameOwner<P: Platform> {
 
 impl<P: Platform> FrameOwner<P> {
     /// ESRCH where there is no such domain, or the caller named itself by its number, as in Xen.
+    #[inline]
     pub(super) fn find(c: &Caller<'_, P>, id: DomId) -> Result<Self, Errno> {
         match id {
             DomId::SELF => Ok(Self::Caller),
@@ -127,6 +128,11 @@ impl<'a, P: Platform> Batch<'a, P> {
     fn run(&mut self, c: &Caller<'a, P>, requests: u64, count: u32, made: &mut u32) -> HcResult {
         let foreign = matches!(self.frames, FrameOwner::Other(_)) || self.tables.id != c.domain.id;
         let mapped = self.frames.mapped(c);
+        if count == 1 && !foreign {
+            self.request(c, &c.get(requests)?, &mapped)?;
+            *made = 1;
+            return Ok(0);
+        }
         let mut chunk = [MmuUpdate::new_zeroed(); CHUNK];
         while *made < count {
             if *made > 0 && c.core.platform.preempt() {
@@ -165,6 +171,7 @@ impl<'a, P: Platform> Batch<'a, P> {
         Err(Errno::EFAULT.into())
     }
 
+    #[inline(never)]
     fn request(&mut self, c: &Caller<'a, P>, request: &MmuUpdate, mapped: &MappedOwner<'a, P>) -> Result<(), Stop> {
         let kind = (request.ptr & 7) as u32;
         let how = match MmuUpdateKind(kind) {
@@ -187,7 +194,7 @@ impl<'a, P: Platform> Batch<'a, P> {
             }
             Some((table, level)) => {
                 self.cached = None;
-                if !self.frames.domain(c).is_some_and(|domain| domain.id == self.tables.id) {
+                if self.frames.domain(c).is_none_or(|domain| domain.id != self.tables.id) {
                     return Err(Errno::EINVAL.into());
                 }
                 self.session.update_table(table, level, index, new, how)

@@ -5,7 +5,7 @@ use abi::{Errno, Mfn, Pte, Vaddr};
 use super::entry::{self, AD, CACHE, CORE_SLOTS, PRESENT, RW};
 use super::{Session, io};
 use crate::domain::Domain;
-use crate::frame::{Frame, Owner, PageType};
+use crate::frame::{Claim, Frame, Owner, PageType};
 use crate::guest;
 use crate::platform::Platform;
 use crate::{Core, Stop};
@@ -39,7 +39,8 @@ impl<P: Platform> Session<'_, P> {
         if let MappedOwner::Domain(owner) = owner
             && pte.0 & (CACHE | entry::L1_FORBIDDEN) == 0
         {
-            match self.core.frames.get_mapped(pte.mfn(), Owner::Domain(owner.id).word(), pte.0 & RW != 0) {
+            let claim = Claim::of(pte.0 & RW != 0);
+            match self.core.frames.get_mapped(pte.mfn(), Owner::Domain(owner.id).word(), claim) {
                 Ok(_) => return Ok(entry::adjust_l1(pte)),
                 Err(None) => {}
                 Err(Some(_)) => self.put_l1_slowly(pte),
@@ -71,12 +72,13 @@ impl<P: Platform> Session<'_, P> {
     /// Gives back what a present or absent L1 entry took.
     #[inline(always)]
     pub(super) fn put_l1(&self, pte: Pte) {
-        if pte.0 & PRESENT != 0 && !self.core.frames.put_mapped(pte.mfn(), self.owner, pte.0 & RW != 0) {
+        let claim = Claim::of(pte.0 & RW != 0);
+        if pte.0 & PRESENT != 0 && !self.core.frames.put_mapped(pte.mfn(), self.owner, claim) {
             self.put_l1_slowly(pte);
         }
     }
 
-    /// The same, for no RAM, another's frame, or the last reference of a kind.
+    /// The same, for no RAM, another's frame, or the last reference.
     #[cold]
     fn put_l1_slowly(&self, pte: Pte) {
         let Some(frame) = self.core.frames.get(pte.mfn()) else { return };
@@ -127,11 +129,11 @@ impl<P: Platform> Session<'_, P> {
                 return self.store(table, index, old, entry::adjust_l1(new), how);
             }
             if entry::is_rw_change(old, new)
-                && let Some(frame) = self.core.frames.get(new.mfn())
-                && let MappedOwner::Domain(owner) = owner
-                && self.core.frames.info(frame).is_owned_by(owner.id)
+                && matches!(owner, MappedOwner::Domain(owner) if owner.id == self.domain.id)
+                && self.core.frames.owns(old.mfn(), self.owner)
+                && let Some(done) = self.change_rw(table, index, old, new, how)
             {
-                return self.change_rw(table, index, (old, new), frame, owner, how);
+                return done;
             }
         }
         let stored = self.get_l1(new, owner)?;
@@ -140,28 +142,19 @@ impl<P: Platform> Session<'_, P> {
         done
     }
 
-    /// The same frame, its type reference alone taken or given back: the old entry's general one keeps it.
-    fn change_rw(
-        &self,
-        table: Frame,
-        index: usize,
-        (old, new): (Pte, Pte),
-        frame: Frame,
-        owner: &Domain<P>,
-        how: Store,
-    ) -> Result<(), Errno> {
-        let stored = entry::adjust_l1(new);
+    /// The same frame of this domain's, writable now or no longer: its type reference alone is taken or given back,
+    /// as the old entry's general one keeps it. None where it is not that simple.
+    #[inline(always)]
+    fn change_rw(&self, table: Frame, index: usize, old: Pte, new: Pte, how: Store) -> Option<Result<(), Errno>> {
+        let (mfn, frames) = (old.mfn(), &self.core.frames);
         if new.0 & RW != 0 {
-            self.core.get_type(frame, PageType::Writable, owner.dirty()).map_err(|_| Errno::EBUSY)?;
+            frames.get_mapped(mfn, self.owner, Claim::TYPE).ok()?;
         }
-        let done = self.store(table, index, old, stored, how);
-        if (old.0 & RW != 0) == done.is_ok() {
-            if owner.id != self.domain.id {
-                self.core.blame_dirty_cpus(frame, self.domain);
-            }
-            self.core.put_type(frame);
+        let done = self.store(table, index, old, entry::adjust_l1(new), how);
+        if (old.0 & RW != 0) == done.is_ok() && !frames.put_mapped(mfn, self.owner, Claim::TYPE) {
+            self.core.put_type(frames.table(mfn)?);
         }
-        done
+        Some(done)
     }
 
     /// Stores an entry of a table above L1.

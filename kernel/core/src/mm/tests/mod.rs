@@ -5,6 +5,7 @@ mod lessons;
 mod memory;
 mod model;
 mod operations;
+mod races;
 
 use std::boxed::Box;
 use std::vec::Vec;

@@ -52,7 +52,7 @@ impl World {
 
     /// A frame: mostly one of the guest's own.
     fn frame(&self, guest: &Guest, pick: u16) -> Mfn {
-        if pick % 4 == 0 {
+        if pick.is_multiple_of(4) {
             return Mfn(u64::from(pick / 4) % (FRAMES + 8));
         }
         let account = guest.domain.memory.lock();
@@ -155,7 +155,8 @@ impl World {
             return;
         }
         let keep = if kind & 64 == 0 { 0 } else { 2 };
-        let request = MmuUpdate { ptr: table.maddr().0 + index as u64 * 8 | keep, val: self.pte(guest, pick, kind).0 };
+        let request =
+            MmuUpdate { ptr: (table.maddr().0 + index as u64 * 8) | keep, val: self.pte(guest, pick, kind).0 };
         update_of(&self.core, guest, &[request, request], who);
     }
 
@@ -170,7 +171,7 @@ impl World {
     }
 
     fn reservation(&self, guest: &Guest, mfn: Mfn, more: u8) {
-        let op = if more % 3 == 0 { MemoryOp::INCREASE_RESERVATION } else { MemoryOp::DECREASE_RESERVATION };
+        let op = if more.is_multiple_of(3) { MemoryOp::INCREASE_RESERVATION } else { MemoryOp::DECREASE_RESERVATION };
         if guest.tables.iter().chain(&guest.frames[..1]).any(|frame| frame.mfn() == mfn) {
             return;
         }
