@@ -38,11 +38,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
             }
             (c.run.io_bitmap, c.run.io_bitmap_ports) = (set.bitmap, set.nr_ports);
         }
-        PhysdevOp::EOI => {
-            let eoi: Eoi = c.get(arg)?;
-            c.core.end_of_interrupt(c.domain, eoi.irq)?;
-        }
-        PhysdevOp::IRQ_UNMASK_NOTIFY => c.core.end_of_interrupt(c.domain, c.get::<Eoi>(arg)?.irq)?,
+        PhysdevOp::EOI | PhysdevOp::IRQ_UNMASK_NOTIFY => c.core.end_of_interrupt(c.domain, c.get::<Eoi>(arg)?.irq)?,
         PhysdevOp::IRQ_STATUS_QUERY => {
             let mut query: IrqStatusQuery = c.get(arg)?;
             let shared = if c.core.is_shared(c.domain, query.irq)? { IrqStatusQuery::SHARED } else { 0 };

@@ -23,8 +23,6 @@ pub enum Crash {
     IretFrame(u64),
     /// `iret` to user mode, but no user page table is set.
     NoUserRoot,
-    /// Something else, in words.
-    Other(&'static str),
 }
 
 impl fmt::Display for Crash {
@@ -44,7 +42,6 @@ impl fmt::Display for Crash {
             Self::NoCallback => f.write_str("the callback that is needed is not registered"),
             Self::IretFrame(sp) => write!(f, "iret finds no frame at {sp:#x}"),
             Self::NoUserRoot => f.write_str("iret to user mode without a user page table"),
-            Self::Other(words) => f.write_str(words),
         }
     }
 }

@@ -299,7 +299,7 @@ impl<P: Platform> Core<P> {
         self.platform.swap_gs(run);
         run.kernel_mode = !run.kernel_mode;
         run.hardware_root = run.root();
-        self.platform.load_root(run);
+        self.load_root(run);
     }
 
     /// An emulated instruction of `length` bytes is done: goes on behind it, or steps.
