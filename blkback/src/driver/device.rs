@@ -91,7 +91,9 @@ pub async fn open(
     let queue = device.queue(256)?;
     let interrupt = device.start()?.into_iter().next().ok_or(DeviceError::Broken)?;
     let has = |bit| device.features().bits() & bit != 0;
-    let sectors = device.config::<u64>(CAPACITY).ok_or(DeviceError::Broken)?;
+    // The field is aligned to 4 bytes only.
+    let [low, high] = device.config::<[u32; 2]>(CAPACITY).ok_or(DeviceError::Broken)?;
+    let sectors = u64::from(high) << 32 | u64::from(low);
     let block = device.config::<u32>(BLK_SIZE).filter(|_| has(feature::BLK_SIZE)).unwrap_or(SECTOR);
     let segments = device.config::<u32>(SEG_MAX).filter(|_| has(feature::SEG_MAX)).unwrap_or(1);
     let geometry = Geometry {
