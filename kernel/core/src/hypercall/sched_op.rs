@@ -4,7 +4,7 @@
 //! - Returns: 0; `watchdog` the number of a new watchdog.
 //! - Faults: EFAULT where the structure or the ports of a poll cannot be copied in. EINVAL: a poll of more than 128
 //!   ports or of one that is not valid; a watchdog that does not exist; a CPU to be pinned to that is not online.
-//!   ENOSPC: both watchdogs are in use. ESRCH, EPERM: remote_shutdown. EPERM: pin_override by other than the initial
+//!   ENOSPC, cut to 32 bits as by Xen 4.17: both watchdogs are in use. ESRCH, EPERM: remote_shutdown. EPERM: pin_override by other than the initial
 //!   domain. ENOSYS: an operation that does not exist.
 //! - Notes: `block` unmasks the caller's upcalls. A poll returns at once if an upcall is due. No shutdown returns to
 //!   the guest but one that was cancelled.
@@ -101,7 +101,7 @@ fn watchdog<P: Platform>(c: &mut Caller<'_, P>, arg: u64) -> HcResult {
     let deadline = c.core.platform.now().saturating_add(u64::from(timeout).saturating_mul(1_000_000_000));
     let clock = &c.domain.clock;
     if id == 0 {
-        let id = c.core.take_watchdog(c.domain)?;
+        let Some(id) = c.core.take_watchdog(c.domain) else { return Ok(i64::from(Errno::ENOSPC.code() as u32)) };
         if let Some(which) = clock.watchdogs.get(id - 1) {
             c.core.set_watchdog(c.cpu, c.domain, which, deadline);
         }

@@ -129,11 +129,10 @@ impl<P: Platform> Core<P> {
         domain.vcpus.iter().map(|v| self.run_times(v, now).times[0]).fold(0, u64::saturating_add)
     }
 
-    /// Takes a watchdog: ENOSPC if all are in use. Returns its number, from 1.
-    pub(crate) fn take_watchdog(&self, domain: &Domain<P>) -> Result<usize, abi::Errno> {
+    /// Takes a watchdog, if one is not in use. Returns its number, from 1.
+    pub(crate) fn take_watchdog(&self, domain: &Domain<P>) -> Option<usize> {
         (0..WATCHDOGS)
             .find(|n| domain.clock.watchdogs_used.fetch_or(1 << n, SeqCst) & 1 << n == 0)
             .map(|n| n + 1)
-            .ok_or(abi::Errno::ENOSPC)
     }
 }

@@ -310,7 +310,7 @@ fn watchdogs_are_two_can_be_poked_and_bite() {
         guest.hypercall(&core, Hypercall::SCHED_OP.0, [u64::from(SchedOp::WATCHDOG.0), guest.va(0).0, 0, 0, 0])
     };
     assert_eq!(dog(1, 5), Errno::EINVAL.code(), "none yet");
-    assert_eq!([dog(0, 5), dog(0, 9), dog(0, 1)], [1, 2, Errno::ENOSPC.code()]);
+    assert_eq!([dog(0, 5), dog(0, 9), dog(0, 1)], [1, 2, i64::from(Errno::ENOSPC.code() as u32)]);
     assert_eq!(dog(3, 1), Errno::EINVAL.code());
     let pass = |seconds: u64| {
         core.platform.clock.fetch_add(seconds * 1000 * MS, SeqCst);
