@@ -8,10 +8,8 @@ use crate::hypercall;
 use abi::callback::{CallbackRegister, CallbackType};
 use abi::hypercall::Hypercall;
 use abi::layout::FLAT_RING3_CS64;
-use abi::sched::ShutdownReason;
 use abi::trap::{TrapInfo, vector};
 use abi::{PAGE_SIZE, Vaddr};
-use core::arch::global_asm;
 
 /// General registers, before and after. An `rsp` of 0 stands for the caller's stack.
 #[repr(C)]
@@ -85,6 +83,7 @@ const FAILSAFE: u64 = 32;
 const SYSCALL: u64 = 33;
 const NMI: u64 = 34;
 const SYSENTER: u64 = 35;
+#[cfg(target_os = "none")]
 const STUBS: u64 = 36;
 
 /// What the stubs and Rust share.
@@ -142,7 +141,7 @@ static mut USER_STACK: Aligned<{ 4 * PAGE_SIZE }> = Aligned([0; 4 * PAGE_SIZE]);
 static mut KERNEL_STACK: Aligned<{ 4 * PAGE_SIZE }> = Aligned([0; 4 * PAGE_SIZE]);
 
 #[cfg(target_os = "none")]
-global_asm!(
+core::arch::global_asm!(
     // fn(regs: rdi, kind: rsi); kind 1 enters user mode.
     "__probe_exec:",
     "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
@@ -362,6 +361,7 @@ fn state() -> *mut State {
 }
 
 /// A trap outside [`exec`]: print and fail.
+#[cfg(target_os = "none")]
 extern "C" fn unexpected(frame: *const u64, kind: u64) -> ! {
     // SAFETY: the stub passes the address of a frame of at least 7 words.
     let word = |i: usize| unsafe { frame.add(i).read_volatile() };
@@ -372,7 +372,7 @@ extern "C" fn unexpected(frame: *const u64, kind: u64) -> ! {
     // SAFETY: set by `install`.
     let cr2 = unsafe { ((*state()).vcpu_info as *const u64).add(2).read_volatile() };
     crate::println!(" cr2 {cr2:x}");
-    hypercall::shutdown(ShutdownReason::POWEROFF)
+    hypercall::shutdown(abi::sched::ShutdownReason::POWEROFF)
 }
 
 fn stub(kind: u64) -> Vaddr {

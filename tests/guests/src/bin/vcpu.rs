@@ -42,7 +42,7 @@ fn runstate(t: &mut Test) {
     t.ok("get_runstate_info", vcpu(VcpuOp::GET_RUNSTATE_INFO, 0, &mut info));
     t.eq("running", info.state, RunstateInfo::RUNNING);
     let near = |a: u64, b: u64| a.abs_diff(b) < 50 * MS;
-    let sum = |info: &RunstateInfo| info.time.iter().fold(0, |a, b| a + b);
+    let sum = |info: &RunstateInfo| info.time.iter().sum::<u64>();
     t.yes("entered before now", info.state_entry_time <= now());
     let first = info;
     let page = probe::page();
