@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use abi::Mfn;
+use abi::memory::E820Entry;
 use ferrule_core::buddy::Allocator;
 use ferrule_core::domain::Domains;
 use ferrule_core::frame::{FrameTable, PageInfo};
@@ -90,7 +91,9 @@ fn make_core(infos: u64, frames: u64, boot: &BootInfo, used: Range, cpus: u32) -
     // SAFETY: zeroed memory of this size was taken for it; all zeros is a `PageInfo`; it is mapped at FRAMES for good.
     let infos: &'static [PageInfo] =
         unsafe { core::slice::from_raw_parts(layout::FRAMES as *const PageInfo, frames as usize) };
-    let table = FrameTable::new(infos);
+    let entry = |r: &crate::boot_info::Region| E820Entry { addr: r.range.start, size: r.range.end - r.range.start, kind: r.kind };
+    let map: Vec<_> = boot.regions.iter().map(entry).collect();
+    let table = FrameTable::new(infos).with_memory_map(Box::leak(map.into_boxed_slice()));
     let cpus: Vec<_> = (0..cpus).map(|n| Cpu::new(CpuId(n))).collect();
     let free = Allocator::new(boot.option("scatter").is_some());
     let (domains, cpus) = (Domains::new(), cpus.into_boxed_slice());

@@ -149,16 +149,26 @@ impl<P: Platform> Core<P> {
     /// One by one, in an order in which neighbours are far apart.
     fn add_scattered(&self, first: Mfn, count: u64) {
         let mut blocks = self.free.0.lock();
-        // A stride that shares no factor with the count visits every frame once.
-        let mut stride = (count * 5 / 8) | 1;
-        while gcd(stride, count) > 1 {
-            stride += 2;
+        let frames = |at: u64, count: u64| (at..at + count).filter_map(|mfn| self.frames.get(Mfn(mfn)));
+        for frame in frames(first.0, count) {
+            let info = self.frames.info(frame);
+            info.reset(0);
+            info.set_owner(Owner::Free(None));
         }
-        for step in 0..count {
-            if let Some(frame) = self.frames.get(Mfn(first.0 + step * stride % count)) {
-                self.frames.info(frame).reset(0);
-                blocks.free(&self.frames, frame, 0, 0);
+        if blocks.scatter {
+            // A stride that shares no factor with the count visits every frame once, far apart.
+            let mut stride = (count * 5 / 8) | 1;
+            while gcd(stride, count) > 1 {
+                stride += 2;
             }
+            let scattered = (0..count).flat_map(|step| frames(first.0 + step * stride % count, 1));
+            return scattered.for_each(|frame| blocks.free(&self.frames, frame, 0, 0));
+        }
+        let (mut at, end) = (first.0, first.0 + count);
+        while at < end {
+            let order = (at.trailing_zeros().min((end - at).ilog2()) as u8).min(MAX_ORDER);
+            frames(at, 1).for_each(|frame| blocks.free(&self.frames, frame, order, 0));
+            at += 1 << order;
         }
     }
 

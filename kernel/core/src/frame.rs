@@ -21,6 +21,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use abi::memory::E820Entry;
 use abi::{DomId, Errno, Mfn};
 
 use crate::Core;
@@ -377,6 +378,8 @@ impl PageInfo {
 /// The frame table, and the clock by which it remembers TLB flushes.
 pub struct FrameTable {
     infos: &'static [PageInfo],
+    /// The machine's memory map, as the firmware gave it.
+    map: &'static [E820Entry],
     /// Ticks with every full flush of a TLB.
     clock: AtomicU64,
 }
@@ -384,7 +387,17 @@ pub struct FrameTable {
 impl FrameTable {
     /// A table over zeroed memory, one entry a frame from frame 0 on.
     pub fn new(infos: &'static [PageInfo]) -> Self {
-        Self { infos, clock: AtomicU64::new(1) }
+        Self { infos, map: &[], clock: AtomicU64::new(1) }
+    }
+
+    /// The same, with the machine's memory map for who may see it.
+    pub fn with_memory_map(self, map: &'static [E820Entry]) -> Self {
+        Self { map, ..self }
+    }
+
+    /// The machine's memory map; empty if it is not known.
+    pub fn memory_map(&self) -> &'static [E820Entry] {
+        self.map
     }
 
     #[cfg(any(test, feature = "testing"))]

@@ -484,6 +484,7 @@ pub fn guest(core: &TestCore, privilege: Privilege, pages: usize) -> Guest {
         word(tables[level], index).store(Pte::new(tables[level - 1].mfn(), WRITABLE).0, SeqCst);
     }
     let root = core.take_root(&domain, tables[3].mfn()).expect("a sound root");
+    core.show_m2p(root, true);
     let vcpu = domain.vcpus[0].clone();
     {
         let mut run = vcpu.run.lock();

@@ -5,7 +5,7 @@
 //! - Returns: for increase_reservation, decrease_reservation and populate_physmap the number of extents done, however
 //!   few and whatever stopped it; for questions the answer; else 0.
 //! - Faults: ESRCH: no such domain. EPERM: another domain without the builder's privilege. EINVAL, EFAULT. ENOMEM:
-//!   exchange. EACCES: add_to_physmap, which is for translated guests. E2BIG: a memory map of more than 128 regions.
+//!   exchange. EACCES: add_to_physmap and its inverse, which are for translated guests. E2BIG: a memory map of more than 128 regions.
 //!   ENOSYS: no memory map was set; an operation that this core has not.
 //! - Notes: frames come cleared. A frame that is given back while something still maps it is freed when nothing does.
 //!   Preemptible between extents.
@@ -49,6 +49,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         MemoryOp::ADD_TO_PHYSMAP => add_to_physmap(c, at),
         MemoryOp::REMOVE_FROM_PHYSMAP => remove_from_physmap(c, at),
         MemoryOp::MEMORY_MAP => memory_map(c, at),
+        MemoryOp::MACHINE_MEMORY_MAP => machine_memory_map(c, at),
         MemoryOp::SET_MEMORY_MAP => set_memory_map(c, at),
         _ if start != 0 => Err(Errno::EINVAL.into()),
         MemoryOp::MAXIMUM_RAM_PAGE => Ok(c.core.frames.len() as i64),
@@ -307,10 +308,19 @@ fn machphys_mfn_list<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
 }
 
 fn memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
-    let mut map: MemoryMap = c.get(at)?;
-    // Copied under the lock, since the builder may set another; it is small.
+    let map: MemoryMap = c.get(at)?;
+    // Told under the lock, since the builder may set another; it is small.
     let account = c.domain.memory.lock();
-    let regions = account.memory_map();
+    tell_regions(c, at, map, account.memory_map())
+}
+
+fn machine_memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
+    let map: MemoryMap = c.get(at)?;
+    c.need(Privilege::HARDWARE)?;
+    tell_regions(c, at, map, c.core.frames.memory_map())
+}
+
+fn tell_regions<P: Platform>(c: &Caller<'_, P>, at: u64, mut map: MemoryMap, regions: &[E820Entry]) -> HcResult {
     if regions.is_empty() {
         return Err(Errno::ENOSYS.into());
     }
@@ -321,7 +331,6 @@ fn memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
             c.put_at(map.buffer.0, index, region)?;
         }
     }
-    drop(account);
     c.put(at, &map)?;
     Ok(0)
 }
@@ -353,9 +362,6 @@ fn add_to_physmap<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
 
 fn remove_from_physmap<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
     let old: RemoveFromPhysmap = c.get(at)?;
-    let domain = named(c, old.domid)?;
-    // An untranslated domain's physmap is its own: there is nothing to remove it from.
-    let frame = c.core.get_page(Mfn(old.gpfn.0), &domain).map_err(|_| Errno::ENOENT)?;
-    c.core.put_page(frame);
-    Ok(0)
+    named(c, old.domid)?;
+    Err(Errno::EACCES.into())
 }

@@ -44,6 +44,7 @@ impl<P: Platform> Core<P> {
     fn take_tables(&self, domain: &Domain<P>, run: &mut Run, new: &VcpuGuestContext) -> Result<(), Stop> {
         let user = Some(new.ctrlreg[1]).filter(|&cr3| cr3 != 0);
         self.adopt_root(domain, &mut run.kernel_root, Some(new.ctrlreg[3]))?;
+        run.kernel_root.into_iter().for_each(|root| self.show_m2p(root, true));
         self.adopt_root(domain, &mut run.user_root, user)?;
         let gdt = self.claim_gdt(domain, &new.gdt_frames, new.gdt_ents)?;
         self.release_gdt(&mut run.gdt);

@@ -35,12 +35,6 @@ impl<P: Platform> Session<'_, P> {
         self.core.put_page(frame);
     }
 
-    /// Shows or hides the machine-to-physical table in a root.
-    fn show_m2p(&self, root: Frame, shown: bool) {
-        let entry = if shown { self.core.platform.hypervisor_slots()[0] } else { 0 };
-        guest::store_entry(&self.core.platform, root, *CORE_SLOTS.start(), entry);
-    }
-
     fn m2p_is_strict(&self) -> bool {
         self.domain.assist.load(core::sync::atomic::Ordering::Relaxed) & M2P_STRICT != 0
     }
@@ -55,9 +49,7 @@ impl<P: Platform> Session<'_, P> {
             return Ok(());
         }
         let root = self.take_root(mfn)?;
-        if self.m2p_is_strict() {
-            self.show_m2p(root, true);
-        }
+        self.core.show_m2p(root, true);
         self.core.unmap_ldt(run);
         let old = run.kernel_root.replace(root);
         if run.kernel_mode {
@@ -84,7 +76,7 @@ impl<P: Platform> Session<'_, P> {
         if let Some(root) = root
             && self.m2p_is_strict()
         {
-            self.show_m2p(root, false);
+            self.core.show_m2p(root, false);
         }
         let old = core::mem::replace(&mut run.user_root, root);
         if let Some(old) = old {
@@ -95,6 +87,12 @@ impl<P: Platform> Session<'_, P> {
 }
 
 impl<P: Platform> Core<P> {
+    /// Shows or hides the machine-to-physical table in a root. A vCPU's kernel root shows it.
+    pub(crate) fn show_m2p(&self, root: Frame, shown: bool) {
+        let entry = if shown { self.platform.hypervisor_slots()[0] } else { 0 };
+        guest::store_entry(&self.platform, root, *CORE_SLOTS.start(), entry);
+    }
+
     /// Makes `run`'s hardware root the one this CPU walks, and notes the flush that this is.
     pub fn load_root(&self, run: &Run) {
         let moment = self.flush_begins();

@@ -116,10 +116,12 @@ impl<P: Platform> Session<'_, P> {
         Ok(())
     }
 
-    /// Writes the core's own entries into a root.
+    /// Writes the core's own entries into a root: all but the machine-to-physical table's, which a kernel's root gets
+    /// when it is loaded as such.
     fn store_core_slots(&self, root: Frame) {
         let slots = self.core.platform.hypervisor_slots();
         for (index, slot) in CORE_SLOTS.zip(slots) {
+            let slot = if index == *CORE_SLOTS.start() { 0 } else { slot };
             guest::store_entry(&self.core.platform, root, index, slot);
         }
     }

@@ -440,13 +440,19 @@ fn roots_of_a_vcpu() {
             assert_eq!(update(&core, &guest, &[request(root, index, pte)]), EINVAL);
         }
     }
-    // M2P strict: user mode's root does not show the machine-to-physical table.
-    guest.domain.assist.store(1 << 32, SeqCst);
+    // A root of user mode does not show the machine-to-physical table, unless it was the kernel's before.
     let user = guest.frames[4];
     assert_eq!(guest.map(&core, 4, Pte::EMPTY), Ok(()));
     assert_eq!(op(MmuextCmd::NEW_USER_BASEPTR, user.mfn()), 0);
     assert_eq!(entry(&core, user, 256), Pte::EMPTY);
     assert_eq!(entry(&core, user, 257).0, slots[1]);
+    assert_eq!(op(MmuextCmd::NEW_USER_BASEPTR, root.mfn()), 0);
+    assert_eq!(entry(&core, root, 256).0, slots[0]);
+    assert_eq!(op(MmuextCmd::NEW_USER_BASEPTR, Mfn(0)), 0);
+    // With m2p_strict not even then.
+    guest.domain.assist.store(1 << 32, SeqCst);
+    assert_eq!(op(MmuextCmd::NEW_USER_BASEPTR, root.mfn()), 0);
+    assert_eq!(entry(&core, root, 256), Pte::EMPTY);
     sound(&core);
 }
 
