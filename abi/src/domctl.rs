@@ -102,17 +102,8 @@ layout!(Domctl: 144; interface_version @ 4, domain @ 8, payload @ 16);
 
 impl Domctl {
     /// A call with its payload; fails to compile for a payload that does not fit.
-    pub fn new<T: IntoBytes + zerocopy::Immutable>(
-        cmd: DomctlOp,
-        domain: DomId,
-        payload: &T,
-    ) -> Self {
-        let mut call = Self {
-            cmd,
-            interface_version: DOMCTL_INTERFACE_VERSION,
-            domain,
-            ..Self::default()
-        };
+    pub fn new<T: IntoBytes + zerocopy::Immutable>(cmd: DomctlOp, domain: DomId, payload: &T) -> Self {
+        let mut call = Self { cmd, interface_version: DOMCTL_INTERFACE_VERSION, domain, ..Self::default() };
         call.payload.set(payload);
         call
     }
@@ -120,14 +111,7 @@ impl Domctl {
 
 /// The union of a [`Domctl`] or a [`Sysctl`](crate::sysctl::Sysctl): bytes, 8-aligned.
 #[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    zerocopy::FromBytes,
-    zerocopy::IntoBytes,
-    zerocopy::Immutable,
-    zerocopy::KnownLayout,
+    Clone, Copy, PartialEq, Eq, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout,
 )]
 #[repr(C, align(8))]
 pub struct DomctlPayload(pub [u8; DOMCTL_PAYLOAD]);

@@ -112,11 +112,7 @@ impl Errno {
 
     /// Reads a hypercall's return value: `Err` for -4095..=-1, else the value.
     pub const fn check(ret: i64) -> Result<u64, Self> {
-        if ret < 0 && ret >= -4095 {
-            Err(Self(-ret as i32))
-        } else {
-            Ok(ret as u64)
-        }
+        if ret < 0 && ret >= -4095 { Err(Self(-ret as i32)) } else { Ok(ret as u64) }
     }
 }
 

@@ -72,12 +72,7 @@ layout!(MmuextOp: 24; cmd @ 0, arg1 @ 8, arg2 @ 16);
 impl MmuextOp {
     /// A request with its arguments.
     pub const fn new(cmd: MmuextCmd, arg1: u64, arg2: u64) -> Self {
-        Self {
-            cmd,
-            _pad: 0,
-            arg1,
-            arg2,
-        }
+        Self { cmd, _pad: 0, arg1, arg2 }
     }
 
     /// A flush of one address here.

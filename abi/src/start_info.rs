@@ -72,11 +72,7 @@ impl StartInfo {
 
     /// The command line up to its terminator (or the whole field without one).
     pub fn cmdline(&self) -> &[u8] {
-        let len = self
-            .cmd_line
-            .iter()
-            .position(|&b| b == 0)
-            .unwrap_or(MAX_GUEST_CMDLINE);
+        let len = self.cmd_line.iter().position(|&b| b == 0).unwrap_or(MAX_GUEST_CMDLINE);
         self.cmd_line.split_at(len).0
     }
 }

@@ -51,11 +51,7 @@ layout!(Sysctl: 136; interface_version @ 4, payload @ 8);
 impl Sysctl {
     /// A call with its payload; fails to compile for a payload that does not fit.
     pub fn new<T: zerocopy::IntoBytes + zerocopy::Immutable>(cmd: SysctlOp, payload: &T) -> Self {
-        let mut call = Self {
-            cmd,
-            interface_version: SYSCTL_INTERFACE_VERSION,
-            ..Self::default()
-        };
+        let mut call = Self { cmd, interface_version: SYSCTL_INTERFACE_VERSION, ..Self::default() };
         call.payload.set(payload);
         call
     }

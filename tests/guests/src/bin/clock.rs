@@ -31,7 +31,7 @@ fn run(t: &mut Test) {
     let (ns, ticks) = (system_time(info) - ns, rdtsc() - ticks);
     let shift = (scale >> 32) as i8;
     let shifted = if shift < 0 { ticks >> -shift } else { ticks << shift };
-    let want = (u128::from(shifted) * u128::from(scale as u32) >> 32) as u64;
+    let want = ((u128::from(shifted) * u128::from(scale as u32)) >> 32) as u64;
     t.yes("rate within 0.5 %", want.abs_diff(ns) < ns / 200);
     let wall = probe::shared_info() + 3072;
     let (version, sec) = (peek(wall) as u32, peek(wall) >> 32);
