@@ -6,9 +6,6 @@ use sha2::{Digest, Sha256};
 use std::io::Read;
 use std::time::Duration;
 
-/// How long one byte may take to come.
-const LIMIT: u64 = 60;
-
 /// A file as it came.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fetched {
@@ -22,11 +19,11 @@ pub struct Fetched {
     pub took: Duration,
 }
 
-/// Fetches `path` from a port of 127.0.0.1.
-pub fn fetch(port: u16, path: &str) -> Result<Fetched> {
+/// Fetches `path` from a port of 127.0.0.1, within `limit`.
+pub fn fetch(port: u16, path: &str, limit: Duration) -> Result<Fetched> {
     let start = std::time::Instant::now();
     let url = format!("http://127.0.0.1:{port}{path}");
-    let sent = minreq::get(&url).with_timeout(LIMIT).send_lazy();
+    let sent = minreq::get(&url).with_timeout(limit.as_secs()).send_lazy();
     let mut response = sent.with_context(|| format!("fetching {url}"))?;
     let status = response.status_code;
     let length = response.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
@@ -73,7 +70,7 @@ mod tests {
         let body = crate::disk::noise(10_000);
         let mut answer = b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n".to_vec();
         answer.extend(&body);
-        let fetched = fetch(serve_once(answer), "/x").unwrap();
+        let fetched = fetch(serve_once(answer), "/x", Duration::from_secs(10)).unwrap();
         assert_eq!((fetched.status, fetched.bytes), (200, 10_000));
         assert_eq!(fetched.sha256, sha256(&body));
     }
@@ -81,6 +78,6 @@ mod tests {
     #[test]
     fn a_body_cut_short_is_an_error() {
         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort".to_vec();
-        assert!(fetch(serve_once(answer), "/x").is_err());
+        assert!(fetch(serve_once(answer), "/x", Duration::from_secs(10)).is_err());
     }
 }

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use dom0::manifest::Manifest;
 use std::path::PathBuf;
 use std::time::Duration;
-use tour::Tour;
+use tour::{Count, Tour};
 
 /// The manifest of the tour.
 const MANIFEST: &str = "examples/tour.toml";
@@ -151,7 +151,7 @@ fn whole(place: &Place, options: &Options, accel: Accel) -> Result<()> {
         }
         bail!("{error:#} {}\nfull log: {}", running.end(), place.show(&log_file(place)?));
     }
-    let mut tour = Tour { machine: running, disk, http_port: options.http_port, domains, instructions: counted };
+    let mut tour = Tour::new(running, disk, options.http_port, domains, counted);
     let with_config = options.config.iter().map(|config| format!(" --config {}", config.display())).collect::<String>();
     let all = tour::take(&mut tour, options.step.as_deref(), &format!("cargo xtask run{with_config} --step"));
     let mut running = tour.machine;
@@ -214,7 +214,7 @@ fn header(place: &Place, running: &mut Running, accel: Accel, gdb: bool) -> Resu
 }
 
 /// Boots the same images once more as far as dom0, counting instructions, beside the machine that is shown.
-fn count_instructions(place: &Place, machine: &Machine, gdb: bool) -> Box<dyn FnOnce() -> Option<f64>> {
+fn count_instructions(place: &Place, machine: &Machine, gdb: bool) -> Count {
     if gdb {
         return Box::new(|| None);
     }

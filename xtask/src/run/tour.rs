@@ -13,24 +13,26 @@ use anyhow::{Context, Result, ensure};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// How long a step waits for what it looks for, on a loaded machine.
+/// How long a step waits for what it looks for, on a loaded machine; and once a step before it has failed.
 const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE_AFTER_FAILURE: Duration = Duration::from_secs(10);
 /// Log lines shown of the domain at fault.
 const SHOWN: usize = 20;
 const MIB: f64 = (1 << 20) as f64;
+
+/// Waits for the separate count of the way to dom0, in instructions.
+pub type Count = Box<dyn FnOnce() -> Option<f64>>;
 
 /// A machine on its tour.
 pub struct Tour {
     /// The machine, with dom0 at its serial line.
     pub machine: Running,
-    /// What is on its disk.
-    pub disk: Disk,
-    /// The host's port that leads to `web`.
-    pub http_port: u16,
-    /// The domains dom0's manifest starts.
-    pub domains: Vec<String>,
-    /// The separate count of the way to dom0, in instructions.
-    pub instructions: Box<dyn FnOnce() -> Option<f64>>,
+    disk: Disk,
+    http_port: u16,
+    domains: Vec<String>,
+    /// How long the next step waits.
+    patience: Duration,
+    instructions: Count,
 }
 
 /// A step: its name, the domain at fault if it fails, and what it looks at.
@@ -62,6 +64,7 @@ pub fn take(tour: &mut Tour, only: Option<&str>, again: &str) -> bool {
             Ok(seen) => println!("{seen}"),
             Err(error) => {
                 all = false;
+                tour.patience = PATIENCE_AFTER_FAILURE;
                 println!("  FAIL {}: {error:#}", step.name);
                 for line in last_about(tour.machine.lines(), step.at_fault, SHOWN) {
                     println!("       | {line}");
@@ -74,19 +77,40 @@ pub fn take(tour: &mut Tour, only: Option<&str>, again: &str) -> bool {
 }
 
 impl Tour {
-    /// Waits for a log entry that `found` makes something of.
-    fn entry<T>(&mut self, from: usize, what: &str, found: impl Fn(&Entry<'_>) -> Option<T>) -> Result<(f64, T)> {
-        let read = |line: &Line| Entry::parse(&line.text).and_then(|entry| Some((entry.at, found(&entry)?)));
-        let index =
-            self.machine.wait_for(from, PATIENCE, |lines, _| lines.iter().position(|line| read(line).is_some()));
-        let index = index.with_context(|| format!("{what}: not seen within {} s", PATIENCE.as_secs()))?;
-        self.machine.lines().get(index).and_then(read).context("the line just seen")
+    /// A machine whose shell waits; the disk it has, the host's port that leads to `web`, the domains it is to start.
+    pub fn new(machine: Running, disk: Disk, http_port: u16, domains: Vec<String>, instructions: Count) -> Tour {
+        Tour { machine, disk, http_port, domains, patience: PATIENCE, instructions }
+    }
+
+    /// Waits for a log entry about `who` that `found` makes something of.
+    fn entry<T>(
+        &mut self,
+        from: usize,
+        who: &str,
+        what: &str,
+        found: impl Fn(&Entry<'_>) -> Option<T>,
+    ) -> Result<(f64, T)> {
+        let read = |line: &Line| {
+            let entry = Entry::parse(&line.text).filter(|entry| entry.who == who)?;
+            Some((entry.at, found(&entry)?))
+        };
+        let hopeless = |line: &Line| {
+            Entry::parse(&line.text).is_some_and(|entry| entry.who == who && entry.what.starts_with("not created"))
+        };
+        let wanted = |line: &Line| read(line).is_some() || hopeless(line);
+        let index = self.machine.wait_for(from, self.patience, |lines, _| lines.iter().position(wanted));
+        let index = index.with_context(|| format!("{who}: {what}: not seen within {} s", self.patience.as_secs()))?;
+        let line = self.machine.lines().get(index).context("the line just seen")?;
+        read(line).with_context(|| line.text.clone())
     }
 
     /// Waits for a line on a domain's console.
     fn console<T>(&mut self, who: &str, what: &str, found: impl Fn(&str) -> Option<T>) -> Result<(f64, T)> {
-        let found = |entry: &Entry<'_>| entry.console().filter(|_| entry.who == who).and_then(&found);
-        self.entry(0, &format!("{who}: {what}"), found)
+        self.entry(0, who, what, |entry| entry.console().and_then(&found))
+    }
+
+    fn fetch(&self, path: &str) -> Result<http::Fetched> {
+        http::fetch(self.http_port, path, self.patience)
     }
 }
 
@@ -98,7 +122,7 @@ fn row(seconds: f64, who: &str, what: &str) -> String {
 /// When dom0 started, what it took to get there and what the core keeps for itself.
 fn core(tour: &mut Tour) -> Result<String> {
     let starts = |line: &str| line.contains("d0 starts after");
-    let index = tour.machine.wait_line(0, PATIENCE, starts).context("the core started no dom0")?;
+    let index = tour.machine.wait_line(0, tour.patience, starts).context("the core started no dom0")?;
     let line = tour.machine.lines().get(index).map(|line| line.text.clone()).unwrap_or_default();
     let ms = number_before(&line, "ms").context("no time in the core's line")?;
     let kib = number_before(&line, "KiB").context("no memory in the core's line")?;
@@ -122,8 +146,8 @@ fn drivers(tour: &mut Tour) -> Result<String> {
 
 /// dom0 lists every domain of the manifest.
 fn domains(tour: &mut Tour) -> Result<String> {
-    let (at, _) = tour.entry(0, "dom0: ready", |entry| (entry.who == "dom0" && entry.what == "ready").then_some(()))?;
-    let list = command(&mut tour.machine, "list", PATIENCE)?;
+    let (at, _) = tour.entry(0, "dom0", "ready", |entry| (entry.what == "ready").then_some(()))?;
+    let list = command(&mut tour.machine, "list", tour.patience)?;
     let is_listed = |name: &&String| list.iter().any(|line| line.split_whitespace().any(|word| word == name.as_str()));
     let missing: Vec<&str> = tour.domains.iter().filter(|name| !is_listed(name)).map(String::as_str).collect();
     ensure!(missing.is_empty(), "not running: {}", missing.join(", "));
@@ -161,16 +185,16 @@ fn guest_fetches(tour: &mut Tour) -> Result<String> {
 }
 
 fn status(tour: &mut Tour) -> Result<String> {
-    let fetched = http::fetch(tour.http_port, "/")?;
+    let fetched = tour.fetch("/")?;
     ensure!(fetched.status == 200 && fetched.bytes > 0, "status {}, {} bytes", fetched.status, fetched.bytes);
-    let absent = http::fetch(tour.http_port, "/no-such-file")?;
+    let absent = tour.fetch("/no-such-file")?;
     ensure!(absent.status == 404, "a file that is not there: status {}", absent.status);
     Ok(format!("  ok   host reads web's status page, {} bytes", fetched.bytes))
 }
 
 fn download(tour: &mut Tour) -> Result<String> {
     let served = tour.disk.served.first().context("a file on the disk")?;
-    let fetched = http::fetch(tour.http_port, served.path)?;
+    let fetched = tour.fetch(served.path)?;
     ensure!(fetched.status == 200, "{}: status {}", served.path, fetched.status);
     ensure!(fetched.sha256 == served.sha256, "sha256 {}, in the image {}", fetched.sha256, served.sha256);
     let mib = fetched.bytes as f64 / MIB;
@@ -182,12 +206,9 @@ fn disk(tour: &mut Tour) -> Result<String> {
     let (_, wrote) =
         tour.console("client", "wrote to its disk", |text| text.strip_prefix("wrote ").map(str::to_string))?;
     let from = tour.machine.lines().len();
-    command(&mut tour.machine, "reboot client", PATIENCE)?;
-    let on_disk = |entry: &Entry<'_>| {
-        let text = entry.console().filter(|_| entry.who == "client")?;
-        text.strip_prefix("disk ").map(str::to_string)
-    };
-    let (_, found) = tour.entry(from, "client: its disk after the reboot", on_disk)?;
+    command(&mut tour.machine, "reboot client", tour.patience)?;
+    let on_disk = |entry: &Entry<'_>| entry.console()?.strip_prefix("disk ").map(str::to_string);
+    let (_, found) = tour.entry(from, "client", "its disk after the reboot", on_disk)?;
     let last = entries(tour.machine.lines().get(..from).unwrap_or_default()).rev().find_map(|entry| {
         entry.console().filter(|_| entry.who == "client")?.strip_prefix("wrote ").map(str::to_string)
     });
