@@ -131,6 +131,8 @@ pub(super) fn make(store: &mut Store, link: &Link, config: &Config) {
         Class::Console => {}
     }
     for (dir, owner, reader, keys) in [(&back_dir, back, front, backend), (&front_dir, front, back, frontend)] {
+        // What a device before it left has other permissions.
+        let _ = store.delete(dir);
         directory(store, dir, Perms::shared_with(owner, reader));
         keys.iter().for_each(|(key, value)| put(store, &format!("{dir}/{key}"), value));
     }

@@ -166,6 +166,10 @@ fn guests_are_given_to_the_new_driver_domain() {
     assert_eq!(tools.store.get("/local/domain/2/device/vif/0/backend-id").as_deref(), Some("3"));
     assert_eq!(tools.store.get("/local/domain/3/backend/vif/2/0/state").as_deref(), Some("1"));
     assert_eq!(tools.store.perms_text("/local/domain/2/device/vbd/51712").as_deref(), Some("n2 r3"));
+    for key in ["state", "backend", "virtual-device"] {
+        let path = format!("/local/domain/2/device/vbd/51712/{key}");
+        assert_eq!(tools.store.perms_text(&path).as_deref(), Some("n2 r3"), "{key}");
+    }
     assert_eq!(tools.get(web).unwrap().devices[0].device.back, new);
     assert_eq!(configs[0].name, "netback");
 }
