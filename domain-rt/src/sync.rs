@@ -12,7 +12,6 @@ pub struct RawLocal(AtomicBool);
 
 // SAFETY: `try_lock` succeeds for one caller at a time, and `lock` returns only after it did.
 unsafe impl lock_api::RawMutex for RawLocal {
-    #[expect(clippy::declare_interior_mutable_const, reason = "what the trait asks for")]
     const INIT: Self = Self(AtomicBool::new(false));
     type GuardMarker = lock_api::GuardNoSend;
 

@@ -3,7 +3,7 @@
 /// The value of the last `key=value` in `line`.
 pub fn value<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     let pairs = line.split_ascii_whitespace().filter_map(|word| word.split_once('='));
-    pairs.filter(|(name, _)| *name == key).last().map(|(_, value)| value)
+    pairs.rev().find(|(name, _)| *name == key).map(|(_, value)| value)
 }
 
 #[cfg(test)]

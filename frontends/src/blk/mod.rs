@@ -196,6 +196,13 @@ impl Disk {
         Ok(self.properties().await?.info & info::READONLY != 0)
     }
 
+    /// Takes the answers that are there; whether the backend broke the protocol.
+    fn reap_is_broken(&self) -> bool {
+        let mut shared = self.shared.borrow_mut();
+        shared.reap();
+        shared.connection.as_ref().is_some_and(Connection::is_broken)
+    }
+
     /// Waits until `ready` gives something.
     async fn until<T>(&self, mut ready: impl FnMut(&mut Shared) -> Option<T>) -> Result<T, Error> {
         poll_fn(|context| {
@@ -481,11 +488,7 @@ impl Task {
                     return Ok(End::Again);
                 }
                 Either3::Third(()) => {
-                    let mut shared = self.disk.shared.borrow_mut();
-                    shared.reap();
-                    let broken = shared.connection.as_ref().is_some_and(Connection::is_broken);
-                    drop(shared);
-                    if broken {
+                    if self.disk.reap_is_broken() {
                         half.set_state(State::Closing).await?;
                     }
                 }
