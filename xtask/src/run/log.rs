@@ -28,11 +28,6 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The log's entries among the lines.
-pub fn entries(lines: &[Line]) -> impl DoubleEndedIterator<Item = Entry<'_>> {
-    lines.iter().filter_map(|line| Entry::parse(&line.text))
-}
-
 /// The last `count` lines about a domain; the core's own where it has none.
 pub fn last_about(lines: &[Line], who: &str, count: usize) -> Vec<String> {
     let about = |line: &&Line| Entry::parse(&line.text).is_some_and(|entry| entry.who == who);
