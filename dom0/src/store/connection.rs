@@ -105,9 +105,11 @@ mod tests {
     use ring_proto::store::{Front, HEADER, Header, MessageType};
     use ring_proto::words::WordMemory;
 
+    type Page = Arc<WordMemory>;
+
     const DOMAIN: DomId = DomId(1);
 
-    fn connected() -> (Store, Front<Arc<WordMemory>>, Connection<Arc<WordMemory>>, Arc<WordMemory>) {
+    fn connected() -> (Store, Front<Page>, Connection<Page>, Page) {
         let page = WordMemory::new(4096);
         let mut store = Store::default();
         store.put("/local/domain/1/name", "web").unwrap();
@@ -115,7 +117,7 @@ mod tests {
         (store, Front::new(page.clone()), Connection::new(DOMAIN, page.clone()), page)
     }
 
-    fn send(front: &mut Front<Arc<WordMemory>>, kind: MessageType, payload: &[u8]) {
+    fn send(front: &mut Front<Page>, kind: MessageType, payload: &[u8]) {
         let header = Header { kind, req_id: 9, tx_id: 0, len: payload.len() as u32 };
         front.requests.write(header.as_bytes()).unwrap();
         front.requests.write(payload).unwrap();
