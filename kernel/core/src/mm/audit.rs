@@ -58,7 +58,9 @@ struct Count {
 
 struct Audit<'a, P: Platform> {
     core: &'a Core<P>,
+    /// The counts of the frames from `base` on.
     counts: Vec<Count>,
+    base: usize,
     findings: Vec<Finding>,
     /// How many vCPUs' states could not be looked at.
     unseen: usize,
@@ -66,32 +68,33 @@ struct Audit<'a, P: Platform> {
 
 /// Findings kept; more are not told apart.
 const MOST: usize = 64;
+/// Frames whose counts are kept at once, at least: all of them where there is memory for it.
+const SMALLEST_WINDOW: usize = 1024;
 
 impl<P: Platform> Core<P> {
     /// Walks everything. Empty: all is well.
     ///
     /// `running` is the state of the vCPU that the caller runs on, if any: its lock is held. While others run
     /// somewhere, roots and descriptor tables may have more references than are found. ENOMEM where there is no room
-    /// for the counts, 8 bytes a frame.
+    /// for counts, 8 bytes each; the less there is, the oftener everything is walked.
     pub fn audit(&self, running: Option<&Run>) -> Result<Vec<Finding>, Errno> {
+        self.audit_by(running, self.frames.len().max(1))
+    }
+
+    /// The same, with the counts of at most so many frames at once.
+    pub(super) fn audit_by(&self, running: Option<&Run>, mut window: usize) -> Result<Vec<Finding>, Errno> {
         let mut counts = Vec::new();
-        counts.try_reserve_exact(self.frames.len()).map_err(|_| Errno::ENOMEM)?;
-        counts.resize_with(self.frames.len(), || Count { refs: 0, types: 0 });
+        while counts.try_reserve_exact(window).is_err() {
+            window = window.div_ceil(2);
+            if window < SMALLEST_WINDOW {
+                return Err(Errno::ENOMEM);
+            }
+        }
         let mut findings = Vec::new();
         findings.try_reserve_exact(MOST).map_err(|_| Errno::ENOMEM)?;
-        let mut audit = Audit { core: self, counts, findings, unseen: 0 };
-        if let Some(run) = running {
-            audit.vcpu(run);
-        }
-        for domain in self.domains.table.read().iter() {
-            audit.domain(domain);
-        }
-        audit.unseen -= usize::from(running.is_some()).min(audit.unseen);
-        for frame in self.frames.iter() {
-            audit.frame(frame);
-        }
-        for frame in self.frames.iter() {
-            audit.compare(frame);
+        let mut audit = Audit { core: self, counts, base: 0, findings, unseen: 0 };
+        for base in (0..self.frames.len()).step_by(window) {
+            audit.window(base, window.min(self.frames.len() - base), running);
         }
         Ok(audit.findings)
     }
@@ -111,7 +114,27 @@ impl<P: Platform> Core<P> {
 }
 
 impl<P: Platform> Audit<'_, P> {
+    /// Walks everything, and compares the counts of some frames.
+    fn window(&mut self, base: usize, frames: usize, running: Option<&Run>) {
+        self.base = base;
+        self.unseen = 0;
+        self.counts.clear();
+        self.counts.resize_with(frames, || Count { refs: 0, types: 0 });
+        if let Some(run) = running {
+            self.vcpu(run);
+        }
+        let core = self.core;
+        core.domains.table.read().iter().for_each(|domain| self.domain(domain));
+        self.unseen -= usize::from(running.is_some()).min(self.unseen);
+        core.frames.iter().for_each(|frame| self.frame(frame));
+        core.frames.iter().for_each(|frame| self.compare(frame));
+    }
+
+    /// What is wrong apart from counts is noted the first time round alone.
     fn complain(&mut self, frame: Frame, fault: Fault) {
+        if self.base > 0 && !matches!(fault, Fault::Refs { .. }) {
+            return;
+        }
         let info = self.core.frames.info(frame);
         if self.findings.len() < MOST {
             self.findings.push(Finding { frame, owner: info.owner(), state: info.state(), fault });
@@ -120,7 +143,7 @@ impl<P: Platform> Audit<'_, P> {
 
     /// Somebody holds a general reference, and a type reference if `typed`.
     fn hold(&mut self, frame: Frame, typed: bool) {
-        if let Some(count) = self.counts.get_mut(frame.index()) {
+        if let Some(count) = frame.index().checked_sub(self.base).and_then(|at| self.counts.get_mut(at)) {
             count.refs += 1;
             count.types += u32::from(typed);
         }
@@ -252,7 +275,7 @@ impl<P: Platform> Audit<'_, P> {
 
     fn compare(&mut self, frame: Frame) {
         let state = self.core.frames.info(frame).state();
-        let Some(count) = self.counts.get(frame.index()) else { return };
+        let Some(count) = frame.index().checked_sub(self.base).and_then(|at| self.counts.get(at)) else { return };
         let found = (u64::from(count.refs), u64::from(count.types));
         let counted = (state.refs(), state.type_refs());
         let held_unseen = self.unseen > 0

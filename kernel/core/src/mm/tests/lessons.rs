@@ -277,8 +277,11 @@ fn the_audit_fails_on_an_extra_reference() {
     let findings = core.audit(None).unwrap();
     assert!(matches!(findings[..], [f] if f.frame == guest.frames[2]
         && f.fault == Fault::Refs { found: (2, 1), counted: (3, 1) }));
+    // A window at a time it finds the same.
+    assert_eq!(core.audit_by(None, 100).unwrap(), findings);
     core.put_page(guest.frames[2]);
     sound(&core);
+    assert_eq!(core.audit_by(None, 100), Ok(Vec::new()));
     core.get_type(guest.frames[2], PageType::Writable, guest.domain.dirty()).unwrap();
     assert_eq!(core.audit(None).unwrap().len(), 1);
 }
