@@ -1,7 +1,7 @@
 //! What every backend does: notice its devices come and go, and meet each one's frontend.
 
 use crate::runtime::Context;
-use crate::store::{Error, Store};
+use crate::store::{Error, Store, StoreError};
 use crate::xenbus::Half;
 use abi::DomId;
 use alloc::collections::BTreeMap;
@@ -165,8 +165,16 @@ pub trait Connection {
 /// How long counters wait for more before they are written to the store; while nothing changes, nothing is.
 const STATS_DELAY: Duration = Duration::from_secs(1);
 
-/// Serves one device until `gone`. An error is one of the store's.
+/// Serves one device until it is removed. An error is one of the store's.
 pub async fn serve_device<B: Backend>(store: Store, device: Device, gone: &Signal, backend: &B) -> Result<(), Error> {
+    match meet(store, device, gone, backend).await {
+        // The directory is no longer there, and `gone` is on its way.
+        Err(Error::Store(StoreError::Enoent)) => Ok(()),
+        end => end,
+    }
+}
+
+async fn meet<B: Backend>(store: Store, device: Device, gone: &Signal, backend: &B) -> Result<(), Error> {
     let mut half = Half::back(store, device).await?;
     let mut connection: Option<B::Connection> = None;
     let mut peer = half.read_peer_state().await?;
@@ -257,9 +265,18 @@ async fn work<C: Connection>(
             Either::Second(Either4::Second(())) => return Ok(News::Broken),
             Either::Second(Either4::Third(())) => return Ok(News::Gone),
             Either::Second(Either4::Fourth(())) => {
-                for (key, value) in stats.iter().filter(|(key, value)| written.get(*key) != Some(value)) {
-                    store.write(&format!("{directory}/{key}"), value).await?;
-                }
+                let state_path = format!("{directory}/state");
+                let news: Vec<_> = stats.iter().filter(|(key, value)| written.get(*key) != Some(value)).collect();
+                store
+                    .transaction(async |store| {
+                        // A directory that was removed is not made again.
+                        store.read(&state_path).await?;
+                        for (key, value) in &news {
+                            store.write(&format!("{directory}/{key}"), value).await?;
+                        }
+                        Ok(())
+                    })
+                    .await?;
                 written = stats;
             }
         }

@@ -51,6 +51,11 @@ impl Half {
         self.peer
     }
 
+    /// The other half's directory.
+    pub fn peer_directory(&self) -> &str {
+        &self.peer_directory
+    }
+
     /// This half's directory.
     pub fn directory(&self) -> &str {
         &self.directory
@@ -87,13 +92,15 @@ impl Half {
         self.store.keys(&self.directory, |_| false).await
     }
 
-    /// Writes keys and then the state, as a whole.
+    /// Writes keys and then the state, as a whole; `ENOENT` if the toolstack has removed the directory, which is not
+    /// made again.
     pub async fn publish(&mut self, state: State, keys: impl FnOnce(Put<'_>)) -> Result<(), Error> {
         let mut list: Vec<(String, String)> = Vec::new();
         keys(&mut |key, value| list.push((format!("{}/{key}", self.directory), value.to_string())));
         let state_path = format!("{}/state", self.directory);
         self.store
             .transaction(async |store| {
+                store.read(&state_path).await?;
                 for (path, value) in &list {
                     store.write(path, value).await?;
                 }
@@ -104,10 +111,8 @@ impl Half {
         Ok(())
     }
 
-    /// Writes the state alone.
+    /// Writes the state alone, as [`publish`](Self::publish) does.
     pub async fn set_state(&mut self, state: State) -> Result<(), Error> {
-        self.store.write(&format!("{}/state", self.directory), state).await?;
-        self.state = state;
-        Ok(())
+        self.publish(state, |_| {}).await
     }
 }
