@@ -175,6 +175,11 @@ impl Event {
         let _ = hypercall::event_channel_op(EvtchnOp::SEND, &mut PortArg { port: self.port });
     }
 
+    /// Takes an event that has come, without waiting for one.
+    pub fn take(&self) -> bool {
+        with_slot(self.port, |slot| core::mem::take(&mut slot.fired))
+    }
+
     /// Waits for an event; one that came since the last wait counts. One task at a time waits for a port.
     pub async fn wait(&self) {
         poll_fn(|context| {

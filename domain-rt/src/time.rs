@@ -20,6 +20,9 @@ const NEVER: u64 = u64::MAX;
 static NEXT: AtomicU64 = AtomicU64::new(NEVER);
 static ARMED: AtomicU64 = AtomicU64::new(NEVER);
 
+/// The timer's interrupt. It ends the loop's sleep.
+static EVENT: Local<Option<Event>> = Local::new(None);
+
 struct Timers {
     queue: Local<Queue>,
 }
@@ -54,13 +57,16 @@ pub fn wall_clock() -> (u64, u32) {
 /// Stops the periodic timer that a vCPU starts with and binds the timer's interrupt.
 pub fn init() -> Result<(), Errno> {
     hypercall::vcpu_op(VcpuOp::STOP_PERIODIC_TIMER, VcpuId(0), &mut ())?;
-    // Bound for good. The loop looks at the clock itself; the event only ends its sleep.
-    core::mem::forget(Event::bind_virq(Virq::TIMER)?);
+    *EVENT.lock() = Some(Event::bind_virq(Virq::TIMER)?);
     Ok(())
 }
 
 /// Wakes what is due; whether anything was.
 pub fn fire() -> bool {
+    if EVENT.lock().as_ref().is_some_and(Event::take) {
+        // It has gone off, perhaps a little early: Xen serves timers that are nearly due along with others.
+        ARMED.store(NEVER, Ordering::Relaxed);
+    }
     let next = NEXT.load(Ordering::Relaxed);
     if next == NEVER || next > now() {
         return false;

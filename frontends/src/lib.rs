@@ -27,7 +27,22 @@ pub mod stack;
 use alloc::format;
 use alloc::vec::Vec;
 use domain_rt::store::{Error, Store, StoreError};
+use embassy_time::Duration;
 use ring_proto::path::{Class, decimal};
+
+/// How long a frontend whose backend closed waits before it tries again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Waits until the toolstack links a frontend to another backend than `known`, or to none.
+async fn moved(store: Store, backend_key: &str, known: &str) -> Result<(), Error> {
+    let mut watch = store.watch(backend_key).await?;
+    loop {
+        watch.changed().await?;
+        if store.read_if_there(backend_key).await?.as_deref() != Some(known) {
+            return Ok(());
+        }
+    }
+}
 
 /// The numbers of the devices of a class that the toolstack gave this domain, in order.
 pub async fn devices(store: Store, class: Class) -> Result<Vec<u32>, Error> {

@@ -14,10 +14,12 @@ use connection::{Connection, PAGES};
 use core::cell::RefCell;
 use core::fmt;
 use core::future::poll_fn;
+use core::pin::pin;
 use core::task::{Poll, Waker};
 use domain_rt::store::{Error as StoreFailure, Store};
 use domain_rt::xenbus::Half;
 use embassy_futures::select::{Either3, select3};
+use embassy_time::Timer;
 use ring_proto::blk::{BlkOp, BlkStatus, SECTOR, info};
 use ring_proto::blk_keys::{Features, Properties};
 use ring_proto::path::Class;
@@ -437,9 +439,12 @@ impl Task {
     /// One backend, from meeting it to its end.
     async fn connection(&self) -> Result<End, StoreFailure> {
         let backend_key = format!("{}/backend", self.directory);
-        let mut moved = self.store.watch(&backend_key).await?;
-        moved.changed().await?;
+        if self.store.read_if_there(&backend_key).await?.is_none() {
+            return Ok(End::Gone);
+        }
         let mut half = Half::front(self.store, &self.directory).await?;
+        let backend = String::from(half.peer_directory());
+        let mut moved = pin!(crate::moved(self.store, &backend_key, &backend));
         if half.state() != State::Initialising {
             half.set_state(State::Initialising).await?;
         }
@@ -453,7 +458,7 @@ impl Task {
                     None => core::future::pending().await,
                 }
             };
-            match select3(half.peer_state(), moved.changed(), work).await {
+            match select3(half.peer_state(), moved.as_mut(), work).await {
                 Either3::First(peer) => match front_step(half.state(), peer?) {
                     FrontStep::Setup => {
                         let features = Features::parse(&half.peer_keys().await?).ok();
@@ -478,13 +483,12 @@ impl Task {
                     FrontStep::Restart => return Ok(End::Again),
                     FrontStep::Close => {
                         half.set_state(State::Closed).await?;
-                        if self.store.read_if_there(&backend_key).await?.is_none() {
-                            return Ok(End::Gone);
-                        }
+                        Timer::after(crate::RETRY).await;
+                        return Ok(End::Again);
                     }
                 },
-                Either3::Second(path) => {
-                    path?;
+                Either3::Second(moved) => {
+                    moved?;
                     return Ok(End::Again);
                 }
                 Either3::Third(()) => {

@@ -14,11 +14,13 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::future::poll_fn;
+use core::pin::pin;
 use core::task::{Context, Poll, Waker};
 use domain_rt::store::{Error, Store};
 use domain_rt::xenbus::Half;
 use embassy_futures::select::{Either3, select3};
 use embassy_net_driver::{Capabilities, Checksum, Driver, HardwareAddress, LinkState};
+use embassy_time::Timer;
 use ring_proto::net::Mac;
 use ring_proto::path::Class;
 use ring_proto::xenbus::{FrontStep, State, front_step};
@@ -135,8 +137,8 @@ impl embassy_net_driver::TxToken for Sending {
         let result = f(frame);
         let mut shared = self.0.borrow_mut();
         let Shared { rings, counters, .. } = &mut *shared;
-        // A connection that went away meanwhile loses the packet, as a cable does.
-        if let Some(rings) = rings {
+        // A connection that is not there loses the packet, as a cable does.
+        if let Some(rings) = rings.as_mut().filter(|rings| rings.has_room()) {
             rings.send(frame, counters);
             shared.mark_dirty();
         }
@@ -169,7 +171,8 @@ impl Driver for Device {
 
     fn transmit(&mut self, context: &mut Context<'_>) -> Option<Sending> {
         let mut shared = self.shared.borrow_mut();
-        if shared.rings.as_mut().is_some_and(Rings::can_send) {
+        // Without a link, packets go nowhere, as on a cable pulled out; the stack does not wait for that.
+        if !shared.up || shared.rings.as_mut().is_some_and(Rings::can_send) {
             return Some(Sending(self.shared.clone()));
         }
         shared.sender = Some(context.waker().clone());
@@ -233,9 +236,12 @@ impl Task {
     /// One backend, from meeting it to its end.
     async fn connection(&self) -> Result<End, Error> {
         let backend_key = format!("{}/backend", self.directory);
-        let mut moved = self.store.watch(&backend_key).await?;
-        moved.changed().await?;
+        if self.store.read_if_there(&backend_key).await?.is_none() {
+            return Ok(End::Gone);
+        }
         let mut half = Half::front(self.store, &self.directory).await?;
+        let backend = String::from(half.peer_directory());
+        let mut moved = pin!(crate::moved(self.store, &backend_key, &backend));
         if half.state() != State::Initialising {
             half.set_state(State::Initialising).await?;
         }
@@ -247,7 +253,7 @@ impl Task {
                     None => core::future::pending().await,
                 }
             };
-            match select3(half.peer_state(), moved.changed(), work).await {
+            match select3(half.peer_state(), moved.as_mut(), work).await {
                 Either3::First(peer) => match front_step(half.state(), peer?) {
                     FrontStep::Setup => {
                         let keys = half.peer_keys().await?;
@@ -265,15 +271,13 @@ impl Task {
                     FrontStep::Restart => return Ok(End::Again),
                     FrontStep::Close => {
                         self.shared.borrow_mut().set_rings(None, false);
-                        events = None;
                         half.set_state(State::Closed).await?;
-                        if self.store.read_if_there(&backend_key).await?.is_none() {
-                            return Ok(End::Gone);
-                        }
+                        Timer::after(crate::RETRY).await;
+                        return Ok(End::Again);
                     }
                 },
-                Either3::Second(path) => {
-                    path?;
+                Either3::Second(moved) => {
+                    moved?;
                     return Ok(End::Again);
                 }
                 Either3::Third(()) => {

@@ -152,6 +152,11 @@ impl Rings {
         }
     }
 
+    /// Whether there is a page and a slot, without looking for answers.
+    pub(super) fn has_room(&self) -> bool {
+        self.tx.room() > 0 && !self.tx_free.is_empty()
+    }
+
     /// Pushes a frame, for which [`can_send`](Self::can_send) said there is room.
     pub(super) fn send(&mut self, frame: &[u8], counters: &mut Counters) {
         let Some(page) = self.tx_free.pop() else { return };
