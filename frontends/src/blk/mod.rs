@@ -23,7 +23,7 @@ use embassy_time::Timer;
 use ring_proto::blk::{BlkOp, BlkStatus, SECTOR, info};
 use ring_proto::blk_keys::{Features, Properties};
 use ring_proto::path::Class;
-use ring_proto::xenbus::{FrontStep, State, front_step};
+use ring_proto::xenbus::{FrontStep, State};
 
 /// Bytes of a sector.
 pub const SECTOR_SIZE: usize = SECTOR as usize;
@@ -459,7 +459,7 @@ impl Task {
                 }
             };
             match select3(half.peer_state(), moved.as_mut(), work).await {
-                Either3::First(peer) => match front_step(half.state(), peer?) {
+                Either3::First(peer) => match crate::step(&mut half, peer?).await? {
                     FrontStep::Setup => {
                         let features = Features::parse(&half.peer_keys().await?).ok();
                         let Some(connection) = features.and_then(|_| Connection::new(half.peer())) else {

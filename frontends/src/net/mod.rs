@@ -23,7 +23,7 @@ use embassy_net_driver::{Capabilities, Checksum, Driver, HardwareAddress, LinkSt
 use embassy_time::Timer;
 use ring_proto::net::Mac;
 use ring_proto::path::Class;
-use ring_proto::xenbus::{FrontStep, State, front_step};
+use ring_proto::xenbus::{FrontStep, State};
 pub use rings::Counters;
 use rings::Rings;
 
@@ -254,7 +254,7 @@ impl Task {
                 }
             };
             match select3(half.peer_state(), moved.as_mut(), work).await {
-                Either3::First(peer) => match front_step(half.state(), peer?) {
+                Either3::First(peer) => match crate::step(&mut half, peer?).await? {
                     FrontStep::Setup => {
                         let keys = half.peer_keys().await?;
                         let Ok((rings, event)) = Rings::new(half.peer(), &keys) else {
