@@ -113,12 +113,18 @@ fn char_literal(chars: &[char], at: usize) -> Option<usize> {
     }
 }
 
-/// The lines that are not tests: without each item under `#[cfg(test)]`, as far as its braces or its `;` go.
+/// Whether an attribute keeps an item out of images: `#[cfg(test)]`, `any(test, feature = "testing")`, `all(test, ...)`.
+fn is_for_tests(code: &str) -> bool {
+    let code = code.trim();
+    ["#[cfg(test)]", "#[cfg(any(test,", "#[cfg(all(test,"].iter().any(|start| code.starts_with(start))
+}
+
+/// The lines that are not tests: without each item [for tests](is_for_tests), as far as its braces or its `;` go.
 pub fn without_tests(lines: &[Line]) -> Vec<&Line> {
     let mut kept = Vec::new();
     let mut rest = lines.iter();
     while let Some(line) = rest.next() {
-        if !line.code.trim_start().starts_with("#[cfg(test)]") {
+        if !is_for_tests(&line.code) {
             kept.push(line);
             continue;
         }
@@ -135,12 +141,14 @@ pub fn without_tests(lines: &[Line]) -> Vec<&Line> {
     kept
 }
 
-/// The modules of other files that a file declares under `#[cfg(test)]`.
+/// The modules of other files that a file declares for tests only.
 pub fn test_modules(lines: &[Line]) -> Vec<String> {
     let mut modules = Vec::new();
     for (line, next) in lines.iter().zip(lines.iter().skip(1)) {
-        if line.code.trim() == "#[cfg(test)]"
-            && let Some(module) = next.code.trim().strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';'))
+        let declaration = next.code.trim();
+        let declaration = declaration.strip_prefix("pub ").unwrap_or(declaration);
+        if is_for_tests(&line.code)
+            && let Some(module) = declaration.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';'))
         {
             modules.push(module.to_string());
         }
@@ -175,11 +183,11 @@ mod tests {
 
     #[test]
     fn test_items_are_left_out_and_nothing_else() {
-        let text =
-            "a\n#[cfg(test)]\nmod tests {\n fn b() { x }\n}\nc\n#[cfg(test)]\nmod far;\nd\n#[cfg(test)] use e;\nf";
+        let text = "a\n#[cfg(test)]\nmod tests {\n fn b() { x }\n}\nc\n#[cfg(test)]\nmod far;\nd\n#[cfg(test)] use e;\nf\n\
+                    #[cfg(any(test, feature = \"testing\"))]\npub mod kit;\n#[cfg(not(test))]\ng";
         let lines = lines(text);
         let kept: Vec<_> = without_tests(&lines).into_iter().map(|line| line.code.as_str()).collect();
-        assert_eq!(kept, ["a", "c", "d", "f"]);
-        assert_eq!(test_modules(&lines), ["far"]);
+        assert_eq!(kept, ["a", "c", "d", "f", "#[cfg(not(test))]", "g"]);
+        assert_eq!(test_modules(&lines), ["far", "kit"]);
     }
 }
