@@ -8,7 +8,7 @@ use abi::memory::{MemoryOp, MemoryReservation};
 use abi::mmu::{MmuextCmd, MmuextOp};
 use abi::sysctl::{PhysInfo, ReadConsole, Sysctl, SysctlOp};
 use abi::vcpu::VcpuGuestContext;
-use abi::{DomId, Errno, Mfn, Port, VcpuId, Vaddr};
+use abi::{DomId, Errno, Mfn, Port, Vaddr, VcpuId};
 
 /// A call whose payload holds no address; returns the domain's number, which creation chooses.
 pub fn domctl<T: hypercall::Argument>(cmd: DomctlOp, domain: DomId, payload: &mut T) -> Result<DomId, Errno> {

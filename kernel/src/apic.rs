@@ -141,7 +141,18 @@ fn io_write(n: u32, index: u32, value: u32) {
 /// Masks the legacy PICs, and programs every line masked: ISA lines edge-triggered, others level and active low, but for
 /// the overrides.
 pub fn init_lines(firmware: &Firmware) {
-    for (port, value) in [(0x20u16, 0x11u8), (0xa0, 0x11), (0x21, 0x20), (0xa1, 0x28), (0x21, 4), (0xa1, 2), (0x21, 1), (0xa1, 1), (0x21, 0xff), (0xa1, 0xff)] {
+    for (port, value) in [
+        (0x20u16, 0x11u8),
+        (0xa0, 0x11),
+        (0x21, 0x20),
+        (0xa1, 0x28),
+        (0x21, 4),
+        (0xa1, 2),
+        (0x21, 1),
+        (0xa1, 1),
+        (0x21, 0xff),
+        (0xa1, 0xff),
+    ] {
         // SAFETY: the standard initialisation of the two PICs, with all their lines masked at the end.
         unsafe { Port::<u8>::new(port).write(value) };
     }

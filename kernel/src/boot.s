@@ -177,7 +177,7 @@ boot_l3_image:
     .skip 4096
 boot_l2:
     .skip 4 * 4096
-boot_stack:
-    .skip 4 * 4096
+boot_stack:                                # boot information is passed by value: up to 10 KiB a copy
+    .skip 16 * 4096
     .global boot_stack_end
 boot_stack_end:

@@ -54,8 +54,7 @@ pub struct UnknownLoader(pub u32);
 impl BootInfo {
     /// Reads what a loader with this magic left at `info`.
     pub fn read(magic: u32, info: u64) -> Result<Self, UnknownLoader> {
-        let mut boot =
-            Self { regions: Vec::new(), modules: Vec::new(), options: Text::new(), rsdp: None };
+        let mut boot = Self { regions: Vec::new(), modules: Vec::new(), options: Text::new(), rsdp: None };
         match magic {
             0x2bad_b002 => boot.multiboot1(info),
             0x36d7_6289 => boot.multiboot2(info),

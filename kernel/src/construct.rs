@@ -19,7 +19,7 @@ use crate::physical;
 
 /// Memory of the initial domain when it has a ramdisk and nothing else is said.
 const DEFAULT_BYTES: u64 = 128 << 20;
-/// What stays with the core when the initial domain gets all.
+/// What stays with the core when the initial domain gets all, besides a word for each of its pages while it is built.
 const KEEP_PAGES: u64 = 1024;
 /// Words in a frame.
 const WORDS: u64 = (PAGE_SIZE / 8) as u64;
@@ -57,7 +57,8 @@ fn module_bytes(range: Range) -> &'static [u8] {
 
 /// `dom0_mem=`, or 128 MiB with a ramdisk, or all; never more than there is.
 fn memory_pages(boot: &BootInfo, ramdisk: bool) -> u64 {
-    let all = core().free.frames().saturating_sub(KEEP_PAGES);
+    let free = core().free.frames();
+    let all = free.saturating_sub(KEEP_PAGES + free / WORDS);
     let wanted = match boot.option("dom0_mem") {
         Some(text) => match parse_size(text) {
             Some(bytes) => bytes,
@@ -71,10 +72,7 @@ fn memory_pages(boot: &BootInfo, ramdisk: bool) -> u64 {
 
 fn build(plan: &Plan<'_>, pages: u64, vcpus: u32) -> Result<(), Errno> {
     let core = core();
-    let domain = core.create_domain(&NewDomain {
-        max_pages: pages,
-        ..NewDomain::initial(vcpus)
-    })?;
+    let domain = core.create_domain(&NewDomain { max_pages: pages, ..NewDomain::initial(vcpus) })?;
     let mut memory = Memory::take(core, &domain, pages)?;
     let wiring = Wiring {
         shared_info: Maddr(domain.shared_info.mfn().0 * PAGE_SIZE as u64),

@@ -13,7 +13,9 @@ use x86_64::instructions::port::Port;
 use x86_64::registers::model_specific::Msr;
 
 use crate::lock::{SpinLock, SpinRwLock};
-use crate::{apic, console, cpu, descriptors, flush, fpu, layout, keys, paging, pci, percpu, physical, power, time, trap};
+use crate::{
+    apic, console, cpu, descriptors, flush, fpu, keys, layout, paging, pci, percpu, physical, power, time, trap,
+};
 
 /// The machine. All of its state is in hardware and in the statics of this image.
 pub struct Machine;

@@ -137,13 +137,16 @@ pub fn build(early: &mut Early, boot: &BootInfo, frames: Range, m2p: Range) {
     map_range(early, layout::M2P, m2p, PRESENT | USER | NO_EXECUTE);
     // SAFETY: only the addresses of the linker's symbols are taken.
     let (start, text, rodata, end) = unsafe {
-        (&raw const image_start as u64, &raw const text_end as u64, &raw const rodata_end as u64, &raw const image_end as u64)
+        (
+            &raw const image_start as u64,
+            &raw const text_end as u64,
+            &raw const rodata_end as u64,
+            &raw const image_end as u64,
+        )
     };
-    for (from, to, flags) in [
-        (start, text, PRESENT | GLOBAL),
-        (text, rodata, PRESENT | GLOBAL | NO_EXECUTE),
-        (rodata, end, data),
-    ] {
+    for (from, to, flags) in
+        [(start, text, PRESENT | GLOBAL), (text, rodata, PRESENT | GLOBAL | NO_EXECUTE), (rodata, end, data)]
+    {
         map_range(early, from, Range { start: from - layout::IMAGE, end: to - layout::IMAGE }, flags);
     }
     for slot in 256..272 {

@@ -42,8 +42,7 @@ extern "C" fn start(magic: u32, info: u64) -> ! {
     paging::build(&mut early, &boot, range(infos, frames * size_of::<PageInfo>() as u64), range(m2p, frames * 8));
     apic::map(&mut early, &firmware);
     let cpu_count = firmware.cpus.len().clamp(1, ferrule_core::cpu::MAX_CPUS) as u32;
-    let areas: heapless::Vec<u64, 64> =
-        (0..cpu_count).map(|n| smp::make_area(&mut early, n, 0, zero)).collect();
+    let areas: heapless::Vec<u64, 64> = (0..cpu_count).map(|n| smp::make_area(&mut early, n, 0, zero)).collect();
 
     // From here on the core's own tables are in force.
     physical::use_direct_map();
@@ -91,13 +90,25 @@ fn make_core(infos: u64, frames: u64, boot: &BootInfo, used: Range, cpus: u32) -
     // SAFETY: zeroed memory of this size was taken for it; all zeros is a `PageInfo`; it is mapped at FRAMES for good.
     let infos: &'static [PageInfo] =
         unsafe { core::slice::from_raw_parts(layout::FRAMES as *const PageInfo, frames as usize) };
-    let entry = |r: &crate::boot_info::Region| E820Entry { addr: r.range.start, size: r.range.end - r.range.start, kind: r.kind };
+    let entry = |r: &crate::boot_info::Region| E820Entry {
+        addr: r.range.start,
+        size: r.range.end - r.range.start,
+        kind: r.kind,
+    };
     let map: Vec<_> = boot.regions.iter().map(entry).collect();
     let table = FrameTable::new(infos).with_memory_map(Box::leak(map.into_boxed_slice()));
     let cpus: Vec<_> = (0..cpus).map(|n| Cpu::new(CpuId(n))).collect();
     let free = Allocator::new(boot.option("scatter").is_some());
     let (domains, cpus) = (Domains::new(), cpus.into_boxed_slice());
-    let core: &'static Core = Box::leak(Box::new(Core { platform: Machine, frames: table, free, domains, cpus, lines: Default::default(), messages: Default::default() }));
+    let core: &'static Core = Box::leak(Box::new(Core {
+        platform: Machine,
+        frames: table,
+        free,
+        domains,
+        cpus,
+        lines: Default::default(),
+        messages: Default::default(),
+    }));
     for mfn in 0..frames {
         core.platform.set_m2p(Mfn(mfn), u64::MAX);
     }

@@ -146,7 +146,10 @@ extern "C" fn core_trap(regs: &mut CpuUserRegs) {
         32.. => interrupt(regs.entry_vector as u8),
         PAGE_FAULT | 12 | 13 if at == words => regs.rip = user_copy_words_fault as *const () as u64,
         PAGE_FAULT | 12 | 13 if at == bytes => regs.rip = user_copy_bytes_fault as *const () as u64,
-        10..=14 if (load_selectors_faults as *const () as u64..load_selectors_faults_end as *const () as u64).contains(&at) => {
+        10..=14
+            if (load_selectors_faults as *const () as u64..load_selectors_faults_end as *const () as u64)
+                .contains(&at) =>
+        {
             regs.rax = 0;
         }
         _ => unexpected(regs),
@@ -182,8 +185,20 @@ fn unexpected(regs: &CpuUserRegs) -> ! {
     panic!(
         "exception {} in ring 0, error {:#x}, at {:#x}, address {:#x}, rsp {:#x}\n\
          rax {:#x} rbx {:#x} rcx {:#x} rdx {:#x} rsi {:#x} rdi {:#x} rbp {:#x} r8 {:#x} r9 {:#x}",
-        regs.entry_vector, regs.error_code, regs.rip, Cr2::read_raw(), regs.rsp,
-        regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi, regs.rbp, regs.r8, regs.r9
+        regs.entry_vector,
+        regs.error_code,
+        regs.rip,
+        Cr2::read_raw(),
+        regs.rsp,
+        regs.rax,
+        regs.rbx,
+        regs.rcx,
+        regs.rdx,
+        regs.rsi,
+        regs.rdi,
+        regs.rbp,
+        regs.r8,
+        regs.r9
     )
 }
 

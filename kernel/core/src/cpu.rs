@@ -77,7 +77,14 @@ pub struct Cpu<P: Platform> {
 impl<P: Platform> Cpu<P> {
     /// A CPU with nothing to do.
     pub fn new(id: CpuId) -> Self {
-        Self { id, counters: crate::counters::Counters::new(), pending: AtomicU32::new(0), flushed: AtomicU64::new(1), queue: crate::sched::Queue::new(), timers: crate::time::Timers::new() }
+        Self {
+            id,
+            counters: crate::counters::Counters::new(),
+            pending: AtomicU32::new(0),
+            flushed: AtomicU64::new(1),
+            queue: crate::sched::Queue::new(),
+            timers: crate::time::Timers::new(),
+        }
     }
 
     /// Leaves word for the CPU; the caller kicks it where it is another.

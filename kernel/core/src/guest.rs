@@ -112,7 +112,6 @@ pub fn put<P: Platform, T: ?Sized + IntoBytes + Immutable>(
     platform.copy_to_guest(space, to, value.as_bytes())
 }
 
-
 impl<P: Platform> Core<P> {
     /// Copies in from an address space that no CPU has loaded, by walking it. The platform's own copy comes here.
     pub fn copy_from_space(&self, space: AddressSpace, from: Vaddr, to: &mut [u8]) -> Result<(), Fault> {

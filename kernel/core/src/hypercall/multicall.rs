@@ -30,7 +30,9 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         let result = match entry.op {
             MULTICALL => Err(Stop::Error(Errno::EINVAL)),
             IRET => Err(Stop::Error(Errno::ENOSYS)),
-            op => u32::try_from(op).map_err(|_| Stop::Error(Errno::ENOSYS)).and_then(|op| dispatch::call(c, op, &mut args)),
+            op => u32::try_from(op)
+                .map_err(|_| Stop::Error(Errno::ENOSYS))
+                .and_then(|op| dispatch::call(c, op, &mut args)),
         };
         entry.result = match result {
             Ok(value) => value as u64,

@@ -131,8 +131,6 @@ impl<P: Platform> Core<P> {
 
     /// Takes a watchdog, if one is not in use. Returns its number, from 1.
     pub(crate) fn take_watchdog(&self, domain: &Domain<P>) -> Option<usize> {
-        (0..WATCHDOGS)
-            .find(|n| domain.clock.watchdogs_used.fetch_or(1 << n, SeqCst) & 1 << n == 0)
-            .map(|n| n + 1)
+        (0..WATCHDOGS).find(|n| domain.clock.watchdogs_used.fetch_or(1 << n, SeqCst) & 1 << n == 0).map(|n| n + 1)
     }
 }
