@@ -31,7 +31,7 @@ macro_rules! entry {
         /// Called once, by `_start`.
         #[cfg(target_os = "none")]
         extern "C" fn __domain_start(start: &'static $crate::abi::start_info::StartInfo) -> ! {
-            #[allow(unreachable_code, reason = "the function may never return")]
+            #[allow(unreachable_code, clippy::diverging_sub_expression, reason = "the function may never return")]
             {
                 let reason: $crate::abi::sched::ShutdownReason = $run(start);
                 $crate::hypercall::shutdown(reason)
@@ -40,7 +40,7 @@ macro_rules! entry {
 
         #[cfg(not(target_os = "none"))]
         fn main() {
-            #[allow(unreachable_code, reason = "the function may never return")]
+            #[allow(unreachable_code, clippy::diverging_sub_expression, reason = "the function may never return")]
             let _: fn(&'static $crate::abi::start_info::StartInfo) -> $crate::abi::sched::ShutdownReason =
                 |start| $run(start);
         }

@@ -22,8 +22,6 @@ pub struct IoApic {
 /// A legacy interrupt that is wired to another line, or another way, than usual.
 #[derive(Clone, Copy, Debug)]
 pub struct Override {
-    /// The ISA interrupt.
-    pub irq: u8,
     /// The line it is on.
     pub gsi: u32,
     /// Polarity in bits 1-0, trigger mode in bits 3-2, as the MADT has them.
@@ -101,8 +99,8 @@ impl Machine {
                     let _ = self.io_apics.push(IoApic { address, first });
                 }
                 MadtEntry::InterruptSourceOverride(o) => {
-                    let (irq, gsi, flags) = (o.irq, o.global_system_interrupt, o.flags);
-                    let _ = self.overrides.push(Override { irq, gsi, flags });
+                    let (gsi, flags) = (o.global_system_interrupt, o.flags);
+                    let _ = self.overrides.push(Override { gsi, flags });
                 }
                 _ => {}
             }

@@ -177,7 +177,7 @@ pub fn init_lines(firmware: &Firmware) {
 
 fn program(line: u32, entry: u64) {
     let count = IO_APIC_COUNT.load(Ordering::Relaxed);
-    let owner = (0..count).filter(|&n| IO_APIC_FIRST[n as usize % 8].load(Ordering::Relaxed) <= line).last();
+    let owner = (0..count).rfind(|&n| IO_APIC_FIRST[n as usize % 8].load(Ordering::Relaxed) <= line);
     if let Some(n) = owner {
         let pin = line - IO_APIC_FIRST[n as usize % 8].load(Ordering::Relaxed);
         io_write(n, 0x11 + pin * 2, (entry >> 32) as u32);

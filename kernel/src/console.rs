@@ -109,16 +109,8 @@ impl Write for Writer<'_> {
     }
 }
 
-/// Writes one line of the core's own, whole.
-pub fn line(text: fmt::Arguments<'_>) {
-    if let Some(uart) = UART.lock().as_mut() {
-        let mut to = Writer(uart);
-        let _ = to.write_str("(core) ").and_then(|()| to.write_fmt(text)).and_then(|()| to.write_str("\n"));
-    }
-}
-
-/// Writes a line of the core's own to the console.
+/// Writes a line of the core's own to the console, and to the ring that `dmesg` reads. Needs the core to be made.
 #[macro_export]
 macro_rules! say {
-    ($($text:tt)*) => { $crate::console::line(format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::machine::core().log(format_args!($($text)*)) };
 }

@@ -44,7 +44,7 @@ pub fn initial_domain(boot: &BootInfo) {
         Ok(plan) => plan,
         Err(e) => panic!("the initial domain with {} MiB (dom0_mem=): {e}", request.nr_pages >> 8),
     };
-    let vcpus = boot.option("dom0_max_vcpus").and_then(|n| n.parse().ok()).unwrap_or(1);
+    let vcpus = boot.option("dom0_max_vcpus").and_then(|n| n.parse().ok()).unwrap_or(core().cpus.len() as u32);
     if let Err(e) = build(&plan, request.nr_pages, vcpus) {
         panic!("the initial domain cannot be built: {e:?}");
     }

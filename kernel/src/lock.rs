@@ -14,7 +14,6 @@ pub struct SpinLock(AtomicBool);
 
 // SAFETY: the flag is taken by one compare-exchange and given back by its holder alone, so at most one holds it.
 unsafe impl RawMutex for SpinLock {
-    #[expect(clippy::declare_interior_mutable_const, reason = "how lock_api names the first state")]
     const INIT: Self = Self(AtomicBool::new(false));
     type GuardMarker = GuardNoSend;
 
@@ -48,7 +47,6 @@ const WRITER: u32 = 1 << 31;
 // SAFETY: a reader counts itself only while the writer's bit is clear; a writer sets the bit once and then waits for the
 // count to fall to 0. So a writer is alone.
 unsafe impl RawRwLock for SpinRwLock {
-    #[expect(clippy::declare_interior_mutable_const, reason = "how lock_api names the first state")]
     const INIT: Self = Self(AtomicU32::new(0));
     type GuardMarker = GuardNoSend;
 

@@ -96,8 +96,7 @@ fn push_pages(to: &mut Vec<Range, 128>, start: u64, end: u64) {
 
 /// The machine addresses of the image.
 pub fn image() -> Range {
-    // SAFETY: only the addresses of the linker's symbols are taken.
-    let (start, end) = unsafe { (&raw const image_start as u64, &raw const image_end as u64) };
+    let (start, end) = (&raw const image_start as u64, &raw const image_end as u64);
     Range { start: start - layout::IMAGE, end: end - layout::IMAGE }
 }
 
@@ -135,15 +134,8 @@ pub fn build(early: &mut Early, boot: &BootInfo, frames: Range, m2p: Range) {
     }
     map_range(early, layout::FRAMES, frames, data);
     map_range(early, layout::M2P, m2p, PRESENT | USER | NO_EXECUTE);
-    // SAFETY: only the addresses of the linker's symbols are taken.
-    let (start, text, rodata, end) = unsafe {
-        (
-            &raw const image_start as u64,
-            &raw const text_end as u64,
-            &raw const rodata_end as u64,
-            &raw const image_end as u64,
-        )
-    };
+    let (start, end) = (&raw const image_start as u64, &raw const image_end as u64);
+    let (text, rodata) = (&raw const text_end as u64, &raw const rodata_end as u64);
     for (from, to, flags) in
         [(start, text, PRESENT | GLOBAL), (text, rodata, PRESENT | GLOBAL | NO_EXECUTE), (rodata, end, data)]
     {

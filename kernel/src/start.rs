@@ -9,7 +9,6 @@ use ferrule_core::buddy::Allocator;
 use ferrule_core::domain::Domains;
 use ferrule_core::frame::{FrameTable, PageInfo};
 use ferrule_core::platform::Platform;
-use ferrule_core::sync::Lock;
 use ferrule_core::{Cpu, CpuId};
 
 use crate::boot_info::{BootInfo, Range};
@@ -62,7 +61,7 @@ extern "C" fn start(magic: u32, info: u64) -> ! {
     time::calibrate(firmware.pm_timer);
 
     let early_bytes = early.used().end - early.used().start;
-    let core = make_core(infos, frames, &boot, early.used(), cpu_count);
+    let core = make_core(frames, &boot, early.used(), cpu_count);
     machine::set_core(core, zero);
     let online = smp::start_others(&firmware, &areas);
     crate::say!(
@@ -86,7 +85,7 @@ extern "C" fn start(magic: u32, info: u64) -> ! {
 }
 
 /// Makes the core: every usable frame known, those that boot did not take free.
-fn make_core(infos: u64, frames: u64, boot: &BootInfo, used: Range, cpus: u32) -> &'static Core {
+fn make_core(frames: u64, boot: &BootInfo, used: Range, cpus: u32) -> &'static Core {
     // SAFETY: zeroed memory of this size was taken for it; all zeros is a `PageInfo`; it is mapped at FRAMES for good.
     let infos: &'static [PageInfo] =
         unsafe { core::slice::from_raw_parts(layout::FRAMES as *const PageInfo, frames as usize) };
@@ -120,7 +119,7 @@ fn make_core(infos: u64, frames: u64, boot: &BootInfo, used: Range, cpus: u32) -
     for range in paging::free_ranges(boot) {
         let taken = range.start..range.end;
         for part in without(taken, used.start..used.end) {
-            core.add_free(Mfn(part.start >> 12), part.end - part.start >> 12);
+            core.add_free(Mfn(part.start >> 12), (part.end - part.start) >> 12);
         }
     }
     core

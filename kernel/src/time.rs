@@ -46,7 +46,7 @@ pub fn now() -> u64 {
 fn scale(ticks: u64) -> u64 {
     let shift = SHIFT.load(Ordering::Relaxed);
     let shifted = if shift < 0 { ticks >> -shift } else { ticks << shift };
-    (u128::from(shifted) * u128::from(MUL.load(Ordering::Relaxed)) >> 32) as u64
+    ((u128::from(shifted) * u128::from(MUL.load(Ordering::Relaxed))) >> 32) as u64
 }
 
 /// `(tsc_to_system_mul, tsc_shift)` of `vcpu_time_info`.
@@ -154,7 +154,7 @@ pub fn set_timer(deadline: u64) {
         return apic::start_timer(0);
     }
     let ahead = deadline.saturating_sub(now());
-    let ticks = u128::from(ahead) * u128::from(APIC_RATE.load(Ordering::Relaxed)) >> 32;
+    let ticks = (u128::from(ahead) * u128::from(APIC_RATE.load(Ordering::Relaxed))) >> 32;
     apic::start_timer((ticks.min(u128::from(u32::MAX)) as u32).max(1));
 }
 

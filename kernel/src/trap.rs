@@ -178,7 +178,8 @@ extern "C" fn core_trap_ist(regs: &mut CpuUserRegs) {
 }
 
 fn machine_nmi() {
-    crate::say!("NMI on CPU {}", percpu::id());
+    // An NMI may come while this CPU holds any lock.
+    crate::console::write_anyway(format_args!("(core) NMI on CPU {}\n", percpu::id()));
 }
 
 fn unexpected(regs: &CpuUserRegs) -> ! {

@@ -22,6 +22,7 @@ const IRET: u64 = 23;
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     let [list, count, ..] = a.0;
+    let count = u64::from(count as u32);
     for done in 0..count {
         let at = list.wrapping_add(done.wrapping_mul(ENTRY_BYTES));
         let mut entry: MulticallEntry = c.get(at)?;

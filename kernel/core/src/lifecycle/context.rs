@@ -32,6 +32,9 @@ impl<P: Platform> Core<P> {
         self.take_registers(&mut run, new);
         run.initialised = true;
         drop(run);
+        // The builder may have cleared the shared page since the domain was made.
+        self.update_time_page(vcpu);
+        self.update_wall_clock(domain);
         match new.flags & VcpuGuestContext::VGCF_ONLINE != 0 {
             true => self.bring_up(vcpu),
             false => self.take_down(vcpu),
