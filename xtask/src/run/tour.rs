@@ -171,7 +171,7 @@ fn reported(tour: &mut Tour, step: &str) -> Result<String> {
 
 fn ping(tour: &mut Tour) -> Result<String> {
     let said = reported(tour, "client pings web")?;
-    let counts = said.split(' ').next().and_then(|counts| counts.split_once('/'));
+    let counts = said.split([' ', ',']).next().and_then(|counts| counts.split_once('/'));
     ensure!(counts.is_some_and(|(got, sent)| got == sent && sent != "0"), "pings that came back: {said}");
     Ok(format!("  ok   client pings web   {said}"))
 }
