@@ -8,6 +8,7 @@
 extern crate alloc;
 
 pub mod builder;
+pub mod bzimage;
 pub mod console;
 pub mod control;
 pub mod cpio;
