@@ -1,29 +1,64 @@
-//! The ramdisk: a cpio archive of the "new ASCII" kind (magic 070701), which every tool of the field reads.
+//! cpio archives of the "new ASCII" kind (magic 070701), which every tool of the field reads: dom0's ramdisk, and the
+//! initial file systems of Linux guests.
+
+/// An archive that is being written.
+#[derive(Debug, Default)]
+pub struct Archive {
+    bytes: Vec<u8>,
+    entries: u32,
+}
+
+/// Types of file, in a mode (cpio(5)).
+const FOLDER: u32 = 0o040_000;
+const CHARACTER_DEVICE: u32 = 0o020_000;
+const REGULAR_FILE: u32 = 0o100_000;
+
+impl Archive {
+    /// Adds a file with its permissions.
+    pub fn file(mut self, name: &str, permissions: u32, bytes: &[u8]) -> Self {
+        self.entry(name, REGULAR_FILE | permissions, (0, 0), bytes);
+        self
+    }
+
+    /// Adds a folder.
+    pub fn folder(mut self, name: &str) -> Self {
+        self.entry(name, FOLDER | 0o755, (0, 0), &[]);
+        self
+    }
+
+    /// Adds a character device by its numbers.
+    pub fn device(mut self, name: &str, numbers: (u32, u32)) -> Self {
+        self.entry(name, CHARACTER_DEVICE | 0o600, numbers, &[]);
+        self
+    }
+
+    /// The archive, with its end.
+    pub fn finish(mut self) -> Vec<u8> {
+        self.entry("TRAILER!!!", 0, (0, 0), &[]);
+        self.bytes
+    }
+
+    fn entry(&mut self, name: &str, mode: u32, device: (u32, u32), bytes: &[u8]) {
+        self.entries += 1;
+        let archive = &mut self.bytes;
+        let name_len = name.len() as u32 + 1;
+        archive.extend(b"070701");
+        // inode, mode, uid, gid, links, time, size, device it is on, device it is, length of the name, checksum
+        let (major, minor) = device;
+        for field in [self.entries, mode, 0, 0, 1, 0, bytes.len() as u32, 0, 0, major, minor, name_len, 0] {
+            archive.extend(format!("{field:08x}").bytes());
+        }
+        archive.extend(name.bytes());
+        archive.push(0);
+        archive.resize(archive.len().next_multiple_of(4), 0);
+        archive.extend(bytes);
+        archive.resize(archive.len().next_multiple_of(4), 0);
+    }
+}
 
 /// Packs files, in the order given, under their names.
 pub fn pack<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Vec<u8> {
-    let mut archive = Vec::new();
-    for (index, (name, bytes)) in files.into_iter().enumerate() {
-        entry(&mut archive, index as u32 + 1, name, bytes);
-    }
-    entry(&mut archive, 0, "TRAILER!!!", &[]);
-    archive
-}
-
-fn entry(archive: &mut Vec<u8>, inode: u32, name: &str, bytes: &[u8]) {
-    const REGULAR_FILE: u32 = 0o100644;
-    let mode = if inode == 0 { 0 } else { REGULAR_FILE };
-    let name_len = name.len() as u32 + 1;
-    archive.extend(b"070701");
-    // inode, mode, uid, gid, links, time, size, device and its own (two each), length of the name, checksum
-    for field in [inode, mode, 0, 0, 1, 0, bytes.len() as u32, 0, 0, 0, 0, name_len, 0] {
-        archive.extend(format!("{field:08x}").bytes());
-    }
-    archive.extend(name.bytes());
-    archive.push(0);
-    archive.resize(archive.len().next_multiple_of(4), 0);
-    archive.extend(bytes);
-    archive.resize(archive.len().next_multiple_of(4), 0);
+    files.into_iter().fold(Archive::default(), |archive, (name, bytes)| archive.file(name, 0o644, bytes)).finish()
 }
 
 #[cfg(test)]

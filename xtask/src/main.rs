@@ -13,9 +13,11 @@ mod cpio;
 mod disk;
 mod elf32;
 mod fail;
+mod guest;
 mod lint;
 mod metadata;
 mod new_guest;
+mod packages;
 mod place;
 mod process;
 mod qemu;
@@ -71,6 +73,12 @@ enum Task {
         /// Its name: lower-case letters, digits and '-'
         name: String,
     },
+    /// Make what a Linux guest starts from, out of Debian's packages
+    Guest {
+        /// Which guest
+        #[arg(value_enum)]
+        guest: guest::Guest,
+    },
     /// Check the rules: crate directions, unsafe, clippy, rustfmt, sizes
     Lint,
     /// Run each test guest on Ferrule and on Debian's Xen, and compare their verdicts
@@ -101,6 +109,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         }
         Some(Task::Check { file }) => check::command(&file)?,
         Some(Task::NewGuest { name }) => new_guest::command(&place, &name)?,
+        Some(Task::Guest { guest }) => guest::command(&place, guest)?,
         Some(Task::Lint) => {
             need(&setup::LINTERS)?;
             lint::command(&place)?;

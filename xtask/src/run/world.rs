@@ -3,6 +3,7 @@
 use crate::build::{Part, built};
 use crate::cpio;
 use crate::disk::{Partition, create, noise};
+use crate::guest;
 use crate::place::Place;
 use crate::run::http::sha256;
 use crate::unable;
@@ -74,7 +75,12 @@ pub fn named(place: &Place, manifest: &Manifest, beside: &Path) -> Result<Vec<(S
     names.dedup();
     let find = |name: String| {
         let own = built(place, Part::Domains, &name);
-        match own.or_else(|| Some(beside.join(&name)).filter(|path| path.is_file())) {
+        let beside_it = || Some(beside.join(&name)).filter(|path| path.is_file());
+        let found = match own.or_else(beside_it) {
+            None => guest::file(place, &name)?,
+            found => found,
+        };
+        match found {
             Some(path) => Ok((name, path)),
             None => unable!("no image {name}: neither built by us nor in {}", beside.display()),
         }

@@ -1,0 +1,85 @@
+//! Debian's packages as a source of files: downloaded into target/debian/ and unpacked there, never installed.
+
+use crate::place::Place;
+use crate::process::{is_root, quiet, stdout_of, which};
+use crate::unable;
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// A package: its name, and what is said before it is fetched.
+#[derive(Clone, Copy, Debug)]
+pub struct Package<'a> {
+    /// As apt knows it.
+    pub name: &'a str,
+    /// Megabytes to download, about.
+    pub megabytes: u32,
+}
+
+/// The folder with the unpacked files of a package; fetched and unpacked once.
+pub fn unpacked(place: &Place, package: Package<'_>) -> Result<PathBuf> {
+    let dir = place.target.join("debian").join(package.name);
+    let files = dir.join("files");
+    if files.is_dir() {
+        return Ok(files);
+    }
+    for tool in ["apt-get", "dpkg"] {
+        if which(tool).is_none() {
+            unable!("no {tool} here: put the files of Debian's package {} into {}", package.name, place.show(&files));
+        }
+    }
+    let Package { name, megabytes } = package;
+    println!("fetching {name} into {} ({megabytes} MB; nothing is installed)", place.show(&dir));
+    std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+    let archive = fetch(&dir, name)?;
+    // Unpacked beside and renamed, so that a stopped run leaves no half of it.
+    let part = dir.join("files.part");
+    let _ = std::fs::remove_dir_all(&part);
+    stdout_of(Command::new("dpkg").arg("-x").arg(&archive).arg(&part))?;
+    std::fs::rename(&part, &files)?;
+    Ok(files)
+}
+
+/// The package that a metapackage stands for at present: the first it depends on whose name starts so.
+pub fn behind(metapackage: &str, starts: &str) -> Result<String> {
+    let depends = || stdout_of(Command::new("apt-cache").args(["depends", "--important", metapackage]));
+    let found = |text: &str| {
+        let names = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+        names.map(str::to_string).find(|name| name.starts_with(starts))
+    };
+    if let Some(name) = depends().ok().as_deref().and_then(found) {
+        return Ok(name);
+    }
+    update()?;
+    match found(&depends()?) {
+        Some(name) => Ok(name),
+        None => unable!("apt knows no {starts}... behind {metapackage}; is this Debian 12?"),
+    }
+}
+
+fn fetch(dir: &Path, name: &str) -> Result<PathBuf> {
+    let found = || {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        entries.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+    };
+    let mut download = Command::new("apt-get");
+    download.current_dir(dir).args(["download", "-q", name]);
+    let mut said = quiet(&mut download, Duration::from_secs(600))?;
+    if !said.ok && is_root() {
+        update()?;
+        said = quiet(&mut download, Duration::from_secs(600))?;
+    }
+    match found() {
+        Some(package) if said.ok => Ok(package),
+        _ => unable!("apt-get download {name} failed:\n{}\nsudo apt-get update may help", said.text.trim()),
+    }
+}
+
+fn update() -> Result<()> {
+    if !is_root() {
+        unable!("apt's lists are old or empty: sudo apt-get update");
+    }
+    println!("  apt's lists are old or empty: apt-get update (about 10 MB, 10 s)");
+    quiet(Command::new("apt-get").args(["update", "-q"]), Duration::from_secs(300)).map(drop)
+}
