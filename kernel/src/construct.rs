@@ -85,15 +85,22 @@ fn build(plan: &Plan<'_>, pages: u64, vcpus: u32) -> Result<(), Errno> {
     let mut context = zeroed_context()?;
     let (Some(context), Some(vcpu)) = (context.first_mut(), domain.vcpus.first()) else { return Err(Errno::EINVAL) };
     start.fill(context);
+    // Its root comes pinned, as other domains' do from their builder.
+    finish(|| core.mm(&domain).pin(start.root, 4))?;
+    finish(|| core.set_context(&domain, vcpu, context))?;
+    core.unpause_from_outside(&domain)
+}
+
+/// Does what may be preempted, to its end.
+fn finish(mut step: impl FnMut() -> Result<(), Stop>) -> Result<(), Errno> {
     loop {
-        match core.set_context(&domain, vcpu, context) {
-            Ok(()) => break,
+        match step() {
+            Ok(()) => return Ok(()),
             Err(Stop::Preempted) => {}
             Err(Stop::Error(errno)) => return Err(errno),
             Err(Stop::Replaced) => return Err(Errno::EINVAL),
         }
     }
-    core.unpause_from_outside(&domain)
 }
 
 /// A context is 5 KiB: not for the stack.

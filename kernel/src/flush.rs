@@ -49,6 +49,9 @@ pub fn local(what: Flush) {
 pub fn on(cpus: CpuSet, what: Flush) {
     let me = ferrule_core::CpuId(percpu::id());
     let others = cpus.without(me);
+    if others.is_empty() {
+        return local(what);
+    }
     let mut targets = [0u64; MAX_CPUS];
     for cpu in others.iter() {
         targets[cpu.0 as usize % MAX_CPUS] = requests(cpu.0).wanted.fetch_add(1, Ordering::AcqRel) + 1;

@@ -24,6 +24,8 @@ pub struct Allocator<P: Platform>(Lock<P, Blocks>);
 
 struct Blocks {
     heads: [[u32; ORDERS]; 2],
+    /// The orders that have a block, a bit each.
+    have: [u32; 2],
     frames: u64,
     scatter: bool,
 }
@@ -32,7 +34,7 @@ impl<P: Platform> Allocator<P> {
     /// Nothing free yet. With `scatter`, frames are handed out one by one in a scattered order, and no larger block
     /// ever: a test that nothing relies on neighbours.
     pub fn new(scatter: bool) -> Self {
-        Self(Lock::<P, _>::new(Blocks { heads: [[NIL; ORDERS]; 2], frames: 0, scatter }))
+        Self(Lock::<P, _>::new(Blocks { heads: [[NIL; ORDERS]; 2], have: [0; 2], frames: 0, scatter }))
     }
 
     /// How many frames are free.
@@ -47,9 +49,9 @@ fn zone(frame: Frame) -> usize {
 
 impl Blocks {
     fn push(&mut self, table: &FrameTable, block: Frame, order: u8, stamp: u32) {
-        let Some(head) = self.heads.get_mut(zone(block)).and_then(|orders| orders.get_mut(usize::from(order))) else {
-            return;
-        };
+        let zone = zone(block);
+        let Some(head) = self.heads[zone].get_mut(usize::from(order)) else { return };
+        self.have[zone] |= 1 << order;
         let info = table.info(block);
         info.set_owner(Owner::Free(Some(order)));
         info.set_stamp(stamp);
@@ -65,7 +67,12 @@ impl Blocks {
         let (prev, next) = table.info(block).links();
         match table.link(prev) {
             Some(prev) => table.info(prev).set_next(next),
-            None => self.heads[zone(block)][usize::from(order)] = next,
+            None => {
+                self.heads[zone(block)][usize::from(order)] = next;
+                if next == NIL {
+                    self.have[zone(block)] &= !(1 << order);
+                }
+            }
         }
         if let Some(next) = table.link(next) {
             table.info(next).set_prev(prev);
@@ -73,6 +80,7 @@ impl Blocks {
         table.info(block).set_owner(Owner::Free(None));
     }
 
+    /// Puts a block back, and makes one of it and its neighbours.
     fn free(&mut self, table: &FrameTable, mut block: Frame, mut order: u8, mut stamp: u32) {
         self.frames += 1 << order;
         table.info(block).set_owner(Owner::Free(None));
@@ -100,7 +108,10 @@ impl Blocks {
         }
         let zones: &[usize] = if limit >= ZONE_SPLIT << 12 { &[1, 0] } else { &[0] };
         for &zone in zones {
-            for have in order..=MAX_ORDER {
+            let mut orders = self.have[zone] & u32::MAX << order;
+            while orders != 0 {
+                let have = orders.trailing_zeros() as u8;
+                orders &= orders - 1;
                 let mut at = self.heads[zone][usize::from(have)];
                 for _ in 0..SCAN {
                     let Some(block) = table.link(at) else { break };

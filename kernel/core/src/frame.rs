@@ -605,7 +605,21 @@ impl<P: Platform> Core<P> {
     /// [`PageType::SegmentDescriptor`]. Page tables have their own ways, since they need the owner's `mm`.
     ///
     /// EINVAL where the frame is not `owner`'s, or in use as something else, or full of bad descriptors.
+    #[inline]
     pub fn get_page_and_type(&self, mfn: Mfn, owner: &Domain<P>, kind: PageType) -> Result<Frame, Errno> {
+        if kind == PageType::Writable {
+            match self.frames.get_mapped(mfn, Owner::Domain(owner.id).word(), Claim::of(true)) {
+                Ok(frame) => return Ok(frame),
+                Err(None) => {}
+                Err(Some(frame)) => self.put_page_and_type(frame),
+            }
+        }
+        self.get_page_and_type_slowly(mfn, owner, kind)
+    }
+
+    /// The same, where a flush, a check or an error is due.
+    #[cold]
+    fn get_page_and_type_slowly(&self, mfn: Mfn, owner: &Domain<P>, kind: PageType) -> Result<Frame, Errno> {
         let frame = self.get_page(mfn, owner)?;
         let typed = self.get_type(frame, kind, owner.dirty());
         if typed.is_err() {

@@ -104,23 +104,19 @@ impl Table {
         Some(guest::shared_word(&core.platform, *frame, (gref.0 % ENTRIES_PER_FRAME) as usize))
     }
 
-    /// The use of an entry.
+    /// The use of an entry, if it was ever used.
     #[inline]
     fn active(&mut self, gref: GrantRef) -> Option<&mut Active> {
         self.active.get_mut(gref.0 as usize / CHUNK)?.as_mut()?.get_mut(gref.0 as usize % CHUNK)
     }
 
-    /// Makes sure that the use of an entry can be noted.
-    #[inline]
-    fn make_active(&mut self, gref: GrantRef) -> Result<(), GrantStatus> {
-        let slot = self.active.get_mut(gref.0 as usize / CHUNK).ok_or(GrantStatus::BAD_GNTREF)?;
-        if slot.is_none() {
-            let mut chunk = Vec::new();
-            chunk.try_reserve_exact(CHUNK).map_err(|_| GrantStatus::NO_SPACE)?;
-            chunk.resize(CHUNK, Active::NONE);
-            *slot = Some(chunk.into_boxed_slice());
-        }
-        Ok(())
+    /// Where the use of entries is noted: a chunk for each [`CHUNK`] of them.
+    #[cold]
+    fn new_chunk() -> Result<Box<[Active]>, GrantStatus> {
+        let mut chunk = Vec::new();
+        chunk.try_reserve_exact(CHUNK).map_err(|_| GrantStatus::NO_SPACE)?;
+        chunk.resize(CHUNK, Active::NONE);
+        Ok(chunk.into_boxed_slice())
     }
 
     /// Swaps two entries that are not in use. BAD_GNTREF, EAGAIN.
@@ -155,10 +151,14 @@ impl<P: Platform> Core<P> {
         write: bool,
         whole: bool,
     ) -> Result<Frame, GrantStatus> {
-        let mut table = granter.grants.table.lock();
+        let table = &mut *granter.grants.table.lock();
         let entry = table.entry(self, gref).ok_or(GrantStatus::BAD_GNTREF)?;
-        table.make_active(gref)?;
-        let active = table.active(gref).ok_or(GrantStatus::BAD_GNTREF)?;
+        let chunk = table.active.get_mut(gref.0 as usize / CHUNK).ok_or(GrantStatus::BAD_GNTREF)?;
+        let chunk = match chunk {
+            Some(chunk) => chunk,
+            None => chunk.insert(Table::new_chunk()?),
+        };
+        let active = chunk.get_mut(gref.0 as usize % CHUNK).ok_or(GrantStatus::BAD_GNTREF)?;
         let first = !active.is_used();
         if !first && (active.who != who || *active.count(write) >= MOST) {
             return Err(GrantStatus::GENERAL_ERROR);
@@ -187,12 +187,9 @@ impl<P: Platform> Core<P> {
         if !write {
             return self.get_page(mfn, granter).map_err(|_| GrantStatus::BAD_PAGE);
         }
-        self.get_page_and_type(mfn, granter, PageType::Writable).map_err(|_| match self.get_page(mfn, granter) {
-            Ok(frame) => {
-                self.put_page(frame);
-                GrantStatus::GENERAL_ERROR
-            }
-            Err(_) => GrantStatus::BAD_PAGE,
+        self.get_page_and_type(mfn, granter, PageType::Writable).map_err(|_| {
+            let exists = self.get_page(mfn, granter).map(|frame| self.put_page(frame));
+            if exists.is_ok() { GrantStatus::GENERAL_ERROR } else { GrantStatus::BAD_PAGE }
         })
     }
 

@@ -58,16 +58,20 @@ fn batches<P: Platform, T: FromBytes + IntoBytes + Immutable>(
     a: &mut Args,
     done: impl Fn(&mut Caller<'_, P>, &mut [T]) -> Result<(), Stop>,
 ) -> Result<(), Stop> {
-    let mut batch: [T; BATCH] = FromZeros::new_zeroed();
     let (mut at, mut left) = (a.0[1], u64::from(a.0[2] as u32));
+    if left == 1 {
+        let mut op: T = c.get(at)?;
+        done(c, core::slice::from_mut(&mut op))?;
+        return c.put(at, &op);
+    }
+    let mut batch: [T; BATCH] = FromZeros::new_zeroed();
     while left != 0 {
         let len = left.min(BATCH as u64) as usize;
+        let space = c.space()?;
+        let mut fetch = |len: usize| c.core.platform.copy_from_guest(space, Vaddr(at), batch[..len].as_mut_bytes());
         // Where the array ends in the middle of a batch, what is in front of that is done.
-        let len = if fetch(c, at, batch.get_mut(..len)).is_ok() { len } else { 1 };
-        if len == 1 {
-            fetch(c, at, batch.get_mut(..1))?;
-        }
-        let ops = batch.get_mut(..len).ok_or(Errno::EFAULT)?;
+        let len = fetch(len).map(|()| len).or_else(|_| fetch(1).map(|()| 1))?;
+        let ops = &mut batch[..len];
         done(c, ops)?;
         c.core.platform.copy_to_guest(c.space()?, Vaddr(at), ops.as_bytes())?;
         at = at.wrapping_add((len * size_of::<T>()) as u64);
@@ -78,11 +82,6 @@ fn batches<P: Platform, T: FromBytes + IntoBytes + Immutable>(
         }
     }
     Ok(())
-}
-
-fn fetch<P: Platform, T: FromBytes + IntoBytes>(c: &Caller<'_, P>, at: u64, to: Option<&mut [T]>) -> Result<(), Stop> {
-    let to = to.ok_or(Errno::EFAULT)?;
-    Ok(c.core.platform.copy_from_guest(c.space()?, Vaddr(at), to.as_mut_bytes())?)
 }
 
 /// Copies in the one structure, has it done, copies it out.
@@ -178,12 +177,20 @@ fn unmaps<P: Platform, T>(
     ops: &mut [T],
     each: impl Fn(&mut T, &mut dyn FnMut(GrantHandle, u64, Where) -> Result<(), GrantStatus>),
 ) -> Result<(), Stop> {
+    if ops.len() == 1 { unmaps_in(c, ops, each, &mut [None]) } else { unmaps_in(c, ops, each, &mut [None; BATCH]) }
+}
+
+fn unmaps_in<P: Platform, T>(
+    c: &mut Caller<'_, P>,
+    ops: &mut [T],
+    each: impl Fn(&mut T, &mut dyn FnMut(GrantHandle, u64, Where) -> Result<(), GrantStatus>),
+    gone: &mut [Option<Unmapped>],
+) -> Result<(), Stop> {
     let root = c.run.root().ok_or(Errno::EFAULT)?;
     let core = c.core;
     let mut session = core.mm(c.domain);
     let mut track = core.grant_track(c.domain);
-    let mut gone: [Option<Unmapped>; BATCH] = [None; BATCH];
-    for (op, slot) in ops.iter_mut().zip(&mut gone) {
+    for (op, slot) in ops.iter_mut().zip(&mut *gone) {
         each(op, &mut |handle, host, place| {
             *slot = Some(match place {
                 Where::Nothing(device) => core.begin_unmap(&mut session, &mut track, root, handle, host, device)?,
@@ -195,8 +202,8 @@ fn unmaps<P: Platform, T>(
     if gone.iter().flatten().any(Unmapped::needs_flush) {
         core.flush_unmapped(c.domain);
     }
-    for gone in gone.into_iter().flatten() {
-        core.end_unmap(&mut track, gone);
+    for gone in gone.iter().flatten() {
+        core.end_unmap(&mut track, *gone);
     }
     Ok(())
 }

@@ -31,45 +31,58 @@ const PREEMPTED: u64 = MMU_UPDATE_PREEMPTED as u64;
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [requests, count, done_at, who, _] = a.0;
+    let who = a.0[3];
     let tables = table_owner(c, who as u32)?;
     let tables = tables.as_deref().unwrap_or(c.domain);
+    let frames = FrameOwner::find(c, DomId(who as u16))?;
+    batch(c, a, tables, size_of::<MmuUpdate>(), |c, requests, count, made| {
+        Batch { tables, frames: &frames, session: c.core.mm(tables), cached: None }.run(c, requests, count, made)
+    })
+}
+
+/// What `mmu_update` and `mmuext_op` have in common: `run` is given the requests' address, how many they are, and what
+/// to raise with each that is done.
+///
+/// The count's top bit marks a batch that is resumed; without requests, one of which nothing is left but what it let
+/// go of in `owner`'s tables, with its result where `done_at` was.
+#[inline(always)]
+pub(super) fn batch<'a, P: Platform>(
+    c: &mut Caller<'a, P>,
+    a: &mut Args,
+    owner: &Domain<P>,
+    bytes: usize,
+    run: impl FnOnce(&mut Caller<'a, P>, u64, u32, &mut u32) -> HcResult,
+) -> HcResult {
+    let [requests, count, done_at, who, _] = a.0;
     if requests == 0 && count == PREEMPTED {
-        c.core.mm(tables).finish()?;
+        if owner.id != c.domain.id {
+            c.need(Privilege::BUILDER)?;
+        }
+        c.core.mm(owner).finish()?;
         return Ok(i64::from(done_at as i32));
     }
-    let count = count as u32;
-    let resumed = count & MMU_UPDATE_PREEMPTED != 0;
-    let count = count & !MMU_UPDATE_PREEMPTED;
-    let frames = FrameOwner::find(c, DomId(who as u16))?;
-
-    let mut batch = Batch { tables, frames: &frames, session: c.core.mm(tables), cached: None };
+    let resumed = count & PREEMPTED != 0;
+    let count = count as u32 & !MMU_UPDATE_PREEMPTED;
     let mut made = 0;
-    let mut result = batch.run(c, requests, count, &mut made);
+    let mut result = run(c, requests, count, &mut made);
     if result == Err(Stop::Preempted) {
-        let at = requests.wrapping_add(u64::from(made) * size_of::<MmuUpdate>() as u64);
+        let at = requests.wrapping_add(u64::from(made) * bytes as u64);
         a.0 = [at, u64::from(count - made) | PREEMPTED, done_at, who, 0];
-    } else if batch.session.finish().is_err() {
-        // All is done but what the last request let go of.
-        a.0 = [0, PREEMPTED, code(result) as u64, who, 0];
+    } else if c.core.mm(owner).finish().is_err() {
+        let code = match result {
+            Ok(value) => value,
+            Err(Stop::Error(errno)) => errno.code(),
+            Err(Stop::Preempted | Stop::Replaced) => 0,
+        };
+        a.0 = [0, PREEMPTED, code as u64, who, 0];
         result = Err(Stop::Preempted);
     }
-    drop(batch);
     if done_at != 0 {
         let done: u32 = if resumed { c.get(done_at).unwrap_or(0) } else { 0 };
         // That it cannot be written changes nothing about what was done.
         let _ = c.put(done_at, &done.wrapping_add(made));
     }
     result
-}
-
-/// What a result that is no interruption leaves in rax.
-pub(super) fn code(result: HcResult) -> i64 {
-    match result {
-        Ok(value) => value,
-        Err(Stop::Error(errno)) => errno.code(),
-        Err(Stop::Preempted | Stop::Replaced) => 0,
-    }
 }
 
 /// The domain whose tables are meant, if it is not the caller.

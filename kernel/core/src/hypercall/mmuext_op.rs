@@ -9,10 +9,10 @@
 //! - Notes: preemptible, as `mmu_update` is.
 //! - Source: `xen.h`.
 
-use abi::mmu::{MMU_UPDATE_PREEMPTED, MmuextCmd, MmuextOp};
+use abi::mmu::{MmuextCmd, MmuextOp};
 use abi::{DomId, Errno, Mfn, PAGE_SIZE, Vaddr};
 
-use super::mmu_update::{FrameOwner, code};
+use super::mmu_update::{FrameOwner, batch};
 use super::update_va_mapping::cpus_of;
 use crate::dispatch::{Args, Caller, HcResult};
 use crate::domain::{Domain, Privilege};
@@ -21,73 +21,65 @@ use crate::mm::{is_guest_address, may_choose_caching};
 use crate::platform::{Flush, Platform};
 use crate::{CpuSet, Stop, guest};
 
-const PREEMPTED: u64 = MMU_UPDATE_PREEMPTED as u64;
-
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [requests, count, done_at, who, _] = a.0;
-    let frames = FrameOwner::find(c, DomId(who as u16))?;
+    let frames = FrameOwner::find(c, DomId(a.0[3] as u16))?;
     let Some(owner) = frames.domain(c) else { return Err(Errno::EPERM.into()) };
-    if requests == 0 && count == PREEMPTED {
-        c.core.mm(owner).finish()?;
-        return Ok(i64::from(done_at as i32));
-    }
-    let count = count as u32;
-    let resumed = count & MMU_UPDATE_PREEMPTED != 0;
-    let count = count & !MMU_UPDATE_PREEMPTED;
     if owner.id != c.domain.id {
         c.need(Privilege::BUILDER)?;
     }
-
-    let mut made = 0;
-    let mut result = run(c, owner, requests, count, &mut made);
-    if result == Err(Stop::Preempted) {
-        let at = requests.wrapping_add(u64::from(made) * size_of::<MmuextOp>() as u64);
-        a.0 = [at, u64::from(count - made) | PREEMPTED, done_at, who, 0];
-    } else if c.core.mm(owner).finish().is_err() {
-        a.0 = [0, PREEMPTED, code(result) as u64, who, 0];
-        result = Err(Stop::Preempted);
-    }
-    if done_at != 0 {
-        let done: u32 = if resumed { c.get(done_at).unwrap_or(0) } else { 0 };
-        // That it cannot be written changes nothing about what was done.
-        let _ = c.put(done_at, &done.wrapping_add(made));
-    }
-    result
-}
-
-fn run<P: Platform>(c: &mut Caller<'_, P>, owner: &Domain<P>, requests: u64, count: u32, made: &mut u32) -> HcResult {
-    while *made < count {
-        if *made > 0 && c.core.platform.preempt() {
-            return Err(Stop::Preempted);
+    batch(c, a, owner, size_of::<MmuextOp>(), |c, requests, count, made| {
+        while *made < count {
+            if *made > 0 && c.core.platform.preempt() {
+                return Err(Stop::Preempted);
+            }
+            let request: MmuextOp = c.get_at(requests, u64::from(*made))?;
+            operation(c, owner, &request)?;
+            *made += 1;
         }
-        let request: MmuextOp = c.get_at(requests, u64::from(*made))?;
-        match frame_operation(c, owner, &request) {
-            Some(result) => result?,
-            None if owner.id == c.domain.id => vcpu_operation(c, &request)?,
-            None => return Err(Errno::EPERM.into()),
-        }
-        *made += 1;
-    }
-    Ok(0)
-}
-
-/// What concerns a domain's frames, and may be done to another's; None for all else.
-fn frame_operation<P: Platform>(c: &Caller<'_, P>, owner: &Domain<P>, op: &MmuextOp) -> Option<Result<(), Stop>> {
-    let mfn = Mfn(op.arg1);
-    Some(match op.cmd {
-        MmuextCmd::PIN_L1_TABLE => c.core.mm(owner).pin(mfn, 1),
-        MmuextCmd::PIN_L2_TABLE => c.core.mm(owner).pin(mfn, 2),
-        MmuextCmd::PIN_L3_TABLE => c.core.mm(owner).pin(mfn, 3),
-        MmuextCmd::PIN_L4_TABLE => c.core.mm(owner).pin(mfn, 4),
-        MmuextCmd::UNPIN_TABLE => c.core.mm(owner).unpin(mfn),
-        MmuextCmd::CLEAR_PAGE => {
-            write_frame(c, owner, mfn, |frame| guest::clear(&c.core.platform, frame)).map_err(Stop::from)
-        }
-        MmuextCmd::COPY_PAGE => copy_page(c, owner, mfn, Mfn(op.arg2)).map_err(Stop::from),
-        MmuextCmd::MARK_SUPER | MmuextCmd::UNMARK_SUPER => Err(Errno::EOPNOTSUPP.into()),
-        _ => return None,
+        Ok(0)
     })
+}
+
+fn operation<P: Platform>(c: &mut Caller<'_, P>, owner: &Domain<P>, op: &MmuextOp) -> Result<(), Stop> {
+    let mfn = Mfn(op.arg1);
+    match op.cmd {
+        // PIN_L1_TABLE to PIN_L4_TABLE.
+        MmuextCmd(level @ 0..=3) => c.core.mm(owner).pin(mfn, level as u8 + 1),
+        MmuextCmd::UNPIN_TABLE => c.core.mm(owner).unpin(mfn),
+        MmuextCmd::CLEAR_PAGE => Ok(write_frame(c, owner, mfn, |frame| guest::clear(&c.core.platform, frame))?),
+        MmuextCmd::COPY_PAGE => Ok(copy_page(c, owner, mfn, Mfn(op.arg2))?),
+        MmuextCmd::MARK_SUPER | MmuextCmd::UNMARK_SUPER => Err(Errno::EOPNOTSUPP.into()),
+        // What concerns the calling vCPU, and CPUs' TLBs and caches.
+        _ if owner.id != c.domain.id => Err(Errno::EPERM.into()),
+        MmuextCmd::NEW_BASEPTR => c.core.mm(c.domain).new_baseptr(c.run, mfn),
+        MmuextCmd::NEW_USER_BASEPTR => c.core.mm(c.domain).new_user_baseptr(c.run, mfn),
+        MmuextCmd::SET_LDT => Ok(c.set_ldt(op.arg1, op.arg2 as u32)?),
+        // All of RAM is mapped write-back, and devices of this machine snoop: there is nothing to write back.
+        MmuextCmd::FLUSH_CACHE | MmuextCmd::FLUSH_CACHE_GLOBAL if may_choose_caching(c.domain) => Ok(()),
+        MmuextCmd::FLUSH_CACHE => Err(Errno::EACCES.into()),
+        MmuextCmd::FLUSH_CACHE_GLOBAL => Err(Errno::EINVAL.into()),
+        _ => flush(c, op),
+    }
+}
+
+fn flush<P: Platform>(c: &Caller<'_, P>, op: &MmuextOp) -> Result<(), Stop> {
+    let cpus = match op.cmd {
+        MmuextCmd::TLB_FLUSH_LOCAL | MmuextCmd::INVLPG_LOCAL => CpuSet::of(c.cpu.id),
+        MmuextCmd::TLB_FLUSH_ALL | MmuextCmd::INVLPG_ALL => c.domain.dirty(),
+        MmuextCmd::TLB_FLUSH_MULTI | MmuextCmd::INVLPG_MULTI => cpus_of(c, op.arg2).map_err(|_| Errno::EINVAL)?,
+        _ => return Err(Errno::ENOSYS.into()),
+    };
+    let page = Vaddr(op.arg1);
+    match op.cmd {
+        MmuextCmd::INVLPG_LOCAL | MmuextCmd::INVLPG_ALL | MmuextCmd::INVLPG_MULTI => {
+            if is_guest_address(page) {
+                c.core.flush(cpus, Flush::Page(page));
+            }
+        }
+        _ => c.core.flush(cpus, Flush::All),
+    }
+    Ok(())
 }
 
 fn write_frame<P: Platform>(
@@ -107,34 +99,4 @@ fn copy_page<P: Platform>(c: &Caller<'_, P>, owner: &Domain<P>, to: Mfn, from: M
     let done = write_frame(c, owner, to, |to| guest::copy(&c.core.platform, (from, 0), (to, 0), PAGE_SIZE));
     c.core.put_page(from);
     done
-}
-
-/// What concerns the calling vCPU, and CPUs' TLBs and caches.
-fn vcpu_operation<P: Platform>(c: &mut Caller<'_, P>, op: &MmuextOp) -> Result<(), Stop> {
-    let here = CpuSet::of(c.cpu.id);
-    let page = Flush::Page(Vaddr(op.arg1));
-    let (cpus, what) = match op.cmd {
-        MmuextCmd::NEW_BASEPTR => return c.core.mm(c.domain).new_baseptr(c.run, Mfn(op.arg1)),
-        MmuextCmd::NEW_USER_BASEPTR => return c.core.mm(c.domain).new_user_baseptr(c.run, Mfn(op.arg1)),
-        MmuextCmd::SET_LDT => return Ok(c.set_ldt(op.arg1, op.arg2 as u32)?),
-        MmuextCmd::FLUSH_CACHE | MmuextCmd::FLUSH_CACHE_GLOBAL => {
-            if !may_choose_caching(c.domain) {
-                let refused = if op.cmd == MmuextCmd::FLUSH_CACHE { Errno::EACCES } else { Errno::EINVAL };
-                return Err(refused.into());
-            }
-            // All of RAM is mapped write-back, and devices of this machine snoop: there is nothing to write back.
-            return Ok(());
-        }
-        MmuextCmd::TLB_FLUSH_LOCAL => (here, Flush::All),
-        MmuextCmd::INVLPG_LOCAL => (here, page),
-        MmuextCmd::TLB_FLUSH_ALL => (c.domain.dirty(), Flush::All),
-        MmuextCmd::INVLPG_ALL => (c.domain.dirty(), page),
-        MmuextCmd::TLB_FLUSH_MULTI => (cpus_of(c, op.arg2).map_err(|_| Errno::EINVAL)?, Flush::All),
-        MmuextCmd::INVLPG_MULTI => (cpus_of(c, op.arg2).map_err(|_| Errno::EINVAL)?, page),
-        _ => return Err(Errno::ENOSYS.into()),
-    };
-    if what == Flush::All || is_guest_address(Vaddr(op.arg1)) {
-        c.core.flush(cpus, what);
-    }
-    Ok(())
 }

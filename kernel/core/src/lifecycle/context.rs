@@ -97,7 +97,7 @@ impl<P: Platform> Core<P> {
             // As on hardware that was just reset, a value that is not admitted leaves the register as it is.
             let _ = crate::hypercall::debugreg::admit(run, register, value);
         }
-        run.ldt = [None; crate::vcpu::LDT_FRAMES];
+        run.ldt.iter_mut().filter_map(Option::take).for_each(|frame| self.put_page_and_type(frame));
         (run.ldt_base, run.ldt_entries) = (new.ldt_base.0, new.ldt_ents as u32);
         if new.flags & VcpuGuestContext::VGCF_I387_VALID != 0 {
             run.fpu.set_legacy(&new.fpu_ctxt);

@@ -25,8 +25,9 @@ pub fn descriptors_are_fit<P: Platform>(core: &Core<P>, frame: Frame) -> bool {
 impl<P: Platform> Core<P> {
     /// Gives up the frames of the LDT of the vCPU that runs here; they are mapped again when they are used.
     pub fn unmap_ldt(&self, run: &mut Run) {
-        let frames = core::mem::replace(&mut run.ldt, [None; LDT_FRAMES]);
-        if frames.iter().any(Option::is_some) {
+        // Without an LDT none is mapped.
+        if run.ldt_entries != 0 && run.ldt.iter().any(Option::is_some) {
+            let frames = core::mem::replace(&mut run.ldt, [None; LDT_FRAMES]);
             // The hardware lets go of them first.
             self.platform.load_segments(run);
             frames.into_iter().flatten().for_each(|frame| self.put_page_and_type(frame));

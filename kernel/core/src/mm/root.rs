@@ -89,8 +89,11 @@ impl<P: Platform> Session<'_, P> {
 impl<P: Platform> Core<P> {
     /// Shows or hides the machine-to-physical table in a root. A vCPU's kernel root shows it.
     pub(crate) fn show_m2p(&self, root: Frame, shown: bool) {
-        let entry = if shown { self.platform.hypervisor_slots()[0] } else { 0 };
-        guest::store_entry(&self.platform, root, *CORE_SLOTS.start(), entry);
+        let slot = *CORE_SLOTS.start();
+        if shown != (guest::load(&self.platform, root, slot) != 0) {
+            let entry = if shown { self.platform.hypervisor_slots()[0] } else { 0 };
+            guest::store_entry(&self.platform, root, slot, entry);
+        }
     }
 
     /// Makes `run`'s hardware root the one this CPU walks, and notes the flush that this is.
