@@ -48,10 +48,12 @@ pub fn local(what: Flush) {
 /// Flushes on all of `cpus`, and returns when that is done.
 pub fn on(cpus: CpuSet, what: Flush) {
     let me = ferrule_core::CpuId(percpu::id());
+    if cpus == CpuSet::of(me) { local(what) } else { on_others(me, cpus, what) }
+}
+
+#[inline(never)]
+fn on_others(me: ferrule_core::CpuId, cpus: CpuSet, what: Flush) {
     let others = cpus.without(me);
-    if others.is_empty() {
-        return local(what);
-    }
     let mut targets = [0u64; MAX_CPUS];
     for cpu in others.iter() {
         targets[cpu.0 as usize % MAX_CPUS] = requests(cpu.0).wanted.fetch_add(1, Ordering::AcqRel) + 1;

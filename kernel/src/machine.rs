@@ -156,7 +156,7 @@ impl Platform for Machine {
 
     fn copy_from_guest(&self, space: AddressSpace, from: Vaddr, to: &mut [u8]) -> Result<(), Fault> {
         if !is_loaded(space) {
-            return core().copy_from_space(space, from, to);
+            return copy_from_other(space, from, to);
         }
         // SAFETY: the range check keeps it out of the core's addresses.
         let done = trap::guest_range(from, to.len(), false)
@@ -166,7 +166,7 @@ impl Platform for Machine {
 
     fn copy_to_guest(&self, space: AddressSpace, to: Vaddr, from: &[u8]) -> Result<(), Fault> {
         if !is_loaded(space) {
-            return core().copy_to_space(space, to, from);
+            return copy_to_other(space, to, from);
         }
         // SAFETY: the range check keeps it out of the core's addresses; CR0.WP makes read-only pages fault.
         let done = trap::guest_range(to, from.len(), true)
@@ -364,6 +364,16 @@ fn m2p_entry(mfn: Mfn) -> &'static AtomicU64 {
     let at = physical::at::<u64>(paging::m2p_start() + mfn.0 * 8);
     // SAFETY: callers name frames of the frame table, which is as long as this one.
     unsafe { AtomicU64::from_ptr(at) }
+}
+
+#[cold]
+fn copy_from_other(space: AddressSpace, from: Vaddr, to: &mut [u8]) -> Result<(), Fault> {
+    core().copy_from_space(space, from, to)
+}
+
+#[cold]
+fn copy_to_other(space: AddressSpace, to: Vaddr, from: &[u8]) -> Result<(), Fault> {
+    core().copy_to_space(space, to, from)
 }
 
 fn is_loaded(space: AddressSpace) -> bool {

@@ -208,6 +208,7 @@ fn unexpected(regs: &CpuUserRegs) -> ! {
 ///
 /// # Safety
 /// The side in the core is valid for `bytes`; the guest's side lies outside the core's range, or in the M2P for a read.
+#[inline(always)]
 pub unsafe fn user_copy(to: *mut u8, from: *const u8, bytes: usize) -> bool {
     unsafe extern "C" {
         fn user_copy(to: *mut u8, from: *const u8, bytes: usize) -> usize;
@@ -217,12 +218,12 @@ pub unsafe fn user_copy(to: *mut u8, from: *const u8, bytes: usize) -> bool {
 }
 
 /// May `bytes` at a guest's address be touched at all? Everything but the core's range; reads may see the M2P.
+#[inline(always)]
 pub fn guest_range(at: Vaddr, bytes: usize, write: bool) -> bool {
     let Some(end) = at.0.checked_add(bytes as u64) else { return false };
-    let low = end <= 1 << 47;
-    let high = at.0 >= crate::layout::END;
-    let m2p = !write && at.0 >= crate::layout::M2P && end <= crate::layout::M2P + (1 << 39);
-    low || high || m2p
+    end <= 1 << 47
+        || at.0 >= crate::layout::END
+        || !write && at.0 >= crate::layout::M2P && end <= crate::layout::M2P + (1 << 39)
 }
 
 /// Goes to whatever there is to do on this CPU, and never comes back: from now on it is entered through traps.

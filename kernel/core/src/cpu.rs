@@ -21,7 +21,8 @@ impl CpuSet {
 
     /// Just one.
     pub fn of(cpu: CpuId) -> Self {
-        Self(1u64.checked_shl(cpu.0).unwrap_or(0))
+        // There are MAX_CPUS at most.
+        Self(1u64.wrapping_shl(cpu.0))
     }
 
     /// This set without `cpu`.

@@ -143,6 +143,7 @@ impl<P: Platform> Domains<P> {
     }
 
     /// The domain with this number. Zombies are found too.
+    #[inline(never)]
     pub fn get(&self, id: DomId) -> Option<Arc<Domain<P>>> {
         let table = self.table.read();
         table.binary_search_by_key(&id.0, |d| d.id.0).ok().and_then(|at| table.get(at)).cloned()

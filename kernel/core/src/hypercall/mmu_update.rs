@@ -36,12 +36,13 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     let tables = tables.as_deref().unwrap_or(c.domain);
     let frames = FrameOwner::find(c, DomId(who as u16))?;
     batch(c, a, tables, size_of::<MmuUpdate>(), |c, requests, count, made| {
-        Batch { tables, frames: &frames, session: c.core.mm(tables), cached: None }.run(c, requests, count, made)
+        let mut batch = Batch { tables, frames: &frames, session: c.core.mm(tables), cached: None };
+        (batch.run(c, requests, count, made), batch.session.finish().is_err())
     })
 }
 
 /// What `mmu_update` and `mmuext_op` have in common: `run` is given the requests' address, how many they are, and what
-/// to raise with each that is done.
+/// to raise with each that is done; it returns the result, and whether something of what was let go of is unfinished.
 ///
 /// The count's top bit marks a batch that is resumed; without requests, one of which nothing is left but what it let
 /// go of in `owner`'s tables, with its result where `done_at` was.
@@ -51,7 +52,7 @@ pub(super) fn batch<'a, P: Platform>(
     a: &mut Args,
     owner: &Domain<P>,
     bytes: usize,
-    run: impl FnOnce(&mut Caller<'a, P>, u64, u32, &mut u32) -> HcResult,
+    run: impl FnOnce(&mut Caller<'a, P>, u64, u32, &mut u32) -> (HcResult, bool),
 ) -> HcResult {
     let [requests, count, done_at, who, _] = a.0;
     if requests == 0 && count == PREEMPTED {
@@ -64,11 +65,11 @@ pub(super) fn batch<'a, P: Platform>(
     let resumed = count & PREEMPTED != 0;
     let count = count as u32 & !MMU_UPDATE_PREEMPTED;
     let mut made = 0;
-    let mut result = run(c, requests, count, &mut made);
+    let (mut result, unfinished) = run(c, requests, count, &mut made);
     if result == Err(Stop::Preempted) {
         let at = requests.wrapping_add(u64::from(made) * bytes as u64);
         a.0 = [at, u64::from(count - made) | PREEMPTED, done_at, who, 0];
-    } else if c.core.mm(owner).finish().is_err() {
+    } else if unfinished {
         let code = match result {
             Ok(value) => value,
             Err(Stop::Error(errno)) => errno.code(),

@@ -29,16 +29,32 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         c.need(Privilege::BUILDER)?;
     }
     batch(c, a, owner, size_of::<MmuextOp>(), |c, requests, count, made| {
-        while *made < count {
-            if *made > 0 && c.core.platform.preempt() {
-                return Err(Stop::Preempted);
-            }
-            let request: MmuextOp = c.get_at(requests, u64::from(*made))?;
-            operation(c, owner, &request)?;
-            *made += 1;
-        }
-        Ok(0)
+        let mut tables = false;
+        let result = operations(c, owner, requests, count, made, &mut tables);
+        (result, tables && c.core.mm(owner).finish().is_err())
     })
+}
+
+/// `tables` becomes true with the first operation that may let go of tables.
+#[inline(always)]
+fn operations<P: Platform>(
+    c: &mut Caller<'_, P>,
+    owner: &Domain<P>,
+    requests: u64,
+    count: u32,
+    made: &mut u32,
+    tables: &mut bool,
+) -> HcResult {
+    while *made < count {
+        if *made > 0 && c.core.platform.preempt() {
+            return Err(Stop::Preempted);
+        }
+        let request: MmuextOp = c.get_at(requests, u64::from(*made))?;
+        *tables |= request.cmd.0 <= MmuextCmd::NEW_BASEPTR.0 || request.cmd == MmuextCmd::NEW_USER_BASEPTR;
+        operation(c, owner, &request)?;
+        *made += 1;
+    }
+    Ok(0)
 }
 
 fn operation<P: Platform>(c: &mut Caller<'_, P>, owner: &Domain<P>, op: &MmuextOp) -> Result<(), Stop> {
@@ -82,6 +98,7 @@ fn flush<P: Platform>(c: &Caller<'_, P>, op: &MmuextOp) -> Result<(), Stop> {
     Ok(())
 }
 
+#[inline(never)]
 fn write_frame<P: Platform>(
     c: &Caller<'_, P>,
     owner: &Domain<P>,
@@ -94,6 +111,7 @@ fn write_frame<P: Platform>(
     Ok(())
 }
 
+#[inline(never)]
 fn copy_page<P: Platform>(c: &Caller<'_, P>, owner: &Domain<P>, to: Mfn, from: Mfn) -> Result<(), Errno> {
     let from = c.core.get_page(from, owner)?;
     let done = write_frame(c, owner, to, |to| guest::copy(&c.core.platform, (from, 0), (to, 0), PAGE_SIZE));

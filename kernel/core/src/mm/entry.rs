@@ -54,6 +54,12 @@ pub const fn adjust_l1(entry: Pte) -> Pte {
     Pte(if entry & PteFlags::USER.0 == 0 { entry | GUEST_KERNEL | PteFlags::USER.0 } else { entry })
 }
 
+/// Is this present entry stored as it is, and allowed on RAM?
+#[inline(always)]
+pub const fn is_plain_l1(entry: Pte) -> bool {
+    entry.0 & (CACHE | L1_FORBIDDEN | PteFlags::GLOBAL.0 | PteFlags::USER.0) == PteFlags::USER.0
+}
+
 /// The entry of a higher table as it is stored.
 #[inline(always)]
 pub const fn adjust_table(entry: Pte) -> Pte {

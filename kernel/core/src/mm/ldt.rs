@@ -39,6 +39,7 @@ impl<P: Platform> Caller<'_, P> {
     /// MMUEXT_SET_LDT: where the LDT is, and how many descriptors it has. Its frames are mapped when they are used.
     ///
     /// EINVAL: not at the start of a page, not a guest's address, or more than 8192.
+    #[inline(never)]
     pub(crate) fn set_ldt(&mut self, base: u64, entries: u32) -> Result<(), Errno> {
         let base = if entries == 0 { 0 } else { base };
         if Vaddr(base).page_offset() != 0 || !super::is_guest_address(Vaddr(base)) || entries > 8192 {

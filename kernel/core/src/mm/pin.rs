@@ -11,6 +11,7 @@ impl<P: Platform> Session<'_, P> {
     /// Validates a frame as a table of `level` (1 to 4) and keeps it one.
     ///
     /// EINVAL: not a frame of the domain's, cannot be such a table, or pinned already.
+    #[inline(never)]
     pub fn pin(&mut self, mfn: Mfn, level: u8) -> Result<(), Stop> {
         self.finish()?;
         if self.domain.is_dying() {
@@ -33,6 +34,7 @@ impl<P: Platform> Session<'_, P> {
     /// Takes back a pin of any level. What there is left to do when it returns is for [`finish`](Self::finish).
     ///
     /// EINVAL: not a frame of the domain's, or not pinned.
+    #[inline(never)]
     pub fn unpin(&mut self, mfn: Mfn) -> Result<(), Stop> {
         self.finish()?;
         let frame = self.core.get_page(mfn, self.domain)?;

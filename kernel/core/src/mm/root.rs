@@ -43,6 +43,7 @@ impl<P: Platform> Session<'_, P> {
     /// [`finish`](Self::finish).
     ///
     /// EINVAL: not a frame of the domain's that can be a root.
+    #[inline(never)]
     pub fn new_baseptr(&mut self, run: &mut Run, mfn: Mfn) -> Result<(), Stop> {
         if run.kernel_root.map(Frame::mfn) == Some(mfn) {
             self.core.load_root(run);
@@ -65,6 +66,7 @@ impl<P: Platform> Session<'_, P> {
     /// MMUEXT_NEW_USER_BASEPTR: the root that user mode walks; frame 0 for none.
     ///
     /// EINVAL: as for [`new_baseptr`](Self::new_baseptr).
+    #[inline(never)]
     pub fn new_user_baseptr(&mut self, run: &mut Run, mfn: Mfn) -> Result<(), Stop> {
         if run.user_root.map_or(0, |root| root.mfn().0) == mfn.0 {
             return Ok(());

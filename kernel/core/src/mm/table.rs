@@ -82,14 +82,17 @@ impl<P: Platform> Session<'_, P> {
     /// On an error or an interruption: how many entries hold their references.
     fn validate_l1(&self, frame: Frame, begin: usize) -> Result<(), (usize, Stop)> {
         let owner = MappedOwner::Domain(self.domain);
-        for index in begin..TABLE_ENTRIES {
-            if index % L1_SLICE == 0 && index > begin && self.core.platform.preempt() {
-                return Err((index, Stop::Preempted));
+        let mut done = begin;
+        while done < TABLE_ENTRIES {
+            if done > begin && self.core.platform.preempt() {
+                return Err((done, Stop::Preempted));
             }
-            let pte = Pte(guest::load(&self.core.platform, frame, index));
-            if pte.present() {
-                let stored = self.get_l1(pte, &owner).map_err(|errno| (index, errno.into()))?;
-                if stored != pte {
+            let slice = done..(done / L1_SLICE + 1) * L1_SLICE;
+            done = slice.end;
+            for index in slice {
+                let pte = Pte(guest::load(&self.core.platform, frame, index));
+                if pte.present() && !self.get_plain_l1(pte) {
+                    let stored = self.get_l1(pte, &owner).map_err(|errno| (index, errno.into()))?;
                     guest::store_entry(&self.core.platform, frame, index, stored.0);
                 }
             }
@@ -175,11 +178,16 @@ impl<P: Platform> Session<'_, P> {
 
     /// Returns how many entries still hold their references.
     fn invalidate_l1(&self, frame: Frame, begin: usize) -> usize {
-        for index in (0..begin).rev() {
-            if (index + 1) % L1_SLICE == 0 && index + 1 < begin && self.core.platform.preempt() {
-                return index + 1;
+        let mut left = begin;
+        while left > 0 {
+            if left < begin && self.core.platform.preempt() {
+                return left;
             }
-            self.put_l1(Pte(guest::load(&self.core.platform, frame, index)));
+            let slice = (left - 1) / L1_SLICE * L1_SLICE..left;
+            left = slice.start;
+            for index in slice.rev() {
+                self.put_l1(Pte(guest::load(&self.core.platform, frame, index)));
+            }
         }
         0
     }

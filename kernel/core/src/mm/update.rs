@@ -49,6 +49,20 @@ impl<P: Platform> Session<'_, P> {
         self.get_l1_slowly(pte, owner)
     }
 
+    /// What an entry takes that maps a frame of the domain's own, if it is one and may stay as it is: the usual case of
+    /// a whole table.
+    #[inline(always)]
+    pub(super) fn get_plain_l1(&self, pte: Pte) -> bool {
+        if !entry::is_plain_l1(pte) {
+            return false;
+        }
+        let got = self.core.frames.get_mapped(pte.mfn(), self.owner, Claim::of(pte.0 & RW != 0));
+        if let Err(Some(_)) = got {
+            self.put_l1_slowly(pte);
+        }
+        got.is_ok()
+    }
+
     #[cold]
     fn get_l1_slowly(&self, pte: Pte, owner: &MappedOwner<'_, P>) -> Result<Pte, Errno> {
         if pte.0 & entry::L1_FORBIDDEN != 0 {
