@@ -33,9 +33,10 @@ pub fn take(byte: u8) -> bool {
 /// What one key does. Also asked for by sysctl's debug_keys.
 pub fn press(key: u8) {
     match key {
-        b'h' => say!("h help | q domains | e event channels | a audit | R reboot"),
+        b'h' => say!("h help | q CPUs and domains | e event channels | g grants | a audit | R reboot"),
         b'q' => core().dump_domains(),
         b'e' => core().dump_events(),
+        b'g' => core().dump_grants(),
         b'a' => core().report_audit(None),
         b'R' => power::halt(Halt::Reboot),
         _ => say!("no debug key {:?}; h: help", char::from(key)),

@@ -88,7 +88,9 @@ fn change_space(cpu: &Cpu<Machine>, left: Option<&Arc<Domain<Machine>>>, entered
 /// Waits for something to do, with nobody running here.
 pub fn idle(cpu: &Cpu<Machine>) {
     while cpu.pending.load(Ordering::SeqCst) == 0 {
+        let since = core().platform.now();
         interrupts::enable_and_hlt();
         interrupts::disable();
+        cpu.idle.fetch_add(core().platform.now().saturating_sub(since), Ordering::Relaxed);
     }
 }

@@ -69,6 +69,8 @@ pub struct Cpu<P: Platform> {
     pub flushed: AtomicU64,
     /// Who is to run here, and who does.
     pub queue: crate::sched::Queue<P>,
+    /// Nanoseconds that it has been halted, with nobody to run.
+    pub idle: AtomicU64,
     /// What has happened here, counted.
     pub counters: crate::counters::Counters,
     /// What is to happen here, and when.
@@ -83,9 +85,16 @@ impl<P: Platform> Cpu<P> {
             counters: crate::counters::Counters::new(),
             pending: AtomicU32::new(0),
             flushed: AtomicU64::new(1),
+            idle: AtomicU64::new(0),
             queue: crate::sched::Queue::new(),
             timers: crate::time::Timers::new(),
         }
+    }
+
+    /// Gives back the room in its queues for a domain of so many vCPUs.
+    pub(crate) fn unreserve(&self, vcpus: usize) {
+        self.queue.unreserve(vcpus);
+        self.timers.unreserve(vcpus + 1);
     }
 
     /// Leaves word for the CPU; the caller kicks it where it is another.

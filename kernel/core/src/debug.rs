@@ -1,8 +1,11 @@
 //! What the debug keys print: domains, event channels, the audit.
 
+use core::sync::atomic::Ordering::Relaxed;
+
 use abi::Virq;
 
 use crate::Core;
+use crate::counters::{Counter, Event};
 use crate::domain::Privilege;
 use crate::platform::Platform;
 
@@ -15,9 +18,19 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// One line a domain, and one a vCPU.
+    /// One line a CPU, one a domain, and one a vCPU.
     pub fn dump_domains(&self) {
         self.log(format_args!("{} frames are free", self.free.frames()));
+        let now = self.platform.now() / 1000;
+        for cpu in &self.cpus {
+            let [switches, timers, kicks, upcalls] =
+                [Event::Switch, Event::Timer, Event::Kick, Event::Upcall].map(|e| cpu.counters.get(Counter::Event(e)));
+            self.log(format_args!(
+                "CPU {}: idle {} of {now} us, {switches} switches, {timers} timers, {kicks} kicks, {upcalls} upcalls",
+                cpu.id.0,
+                cpu.idle.load(Relaxed) / 1000
+            ));
+        }
         for domain in self.domains.table.read().iter() {
             let (pages, most, own) = {
                 let account = domain.memory.lock();
@@ -49,11 +62,26 @@ impl<P: Platform> Core<P> {
     /// One line an event channel that is in use.
     pub fn dump_events(&self) {
         for domain in self.domains.table.read().iter() {
-            for port in 1..self.valid_ports(domain) {
-                if let Ok(info) = self.port_info(domain, abi::Port(port)) {
-                    self.log(format_args!("d{} port {port}: {info:?}", domain.id.0));
+            for port in (1..self.valid_ports(domain)).map(abi::Port) {
+                if let Ok(info) = self.port_info(domain, port)
+                    && info.status != abi::event::PortStatus::CLOSED
+                {
+                    let [pending, masked] = self.port_bits(domain, port).map(u8::from);
+                    self.log(format_args!("d{} port {}: p{pending} m{masked} {info}", domain.id.0, port.0));
                 }
             }
+        }
+    }
+
+    /// One line a domain: its grant table, and what it maps of others; then one line an entry that is in use.
+    pub fn dump_grants(&self) {
+        for domain in self.domains.table.read().iter() {
+            let ((frames, most), (used, maps)) = (domain.grants.size(), domain.grants.in_use());
+            let id = domain.id.0;
+            self.log(format_args!("d{id}: {frames} of {most} grant frames, {used} grants in use, {maps} mappings"));
+            domain.grants.each_in_use(|gref, to, mfn, readers, writers| {
+                self.log(format_args!("d{id} grant {gref}: frame {mfn:#x} to d{to}, {readers} read, {writers} write"));
+            });
         }
     }
 }

@@ -29,6 +29,9 @@ use crate::cpu::CpuSet;
 use crate::domain::Domain;
 use crate::platform::{Flush, Platform};
 
+mod place;
+pub use place::Place;
+
 /// A machine frame that is known to be in the frame table: RAM, so that its contents can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Frame(u32);

@@ -13,7 +13,6 @@ use abi::{Errno, Mfn};
 
 use crate::Core;
 use crate::domain::{Domain, Privilege};
-use crate::frame::Frame;
 use crate::platform::Platform;
 
 /// First line that is a message, not a GSI.
@@ -120,8 +119,6 @@ pub struct Devices {
     pub lines: Ranges,
     /// The PCI configuration address that it wrote last (port 0xcf8).
     pub config_address: u32,
-    /// The page in which it looks up which pirqs need an EOI, with a writable reference held.
-    pub eoi_page: Option<Frame>,
     pirqs: Vec<Pirq>,
 }
 
@@ -380,9 +377,6 @@ impl<P: Platform> Core<P> {
             // Just seen there; nobody else takes a dying domain's pirqs.
             let _ = self.unmap_pirq(domain, number);
         }
-        let given = core::mem::take(&mut *domain.devices.lock());
-        if let Some(page) = given.eoi_page {
-            self.put_page_and_type(page);
-        }
+        *domain.devices.lock() = Devices::default();
     }
 }

@@ -2,13 +2,12 @@
 
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::regs::CpuUserRegs;
-use abi::{Errno, Maddr, PAGE_SHIFT, Vaddr, VcpuId};
+use abi::{Errno, VcpuId};
 
 use crate::domain::Domain;
-use crate::frame::Frame;
+use crate::frame::{Frame, Place};
 use crate::platform::{AddressSpace, Platform};
 use crate::sync::Lock;
 
@@ -72,10 +71,6 @@ pub struct Run {
     pub xcr0: u64,
     /// The I/O privilege level that set_iopl gave.
     pub iopl: u8,
-    /// Where the guest's bitmap of ports is that its user mode may use: a clear bit allows.
-    pub io_bitmap: Vaddr,
-    /// How many ports it covers.
-    pub io_bitmap_ports: u32,
     /// Enabled kinds of vm_assist are the domain's; see [`Domain::assist`].
     pub fpu: Box<FpuState>,
     /// The last hypercalls, newest last, for the story of a crash.
@@ -154,8 +149,6 @@ impl Run {
             cr4: 0,
             xcr0: 1,
             iopl: 0,
-            io_bitmap: Vaddr::NULL,
-            io_bitmap_ports: 0,
             fpu,
             recent: [0xff; 16],
         })
@@ -185,8 +178,9 @@ pub struct Vcpu<P: Platform> {
     pub domain: Weak<Domain<P>>,
     /// Its machine state; see [`Run`].
     pub run: Arc<Lock<P, Run>>,
-    /// Where its `vcpu_info` is, as a machine address: in shared_info at first, then where it was registered.
-    info: AtomicU64,
+    /// Where its `vcpu_info` is: in shared_info at first, then where it was registered. To move it, the caller has copied
+    /// it, and holds a writable reference on the frame.
+    pub info: Place,
     /// What the scheduler knows of it.
     pub sched: crate::sched::VcpuSched,
     /// Its timers and its runstate.
@@ -197,30 +191,15 @@ pub struct Vcpu<P: Platform> {
 
 impl<P: Platform> Vcpu<P> {
     /// A vCPU that is down and has no context yet.
-    pub fn new(id: VcpuId, domain: Weak<Domain<P>>, run: Run, info: Maddr) -> Self {
+    pub fn new(id: VcpuId, domain: Weak<Domain<P>>, run: Run, info: Place) -> Self {
         Self {
             id,
             domain,
             run: Arc::new(Lock::<P, Run>::new(run)),
-            info: AtomicU64::new(info.0),
+            info,
             sched: crate::sched::VcpuSched::new(),
             time: crate::time::VcpuTime::new(),
             events: crate::event::VcpuEvents::new(),
         }
-    }
-
-    /// Where its `vcpu_info` is: the frame's number and the byte in it.
-    pub fn info_at(&self) -> Maddr {
-        Maddr(self.info.load(Ordering::Acquire))
-    }
-
-    /// Moves its `vcpu_info`; the caller has copied the old one over and holds a writable reference on the frame.
-    pub fn set_info_at(&self, at: Maddr) {
-        self.info.store(at.0, Ordering::Release);
-    }
-
-    /// Is its `vcpu_info` still inside shared_info, where it was at first?
-    pub fn info_is_in(&self, frame: Frame) -> bool {
-        self.info_at().0 >> PAGE_SHIFT == frame.mfn().0
     }
 }

@@ -1,7 +1,7 @@
 //! IN, OUT, INS and OUTS.
 //!
-//! Two questions: may the guest's mode do I/O at all (its virtual IOPL, or its bitmap of ports), else #GP; and was its
-//! domain given the port, else it reads all ones and writes nothing.
+//! Two questions: may the guest's mode do I/O at all (its virtual IOPL), else #GP; and was its domain given the port, else
+//! it reads all ones and writes nothing.
 
 use abi::Vaddr;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
@@ -50,7 +50,7 @@ impl<P: Platform> Core<P> {
             Register::AX => 2,
             _ => 4,
         };
-        self.may_do_io(c, port, bytes).then_some(())?;
+        self.has_iopl(c).then_some(())?;
         if input {
             let value = self.port_read(c, port, bytes);
             operand::set(&mut c.run.regs, accumulator, u64::from(value));
@@ -73,7 +73,7 @@ impl<P: Platform> Core<P> {
             return Some(Outcome::Done(i.len() as u64));
         }
         let port = c.run.regs.rdx as u16;
-        self.may_do_io(c, port, bytes).then_some(())?;
+        self.has_iopl(c).then_some(())?;
         let space = c.run.space()?;
         let base = match i.memory_segment() {
             Register::FS if !input => c.run.fs_base,
@@ -125,26 +125,6 @@ impl<P: Platform> Core<P> {
         self.platform.copy_from_guest(space, at, value.get_mut(..usize::from(bytes)).ok_or(Fault)?)?;
         self.port_write(c, port, bytes, u32::from_le_bytes(value));
         Ok(())
-    }
-
-    /// May the guest's mode reach the port: by its IOPL, or by a clear bit for each byte in its bitmap?
-    fn may_do_io(&self, c: &Caller<'_, P>, port: u16, bytes: u8) -> bool {
-        if self.has_iopl(c) {
-            return true;
-        }
-        if u32::from(port) + u32::from(bytes) > c.run.io_bitmap_ports {
-            return false;
-        }
-        let Some(root) = c.run.kernel_root else { return false };
-        let at = Vaddr(c.run.io_bitmap.0.wrapping_add(u64::from(port) / 8));
-        let mut bits = [0xff; 2];
-        let (first, second) = bits.split_at_mut(1);
-        let space = AddressSpace { root };
-        let read = self.platform.copy_from_guest(space, at, first).is_ok();
-        // The second byte may be beyond what is mapped, as on hardware it may be beyond the limit.
-        let _ = self.platform.copy_from_guest(space, Vaddr(at.0.wrapping_add(1)), second);
-        let wanted = ((1u16 << bytes) - 1) << (port % 8);
-        read && u16::from_le_bytes(bits) & wanted == 0
     }
 
     fn port_read(&self, c: &Caller<'_, P>, port: u16, bytes: u8) -> u32 {

@@ -313,29 +313,6 @@ fn string_io_goes_on_until_the_count_is_gone() {
 }
 
 #[test]
-fn a_bitmap_of_ports_lets_user_mode_in() {
-    let s = ordinary();
-    s.guest.domain.devices.lock().ports.add(0x10..=0x1f).unwrap();
-    let bitmap = s.guest.va(2);
-    // Ports 0x11 and 0x18 to 0x1b are allowed.
-    s.guest.poke(&s.core, 2, 0, &[0xff, 0xff, 0xfd, 0xf0]);
-    s.with(|c| {
-        (c.run.io_bitmap, c.run.io_bitmap_ports) = (bitmap, 0x20);
-        c.run.kernel_mode = false;
-        c.run.kernel_sp = c.run.regs.rsp;
-    });
-    let read = |code: &[u8], port| {
-        s.with(|c| c.run.kernel_mode = false);
-        s.privileged(code, |r| r.rdx = port)
-    };
-    assert!(read(&[0xec], 0x11));
-    assert!(!read(&[0xec], 0x12));
-    assert!(!read(&[0x66, 0xed], 0x11), "one of the two is not");
-    assert!(read(&[0xed], 0x18));
-    assert!(!read(&[0xed], 0x1e), "beyond the bitmap's end");
-}
-
-#[test]
 fn pci_configuration_is_the_hardware_domains() {
     for (privilege, reached) in [(Privilege::empty(), false), (Privilege::HARDWARE, true)] {
         let s = setup(privilege);

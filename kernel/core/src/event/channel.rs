@@ -28,6 +28,21 @@ pub struct PortInfo {
     pub remote_port: Port,
 }
 
+impl core::fmt::Display for PortInfo {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let detail = self.detail;
+        match self.status {
+            PortStatus::UNBOUND => write!(f, "for d{detail}"),
+            PortStatus::INTERDOMAIN => write!(f, "to d{detail} port {}", self.remote_port.0),
+            PortStatus::PIRQ => write!(f, "pirq {detail}"),
+            PortStatus::VIRQ => write!(f, "virq {detail}"),
+            PortStatus::IPI => f.write_str("ipi"),
+            _ => f.write_str("closed"),
+        }?;
+        write!(f, ", v{}", self.vcpu.0)
+    }
+}
+
 /// Is a virtual interrupt one of the whole domain, rather than one of each vCPU?
 fn is_global(virq: Virq) -> bool {
     !matches!(virq, Virq::TIMER | Virq::DEBUG | Virq::XENOPROF | Virq::XENPMU)

@@ -3,12 +3,11 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 
-use abi::{PAGE_SHIFT, PAGE_SIZE, Port, VcpuId, Virq};
+use abi::{Port, VcpuId, Virq};
 
 use super::raise::{Notified, Set, Words};
 use super::{Bound, layout};
 use crate::domain::{Domain, Privilege};
-use crate::frame::Frame;
 use crate::platform::Platform;
 use crate::vcpu::Vcpu;
 use crate::{Core, guest};
@@ -17,35 +16,25 @@ use crate::{Core, guest};
 const ANY: u32 = 0;
 
 impl<P: Platform> Core<P> {
-    /// Where a vCPU's `vcpu_info` is: a frame, and the index of its first word.
-    #[inline(always)]
-    pub fn info_words(&self, vcpu: &Vcpu<P>) -> Option<(Frame, usize)> {
-        let at = vcpu.info_at();
-        let frame = self.frames.get(abi::Mfn(at.0 >> PAGE_SHIFT))?;
-        Some((frame, (at.0 as usize % PAGE_SIZE) / 8))
-    }
-
     /// Is an upcall due: an event pending, and not masked?
     #[inline(always)]
     pub fn upcall_due(&self, vcpu: &Vcpu<P>) -> bool {
-        self.info_words(vcpu).is_some_and(|(frame, at)| {
-            let word = guest::shared_word(&self.platform, frame, at + layout::UPCALL).load(SeqCst);
-            word & layout::UPCALL_PENDING != 0 && word & layout::UPCALL_MASK == 0
-        })
+        let (frame, at) = vcpu.info.get();
+        let word = guest::shared_word(&self.platform, frame, at + layout::UPCALL).load(SeqCst);
+        word & layout::UPCALL_PENDING != 0 && word & layout::UPCALL_MASK == 0
     }
 
     /// Are a vCPU's upcalls masked?
     #[inline(always)]
     pub fn upcall_mask(&self, vcpu: &Vcpu<P>) -> bool {
-        self.info_words(vcpu).is_some_and(|(frame, at)| {
-            guest::load(&self.platform, frame, at + layout::UPCALL) & layout::UPCALL_MASK != 0
-        })
+        let (frame, at) = vcpu.info.get();
+        guest::load(&self.platform, frame, at + layout::UPCALL) & layout::UPCALL_MASK != 0
     }
 
     /// Masks or unmasks a vCPU's upcalls; returns whether they were masked.
     #[inline(always)]
     pub fn set_upcall_mask(&self, vcpu: &Vcpu<P>, masked: bool) -> bool {
-        let Some((frame, at)) = self.info_words(vcpu) else { return false };
+        let (frame, at) = vcpu.info.get();
         let word = at + layout::UPCALL;
         let old = guest::clear_bits(&self.platform, frame, word, layout::UPCALL_MASK);
         if masked {
@@ -119,6 +108,11 @@ impl<P: Platform> Core<P> {
         self.with_words(domain, port, |words| words.pending.load(SeqCst) & words.bit != 0)
     }
 
+    /// Is a port pending, and is it masked? For debugging.
+    pub(crate) fn port_bits(&self, domain: &Domain<P>, port: Port) -> [bool; 2] {
+        self.with_words(domain, port, |w| [w.pending, w.mask].map(|word| word.load(SeqCst) & w.bit != 0))
+    }
+
     /// A port is being closed: whatever was pending is over.
     pub(super) fn clear_pending(&self, domain: &Domain<P>, port: Port) {
         let word = layout::PENDING + port.0 as usize / 64;
@@ -140,7 +134,7 @@ impl<P: Platform> Core<P> {
     #[inline(always)]
     fn tell(&self, domain: &Domain<P>, port: Port, vcpu: VcpuId) {
         let Some(vcpu) = domain.vcpu(vcpu) else { return };
-        let Some((frame, at)) = self.info_words(vcpu) else { return };
+        let (frame, at) = vcpu.info.get();
         let news = Notified {
             selector: guest::shared_word(&self.platform, frame, at + layout::SELECTOR),
             upcall: guest::shared_word(&self.platform, frame, at + layout::UPCALL),

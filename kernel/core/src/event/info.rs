@@ -1,7 +1,7 @@
 //! Moving a vCPU's `vcpu_info`, and giving it back.
 
 use abi::vcpu::VcpuInfo;
-use abi::{Errno, Maddr, Mfn, PAGE_SHIFT};
+use abi::{Errno, Mfn};
 
 use super::layout;
 use crate::domain::Domain;
@@ -20,18 +20,17 @@ impl<P: Platform> Core<P> {
     pub fn move_vcpu_info(&self, domain: &Domain<P>, vcpu: &Vcpu<P>, to: Mfn, offset: usize) -> Result<(), Errno> {
         // One lock for all vCPUs of the domain, so that two callers at once do not both find it unmoved.
         let _ports = domain.events.ports.lock();
-        if !vcpu.info_is_in(domain.shared_info) {
+        let (old_frame, old) = vcpu.info.get();
+        if old_frame != domain.shared_info {
             return Err(Errno::EINVAL);
         }
         let frame = self.get_page_and_type(to, domain, PageType::Writable).map_err(|_| Errno::EINVAL)?;
         let new = offset / 8;
-        if let Some((old_frame, old)) = self.info_words(vcpu) {
-            for word in 0..WORDS {
-                let value = guest::load(&self.platform, old_frame, old + word);
-                guest::store(&self.platform, frame, new + word, value);
-            }
+        for word in 0..WORDS {
+            let value = guest::load(&self.platform, old_frame, old + word);
+            guest::store(&self.platform, frame, new + word, value);
         }
-        vcpu.set_info_at(Maddr(to.0 << PAGE_SHIFT | offset as u64));
+        vcpu.info.set(frame, new);
         // Events that came to the old place meanwhile are not lost: let the guest look at every port. It may find
         // nothing, and copes.
         guest::set_bits(&self.platform, frame, new + layout::SELECTOR, u64::MAX);
@@ -43,10 +42,9 @@ impl<P: Platform> Core<P> {
     /// Moves a dying domain's `vcpu_info` back, and gives the frame's references back. Its ports are closed.
     pub fn release_vcpu_info(&self, domain: &Domain<P>, vcpu: &Vcpu<P>) {
         let _ports = domain.events.ports.lock();
-        if let Some((frame, _)) = self.info_words(vcpu)
-            && frame != domain.shared_info
-        {
-            vcpu.set_info_at(Maddr(domain.shared_info.mfn().0 << PAGE_SHIFT));
+        let (frame, _) = vcpu.info.get();
+        if frame != domain.shared_info {
+            vcpu.info.set(domain.shared_info, 0);
             self.put_page_and_type(frame);
         }
     }

@@ -42,7 +42,8 @@ pub struct Events<P: Platform> {
 
 /// What is guarded by the lock of a domain's ports.
 struct Ports<P: Platform> {
-    buckets: Vec<Box<[Channel<P>]>>,
+    #[expect(clippy::vec_box, reason = "a bucket is not to be copied when there is another")]
+    buckets: Vec<Box<[Channel<P>; BUCKET]>>,
     /// One more than the highest port that may be used.
     limit: u32,
     /// The interrupts that ports are bound to.
@@ -104,11 +105,9 @@ impl<P: Platform> Ports<P> {
 
     /// Adds a bucket of free ports.
     fn grow(&mut self) -> Result<(), Errno> {
-        let mut bucket = Vec::new();
-        bucket.try_reserve_exact(BUCKET).map_err(|_| Errno::ENOMEM)?;
-        bucket.extend(core::iter::repeat_with(|| Channel::FREE).take(BUCKET));
         self.buckets.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        self.buckets.push(bucket.into_boxed_slice());
+        crate::headroom(size_of::<[Channel<P>; BUCKET]>())?;
+        self.buckets.push(Box::new([const { Channel::FREE }; BUCKET]));
         Ok(())
     }
 

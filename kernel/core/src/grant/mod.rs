@@ -61,6 +61,12 @@ impl<P: Platform> Grants<P> {
     pub fn in_use(&self) -> (usize, usize) {
         (self.table.lock().pinned(), self.track.lock().len())
     }
+
+    /// Looks at each entry that is in use: its number, who uses it, the frame, how often for reading and for writing. For
+    /// debugging: the table is locked meanwhile.
+    pub fn each_in_use(&self, look: impl FnMut(usize, u16, u64, u16, u16)) {
+        self.table.lock().each_in_use(look);
+    }
 }
 
 impl<P: Platform> Core<P> {

@@ -110,6 +110,11 @@ impl Table {
         self.active.get_mut(gref.0 as usize / CHUNK)?.as_mut()?.get_mut(gref.0 as usize % CHUNK)
     }
 
+    pub(super) fn each_in_use(&self, mut look: impl FnMut(usize, u16, u64, u16, u16)) {
+        let entries = (0..).step_by(CHUNK).zip(&self.active).flat_map(|(at, chunk)| (at..).zip(chunk.iter().flatten()));
+        entries.filter(|(_, a)| a.is_used()).for_each(|(gref, a)| look(gref, a.who.0, a.mfn.0, a.readers, a.writers));
+    }
+
     /// Where the use of entries is noted: a chunk for each [`CHUNK`] of them.
     #[cold]
     fn new_chunk() -> Result<Box<[Active]>, GrantStatus> {

@@ -4,8 +4,8 @@
 //! - Returns: 0; the pirq, level or flags in the argument.
 //! - Faults: EFAULT. EINVAL: no such IOPL, pirq, GSI or kind of interrupt. EPERM: what was not given to the caller; PCI
 //!   devices and other domains' interrupts without the privilege. ESRCH: no such domain. EEXIST: the pirq stands for
-//!   something else, or the device is known. EBUSY: an EOI page is there already. ENOSYS: no such sub-operation, and
-//!   those that are not there: APIC registers, vectors, debug ports.
+//!   something else, or the device is known. ENOSYS: no such sub-operation, and those that are not there: APIC
+//!   registers, vectors, debug ports, a user mode's bitmap of ports, a page of the interrupts that need an EOI.
 //! - Notes: every interrupt wants an EOI, as `irq_status_query` says; on one that is not level-triggered it does nothing.
 //! - Source: `physdev.h`.
 
@@ -14,14 +14,12 @@ use alloc::sync::Arc;
 use crate::Privilege;
 use crate::dispatch::{Args, Caller, HcResult, Stop};
 use crate::domain::Domain;
-use crate::frame::PageType;
 use crate::irq::PciAddress;
 use crate::platform::Platform;
 use abi::physdev::{
-    Eoi, GetFreePirq, IrqStatusQuery, MapPirq, MapPirqType, PciDevice, PciDeviceAdd, PhysdevOp, PirqEoiGmfn,
-    SetIobitmap, SetIopl, UnmapPirq,
+    Eoi, GetFreePirq, IrqStatusQuery, MapPirq, MapPirqType, PciDevice, PciDeviceAdd, PhysdevOp, SetIopl, UnmapPirq,
 };
-use abi::{DomId, Errno, PAGE_SIZE, Vaddr};
+use abi::{DomId, Errno};
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
@@ -31,13 +29,6 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
             let set: SetIopl = c.get(arg)?;
             c.run.iopl = u8::try_from(set.iopl).ok().filter(|&level| level <= 3).ok_or(Errno::EINVAL)?;
         }
-        PhysdevOp::SET_IOBITMAP => {
-            let set: SetIobitmap = c.get(arg)?;
-            if set.nr_ports > 0x1_0000 || set.bitmap != Vaddr::NULL && !crate::mm::is_guest_address(set.bitmap) {
-                return Err(Errno::EINVAL.into());
-            }
-            (c.run.io_bitmap, c.run.io_bitmap_ports) = (set.bitmap, set.nr_ports);
-        }
         PhysdevOp::EOI | PhysdevOp::IRQ_UNMASK_NOTIFY => c.core.end_of_interrupt(c.domain, c.get::<Eoi>(arg)?.irq)?,
         PhysdevOp::IRQ_STATUS_QUERY => {
             let mut query: IrqStatusQuery = c.get(arg)?;
@@ -45,7 +36,6 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
             query.flags = IrqStatusQuery::NEEDS_EOI | shared;
             c.put(arg, &query)?;
         }
-        PhysdevOp::PIRQ_EOI_GMFN_V2 => eoi_page(c, c.get(arg)?)?,
         PhysdevOp::MAP_PIRQ => {
             let mut map: MapPirq = c.get(arg)?;
             map.pirq = map_pirq(c, &map)? as i32;
@@ -129,19 +119,4 @@ fn map_pirq<P: Platform>(c: &Caller<'_, P>, map: &MapPirq) -> Result<u32, Stop> 
         }
         _ => Err(Errno::EINVAL.into()),
     }
-}
-
-/// A page of bits, one a pirq: does it need an EOI? All do.
-fn eoi_page<P: Platform>(c: &Caller<'_, P>, page: PirqEoiGmfn) -> Result<(), Stop> {
-    if c.domain.devices.lock().eoi_page.is_some() {
-        return Err(Errno::EBUSY.into());
-    }
-    let frame = c.core.get_page_and_type(page.gmfn, c.domain, PageType::Writable).map_err(|_| Errno::EINVAL)?;
-    for word in 0..PAGE_SIZE / 8 {
-        crate::guest::store(&c.core.platform, frame, word, u64::MAX);
-    }
-    if let Some(late) = c.domain.devices.lock().eoi_page.replace(frame) {
-        c.core.put_page_and_type(late);
-    }
-    Ok(())
 }

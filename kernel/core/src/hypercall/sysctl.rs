@@ -7,9 +7,11 @@
 //! - Source: `sysctl.h`.
 
 use abi::sysctl::{
-    AvailHeap, DebugKeys, GetDomainInfoList, PhysInfo, ReadConsole, SYSCTL_INTERFACE_VERSION, SchedId, Sysctl, SysctlOp,
+    AvailHeap, DebugKeys, GetCpuInfo, GetDomainInfoList, PhysInfo, ReadConsole, SYSCTL_INTERFACE_VERSION, SchedId,
+    Sysctl, SysctlOp,
 };
 use abi::{Errno, Vaddr};
+use core::sync::atomic::Ordering;
 
 use crate::Privilege;
 use crate::dispatch::{Args, Caller, HcResult, Stop};
@@ -47,6 +49,15 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
                 c.core.platform.debug_key(key);
             }
             return Ok(0);
+        }
+        SysctlOp::GETCPUINFO => {
+            let mut list: GetCpuInfo = op.payload.get();
+            let cpus = c.core.cpus.iter().take(list.max_cpus as usize);
+            list.nr_cpus = cpus.len() as u32;
+            for (n, cpu) in (0..).zip(cpus) {
+                c.put_at(list.info.0, n, &cpu.idle.load(Ordering::Relaxed))?;
+            }
+            op.payload.set(&list);
         }
         SysctlOp::AVAILHEAP => {
             let mut heap: AvailHeap = op.payload.get();

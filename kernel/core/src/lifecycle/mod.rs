@@ -10,17 +10,17 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::layout::LEGACY_MAX_VCPUS;
 use abi::sched::ShutdownReason;
-use abi::{DomId, Errno, Maddr, PAGE_SHIFT, VcpuId, Virq};
+use abi::{DomId, Errno, VcpuId, Virq};
 
 use crate::domain::{Domain, Privilege, Stage};
-use crate::frame::Frame;
+use crate::frame::{Frame, Place};
 use crate::platform::{Halt, Platform};
 use crate::sync::Lock;
 use crate::vcpu::{Run, Vcpu};
 use crate::{Core, Stop, guest};
 
-/// Bytes of a `vcpu_info`.
-const VCPU_INFO: u64 = 64;
+/// Words of a `vcpu_info`.
+const VCPU_INFO: usize = 8;
 /// Bytes that an `Arc` adds.
 const ARC: usize = 16;
 
@@ -97,9 +97,8 @@ impl<P: Platform> Core<P> {
         let mut memory = crate::memory::Account::new(new.max_pages);
         memory.core_pages = 1;
         let domain = Arc::new_cyclic(|weak: &Weak<Domain<P>>| {
-            let base = shared_info.mfn().0 << PAGE_SHIFT;
             vcpus.extend(runs.into_iter().enumerate().map(|(n, run)| {
-                Arc::new(Vcpu::new(VcpuId(n as u32), weak.clone(), run, Maddr(base + n as u64 * VCPU_INFO)))
+                Arc::new(Vcpu::new(VcpuId(n as u32), weak.clone(), run, Place::new(shared_info, n * VCPU_INFO)))
             }));
             Domain {
                 id,
@@ -124,7 +123,7 @@ impl<P: Platform> Core<P> {
         });
         for vcpu in 0..LEGACY_MAX_VCPUS {
             // evtchn_upcall_mask: events wait until the guest is ready for them.
-            guest::store(&self.platform, shared_info, vcpu * VCPU_INFO as usize / 8, 1 << 8);
+            guest::store(&self.platform, shared_info, vcpu * VCPU_INFO, 1 << 8);
         }
         self.pause_domain(&domain);
         self.init_clock(&domain);

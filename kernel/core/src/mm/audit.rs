@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use abi::{Errno, Mfn, Pte, TABLE_ENTRIES};
+use abi::{Errno, Pte, TABLE_ENTRIES};
 
 use super::entry::{CACHE, CORE_SLOTS, RW};
 use crate::Core;
@@ -161,15 +161,10 @@ impl<P: Platform> Audit<'_, P> {
                 Some(run) => self.vcpu(&run),
                 None => self.unseen += 1,
             }
-            let info = Mfn(vcpu.info_at().0 >> abi::PAGE_SHIFT);
-            if !vcpu.info_is_in(domain.shared_info)
-                && let Some(frame) = self.core.frames.get(info)
-            {
-                self.hold(frame, true);
+            let (info, _) = vcpu.info.get();
+            if info != domain.shared_info {
+                self.hold(info, true);
             }
-        }
-        if let Some(frame) = domain.devices.lock().eoi_page {
-            self.hold(frame, true);
         }
         self.core.each_device_map(domain, |frame, write| self.hold(frame, write));
         self.list(domain);

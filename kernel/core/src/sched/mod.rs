@@ -108,14 +108,12 @@ impl<P: Platform> Core<P> {
     /// when one is woken or sleeps. ENOMEM if there is none. To be called once for each domain, before its vCPUs run.
     pub fn enroll(&self, vcpus: usize) -> Result<(), Errno> {
         for (at, cpu) in self.cpus.iter().enumerate() {
-            if !cpu.queue.reserve(vcpus) {
-                self.cpus.iter().take(at).for_each(|cpu| cpu.queue.unreserve(vcpus));
-                self.cpus.iter().take(at).for_each(|cpu| cpu.timers.unreserve(vcpus + 1));
-                return Err(Errno::ENOMEM);
-            }
-            if !cpu.timers.reserve(vcpus + 1) {
-                self.cpus.iter().take(at + 1).for_each(|cpu| cpu.queue.unreserve(vcpus));
-                self.cpus.iter().take(at).for_each(|cpu| cpu.timers.unreserve(vcpus + 1));
+            let queue = cpu.queue.reserve(vcpus);
+            if !(queue && cpu.timers.reserve(vcpus + 1)) {
+                if queue {
+                    cpu.queue.unreserve(vcpus);
+                }
+                self.cpus.iter().take(at).for_each(|cpu| cpu.unreserve(vcpus));
                 return Err(Errno::ENOMEM);
             }
         }
@@ -128,8 +126,7 @@ impl<P: Platform> Core<P> {
         for cpu in &self.cpus {
             cpu.queue.remove(|v| domain.vcpus.iter().any(|own| Arc::ptr_eq(own, v)));
             cpu.timers.forget(domain);
-            cpu.queue.unreserve(domain.vcpus.len());
-            cpu.timers.unreserve(domain.vcpus.len() + 1);
+            cpu.unreserve(domain.vcpus.len());
         }
     }
 

@@ -57,7 +57,7 @@ impl<P: Platform> Queue<P> {
     }
 
     /// The opposite of [`reserve`](Self::reserve).
-    pub(super) fn unreserve(&self, less: usize) {
+    pub(crate) fn unreserve(&self, less: usize) {
         let mut waiting = self.waiting.lock();
         waiting.most = waiting.most.saturating_sub(less);
     }

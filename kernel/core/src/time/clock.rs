@@ -65,7 +65,7 @@ impl<P: Platform> Core<P> {
     }
 
     fn update_time_page_of(&self, domain: &Domain<P>, vcpu: &Vcpu<P>) {
-        let Some((frame, at)) = self.info_words(vcpu) else { return };
+        let (frame, at) = vcpu.info.get();
         let store = |word: usize, value| guest::store(&self.platform, frame, at + layout::TIME + word, value);
         let [version, tsc, system, scale] = self.time_page(&domain.clock);
         let before = guest::load(&self.platform, frame, at + layout::TIME) as u32 & !1;

@@ -25,7 +25,7 @@ const MS: u64 = 1_000_000;
 fn ticked(core: &TestCore, vcpu: &Vcpu<TestMachine>, port: Port) -> bool {
     let domain = vcpu.domain.upgrade().unwrap();
     let bit = 1 << port.0;
-    let (frame, at) = core.info_words(vcpu).unwrap();
+    let (frame, at) = vcpu.info.get();
     guest::clear_bits(&core.platform, frame, at + layout::SELECTOR, u64::MAX);
     guest::clear_bits(&core.platform, frame, at + layout::UPCALL, layout::UPCALL_PENDING);
     guest::clear_bits(&core.platform, domain.shared_info, layout::PENDING, bit) & bit != 0
@@ -253,7 +253,7 @@ fn time_pages_and_the_wall_clock_keep_the_version_protocol() {
     let area = RegisterArea { addr: abi::Vaddr(guest.va(1).0 + 64) };
     assert_eq!(vcpu_op(&core, &guest, VcpuOp::REGISTER_VCPU_TIME_MEMORY_AREA, area.as_bytes()), 0);
     core.update_time_page(&guest.vcpu);
-    let (frame, at) = core.info_words(&guest.vcpu).unwrap();
+    let (frame, at) = guest.vcpu.info.get();
     let mut first = VcpuTimeInfo::new_zeroed();
     core.platform.read(frame, (at + layout::TIME) * 8, first.as_mut_bytes());
     let second: VcpuTimeInfo = read(&core, &guest, 1, 64);

@@ -316,16 +316,13 @@ impl<P: Platform> Core<P> {
 
     /// Writes the guest's CR2, which is in its `vcpu_info`.
     pub(crate) fn set_cr2(&self, c: &Caller<'_, P>, value: u64) {
-        let at = c.vcpu.info_at();
-        if let Some(frame) = self.frames.get(abi::Mfn(at.0 >> abi::PAGE_SHIFT)) {
-            crate::guest::store(&self.platform, frame, (at.0 as usize & (abi::PAGE_SIZE - 1)) / 8 + 2, value);
-        }
+        let (frame, at) = c.vcpu.info.get();
+        crate::guest::store(&self.platform, frame, at + crate::event::layout::CR2, value);
     }
 
     /// Reads the guest's CR2.
     pub(crate) fn cr2(&self, c: &Caller<'_, P>) -> u64 {
-        let at = c.vcpu.info_at();
-        let frame = self.frames.get(abi::Mfn(at.0 >> abi::PAGE_SHIFT));
-        frame.map_or(0, |f| crate::guest::load(&self.platform, f, (at.0 as usize & (abi::PAGE_SIZE - 1)) / 8 + 2))
+        let (frame, at) = c.vcpu.info.get();
+        crate::guest::load(&self.platform, frame, at + crate::event::layout::CR2)
     }
 }

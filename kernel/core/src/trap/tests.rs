@@ -5,7 +5,7 @@ use abi::hypercall::Hypercall;
 use abi::layout::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
 use abi::regs::{CpuUserRegs, IretContext, rflags};
 use abi::trap::{TrapInfo, vector};
-use abi::{Maddr, Vaddr};
+use abi::Vaddr;
 use proptest::prelude::*;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -135,7 +135,7 @@ fn a_page_fault_has_its_address_in_vcpu_info_and_the_user_bit_of_the_guests_own_
             c.core.exception(c, vector::PF, fault::WRITE | fault::USER, 0x7000_1238);
             let error = u64::from(fault::WRITE | if user { fault::USER } else { 0 });
             assert_eq!(stack(c, 3)[2], error);
-            let (frame, word) = c.core.info_words(c.vcpu).unwrap();
+            let (frame, word) = c.vcpu.info.get();
             assert_eq!(guest::load(&c.core.platform, frame, word + 2), 0x7000_1238);
             assert_eq!(c.core.cr2(c), 0x7000_1238);
         });
@@ -172,7 +172,7 @@ fn the_failsafe_frame_has_the_selectors_behind_r11() {
 }
 
 fn pend(core: &TestCore, guest: &Guest) {
-    let (frame, word) = core.info_words(&guest.vcpu).unwrap();
+    let (frame, word) = guest.vcpu.info.get();
     guest::set_bits(&core.platform, frame, word, 1);
 }
 
@@ -514,7 +514,7 @@ proptest! {
 fn cr2_is_written_where_vcpu_info_is_now() {
     let s = setup();
     let to = s.guest.frames[3];
-    s.guest.vcpu.set_info_at(Maddr(to.mfn().0 << 12 | 0x140));
+    s.guest.vcpu.info.set(to, 0x140 / 8);
     s.guest.run(&s.core, |c| c.core.set_cr2(c, 77));
     assert_eq!(s.core.platform.word(to, 0x140 / 8 + 2).load(std::sync::atomic::Ordering::SeqCst), 77);
 }

@@ -285,7 +285,7 @@ fn block_unmasks_and_returns_at_once_if_an_event_is_there() {
     assert!(!core.upcall_mask(&guest.vcpu));
     assert!(!guest.vcpu.sched.state.view().blocked());
     assert_eq!(core.cpus[0].pending.load(SeqCst), 0);
-    let (frame, at) = core.info_words(&guest.vcpu).unwrap();
+    let (frame, at) = guest.vcpu.info.get();
     core.platform.word(frame, at + layout::UPCALL).store(0, SeqCst);
     assert_eq!(block(), 0);
     assert!(guest.vcpu.sched.state.view().blocked());

@@ -242,7 +242,7 @@ fn apply(core: &TestCore, d: &Domains, op: &Op) -> Result<u32, Errno> {
         Op::Serve(a, vcpu) => {
             // What a guest does in its upcall handler.
             let Some(vcpu) = d[a].vcpus.get(vcpu as usize) else { return Ok(0) };
-            let (frame, at) = core.info_words(vcpu).unwrap();
+            let (frame, at) = vcpu.info.get();
             let upcall = core.platform.word(frame, at + layout::UPCALL).fetch_and(!0xff, SeqCst);
             let selector = core.platform.word(frame, at + layout::SELECTOR).swap(0, SeqCst);
             if upcall & 0xff != 0 && selector & 1 != 0 {
@@ -283,7 +283,7 @@ fn compare(core: &TestCore, d: &Domains, model: &Model) -> Result<(), TestCaseEr
         prop_assert_eq!(word(core, domain, layout::PENDING), bits(&known.pending));
         prop_assert_eq!(word(core, domain, layout::MASK), bits(&known.masked));
         for vcpu in &domain.vcpus {
-            let (frame, at) = core.info_words(vcpu).unwrap();
+            let (frame, at) = vcpu.info.get();
             let told = known.told.contains(&vcpu.id.0);
             let upcall = core.platform.word(frame, at + layout::UPCALL).load(SeqCst) & 0xff;
             let selector = core.platform.word(frame, at + layout::SELECTOR).load(SeqCst);
