@@ -38,9 +38,11 @@ impl Scrollback {
         lines
     }
 
-    /// All that is kept, raw.
+    /// All that is kept, raw, from the first whole line on.
     pub fn all(&self) -> Vec<u8> {
-        self.bytes.iter().copied().collect()
+        let cut = self.bytes.len() == KEPT;
+        let first = self.bytes.iter().position(|byte| *byte == b'\n').filter(|_| cut).map_or(0, |end| end + 1);
+        self.bytes.iter().copied().skip(first).collect()
     }
 }
 
@@ -60,6 +62,8 @@ mod tests {
         scrollback.push(&vec![b'x'; 3 * KEPT]);
         scrollback.push(b"end");
         assert_eq!((scrollback.all().len(), &scrollback.all()[KEPT - 4..]), (KEPT, &b"xend"[..]));
+        scrollback.push(b"\nnext");
+        assert_eq!(scrollback.all(), b"next", "what is cut off is not shown");
     }
 
     #[test]

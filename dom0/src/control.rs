@@ -87,6 +87,9 @@ pub trait Control {
     /// Gives a PCI function to the domain, or takes it back. Without an IOMMU this only records who has it.
     fn assign(&mut self, domain: DomId, function: PciFunction, give: bool) -> Result<(), Errno>;
 
+    /// Stops a PCI function from reaching memory, for good or until a driver lets it.
+    fn silence(&mut self, function: PciFunction);
+
     /// Stops the domain's vCPUs until `unpause`.
     fn pause(&mut self, domain: DomId) -> Result<(), Errno>;
 

@@ -15,6 +15,7 @@ pub mod cpio;
 pub mod manifest;
 #[cfg(test)]
 mod mock;
+pub mod nearest;
 pub mod pciback;
 pub mod shell;
 pub mod store;

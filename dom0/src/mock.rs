@@ -209,6 +209,10 @@ impl Control for Mock {
         Ok(())
     }
 
+    fn silence(&mut self, _: PciFunction) {
+        self.calls.push("silence".into());
+    }
+
     fn pause(&mut self, domain: DomId) -> Result<(), Errno> {
         self.call("pause")?;
         self.domain(domain)?.paused = true;

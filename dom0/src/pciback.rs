@@ -1,7 +1,8 @@
 //! PCI configuration space for driver domains: each sees its own functions, and changes what is its to change.
 //!
-//! A driver domain may turn decoding, bus mastering and its interrupt line on and off, and measure its BARs. It cannot
-//! move a BAR, reach another function, or touch MSI and MSI-X but by asking for vectors.
+//! A driver domain may turn bus mastering and its interrupt line on and off, and measure its BARs. It cannot move a BAR,
+//! reach another function, or touch MSI and MSI-X but by asking for vectors. That its BARs answer is settled when the
+//! function is measured, before anything uses it: the driver may turn decoding off and on, and only it sees that.
 
 use alloc::vec::Vec;
 
@@ -33,8 +34,10 @@ const INTERRUPT: u8 = 0x3c;
 const CAP_MSIX: u8 = 0x11;
 /// Bits of the command register a driver may set: I/O, memory, bus master, interrupt off.
 const COMMAND_MASK: u32 = 0x0407;
-/// Of those, the ones that make BARs answer.
+/// Of those, the ones that make BARs answer: I/O, memory.
 const DECODE: u32 = 0x0003;
+/// Of those, the one that lets the function reach memory.
+const BUS_MASTER: u32 = 0x0004;
 /// In the status half: there is a list of capabilities.
 const HAS_CAPABILITIES: u32 = 1 << 20;
 
@@ -52,6 +55,9 @@ struct Bar {
 pub struct Device {
     function: PciFunction,
     bars: [Bar; BARS],
+    /// The command register's decode bits: what they are, and what the driver has set.
+    decode: u32,
+    decode_shown: u32,
     /// Interrupt line, if the function has one; on the PC it is the GSI.
     line: Option<u8>,
     /// Machine address of the BAR that holds the MSI-X table, and the table's entries.
@@ -74,10 +80,12 @@ impl Device {
             bar.mask = config.read(function, register);
             config.write(function, register, bar.value);
         }
-        config.write(function, COMMAND, command);
         let interrupt = config.read(function, INTERRUPT);
         let line = (interrupt >> 8 & 0xff != 0).then_some(interrupt as u8).filter(|line| *line != 0xff);
-        let mut device = Self { function, bars, line, msix: None };
+        let mut device = Self { function, bars, decode: 0, decode_shown: command & DECODE, line, msix: None };
+        let placed = (0..BARS).filter_map(|index| device.range(index)).filter(|(_, base, _)| *base != 0);
+        device.decode = placed.fold(0, |bits, (io, ..)| bits | if io { 1 } else { 2 });
+        config.write(function, COMMAND, command & !DECODE | device.decode);
         device.msix = device.find_msix(config);
         Some(device)
     }
@@ -144,6 +152,7 @@ impl Device {
         let value = match bar {
             Some(bar) if bar.measuring => bar.mask,
             Some(bar) => bar.value,
+            None if word == COMMAND => config.read(self.function, word) & !DECODE | self.decode_shown,
             None => config.read(self.function, word),
         };
         value >> (8 * (register.offset % 4)) & (u32::MAX >> (32 - 8 * u32::from(register.width)))
@@ -158,9 +167,11 @@ impl Device {
                 Ok(())
             }
             (None, COMMAND) if register.offset == COMMAND.into() && register.width >= 2 => {
+                self.decode_shown = value & DECODE;
                 let now = config.read(self.function, COMMAND) & 0xffff;
+                let new = now & !COMMAND_MASK | value & COMMAND_MASK & !DECODE | self.decode;
                 // The upper half, the status, is cleared by ones: written as zeros.
-                config.write(self.function, COMMAND, now & !COMMAND_MASK | value & COMMAND_MASK);
+                config.write(self.function, COMMAND, new);
                 Ok(())
             }
             // Drivers set these as a matter of form; the firmware has set them right.
@@ -179,6 +190,12 @@ impl Device {
         }
         Ok(())
     }
+}
+
+/// Stops a function from reaching memory.
+pub fn silence(config: &mut impl ConfigSpace, function: PciFunction) {
+    let command = config.read(function, COMMAND) & 0xffff;
+    config.write(function, COMMAND, command & !BUS_MASTER);
 }
 
 fn is_wide(bar: &Bar) -> bool {
@@ -342,6 +359,11 @@ mod tests {
             let refused = ask(&mut devices, &mut machine, op(Command::CONF_WRITE, offset, 4, 0xffff_ffff));
             assert_eq!((refused, &machine.words), (Err(PciError::DENIED), &before), "{offset:#x}");
         }
+        ask(&mut devices, &mut machine, op(Command::CONF_WRITE, 0x04, 2, 0x0404)).unwrap();
+        assert_eq!(machine.words[&0x04], 0x0010_0407, "its BARs go on answering");
+        assert_eq!(ask(&mut devices, &mut machine, op(Command::CONF_READ, 0x04, 2, 0)), Ok(0x0404), "not that it sees");
+        silence(&mut machine, FUNCTION);
+        assert_eq!(machine.words[&0x04], 0x0010_0403);
         let mut other = op(Command::CONF_READ, 0, 4, 0);
         other.devfn = 3 << 3;
         assert_eq!(ask(&mut devices, &mut machine, other), Err(PciError::NO_DEVICE));

@@ -12,12 +12,7 @@ struct Line {
 
 impl Line {
     fn flush(&mut self) {
-        if let Some(text) = self.bytes.get(..self.len)
-            && !crate::pvconsole::write_now(text)
-        {
-            // Nobody is left to tell if the console refuses.
-            let _ = hypercall::console_write(text);
-        }
+        write(self.bytes.get(..self.len).unwrap_or_default());
         self.len = 0;
     }
 }
@@ -34,6 +29,14 @@ impl Write for Line {
             }
         }
         Ok(())
+    }
+}
+
+/// Writes bytes as they are.
+pub fn write(bytes: &[u8]) {
+    if !crate::pvconsole::write_now(bytes) {
+        // Nobody is left to tell if the console refuses.
+        let _ = hypercall::console_write(bytes);
     }
 }
 

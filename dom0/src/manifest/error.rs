@@ -1,8 +1,6 @@
 //! What is wrong with a manifest, shown where it is wrong.
 
-use alloc::format;
 use alloc::string::{String, ToString};
-use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
@@ -75,43 +73,9 @@ impl fmt::Display for ManifestError {
 
 impl core::error::Error for ManifestError {}
 
-/// `; did you mean ...?` with the nearest of `valid`, or what there is to choose from.
-pub(super) fn suggestion(word: &str, valid: &[&str]) -> String {
-    let nearest = valid.iter().map(|key| (distance(word, key), key)).min();
-    match nearest {
-        Some((distance, key)) if distance <= word.len().max(key.len()) / 2 => format!("; did you mean `{key}`?"),
-        _ => format!("; valid: {}", valid.join(", ")),
-    }
-}
-
-/// Levenshtein distance.
-fn distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.chars().collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (i, a) in left.chars().enumerate() {
-        let mut next = vec![i + 1];
-        for ((b, above), diagonal) in right.iter().zip(row.iter().skip(1)).zip(&row) {
-            let beside = next.last().copied().unwrap_or(0);
-            next.push((diagonal + usize::from(a != *b)).min(above + 1).min(beside + 1));
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn distances() {
-        for (left, right, expected) in [("", "abc", 3), ("memry", "memory", 1), ("kitten", "sitting", 3), ("a", "a", 0)]
-        {
-            assert_eq!(distance(left, right), expected, "{left} {right}");
-        }
-        assert_eq!(suggestion("vpcus", &["memory", "vcpus"]), "; did you mean `vcpus`?");
-        assert_eq!(suggestion("zzz", &["memory", "vcpus"]), "; valid: memory, vcpus");
-    }
 
     #[test]
     fn the_caret_is_under_the_mistake() {

@@ -8,7 +8,8 @@ use core::ops::{Range, RangeInclusive};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::{Mistake, suggestion};
+use super::error::Mistake;
+use crate::nearest::suggestion;
 
 /// A value with its place in the file.
 pub(super) type Placed<T> = (T, Range<usize>);

@@ -9,9 +9,10 @@ use abi::{DomId, Errno};
 use dom0::control::{Control, Status};
 use dom0::cpio;
 use dom0::manifest::{self, Domain as Config};
+use dom0::nearest::suggestion;
 use dom0::shell::{Command, StoreCommand, Table, command};
 use dom0::toolstack::Refusal;
-use domain_rt::{console, control, memory, time};
+use domain_rt::{console, control, heap, memory, time};
 use ring_proto::path::{BackDir, Class, FrontDir};
 use ring_proto::store::StoreError;
 use ring_proto::xenbus::State as Xenbus;
@@ -61,28 +62,13 @@ fn try_carry_out(shared: &Shared, command: Command) -> Result<String> {
         Command::Info(None) => machine(),
         Command::Info(Some(name)) => state.info(&name),
         Command::Create(_) => none,
-        Command::Destroy(name) => {
-            let domain = state.tools.find(&name)?;
-            let name = state.name(domain);
-            state.tools.destroy(domain)?;
-            state.tools.forget_restarts(&name);
-            state.sweep();
-            none
-        }
+        Command::Destroy(name) => state.destroy(&name),
         Command::Shutdown(name) => state.ask(&name, "poweroff"),
         Command::Reboot(name) => state.ask(&name, "reboot"),
-        Command::Pause(name) => {
-            let domain = state.tools.find(&name)?;
-            state.tools.control.pause(domain)?;
-            none
-        }
-        Command::Unpause(name) => {
-            let domain = state.tools.find(&name)?;
-            state.tools.control.unpause(domain)?;
-            none
-        }
+        Command::Pause(name) => state.hold(&name, true),
+        Command::Unpause(name) => state.hold(&name, false),
         Command::Console(name) => {
-            let domain = state.tools.find(&name)?;
+            let domain = state.find(&name)?;
             let name = state.name(domain);
             let channel = state.channels.get(&domain).cloned().ok_or_else(|| Failure("no console".into()))?;
             state.terminal.connect(domain, &name, &channel);
@@ -93,11 +79,11 @@ fn try_carry_out(shared: &Shared, command: Command) -> Result<String> {
         Command::Store(command) => state.store(command),
         Command::Dmesg => dmesg(),
         Command::Uptime => Ok(format!("{}.{:03} s", time::now() / 1_000_000_000, time::now() / 1_000_000 % 1000)),
-        Command::Help => Ok(command::help()),
+        Command::Help(of) => command::help(of.as_deref()).map_err(Failure),
         Command::PowerOff => {
             state.ending = true;
             let context = state.context;
-            context.spawn(super::power_off(Rc::clone(shared)));
+            context.spawn(super::power::power_off(Rc::clone(shared)));
             none
         }
     }
@@ -110,27 +96,75 @@ fn create(shared: &Shared, name: &str) -> Result<String> {
         match state.manifest.domains.iter().find(|config| config.name == name) {
             Some(config) => Vec::from([config.clone()]),
             None => {
-                let file = cpio::find(state.tools.files, name).ok_or_else(|| Refusal::NoFile(name.into()))?;
+                let file = cpio::find(state.tools.files, name).ok_or_else(|| state.nothing_to_start(name))?;
                 let text = str::from_utf8(file).map_err(|_| Failure(format!("{name} is not text")))?;
                 manifest::parse(text).map_err(|error| Failure(format!("{name}: {error}")))?.domains
             }
         }
     };
     for config in &configs {
-        let domain = super::try_start(shared, config)?;
-        shared.borrow_mut().log(&config.name, &format!("created, domain {}, {} MiB", domain.0, config.memory));
+        let created = super::try_start(shared, config)?;
+        shared.borrow_mut().log(&config.name, &created.to_string());
     }
     Ok(String::new())
 }
 
 impl State {
-    fn name(&self, domain: DomId) -> String {
+    pub(super) fn name(&self, domain: DomId) -> String {
         self.tools.get(domain).map_or_else(|| domain.0.to_string(), |running| running.config.name.clone())
     }
 
+    /// The domain of that name or number; else the failure names the one that may be meant.
+    fn find(&self, name: &str) -> Result<DomId> {
+        let names = || self.tools.domains().map(|running| running.config.name.as_str()).collect::<Vec<_>>();
+        self.tools.find(name).map_err(|_| match name {
+            "0" | "dom0" | "Domain-0" => Failure("that is this domain, dom0".into()),
+            _ => Failure(format!("no domain {name}{}", suggestion(name, &names()))),
+        })
+    }
+
+    fn nothing_to_start(&self, name: &str) -> Failure {
+        let mut names: Vec<&str> = self.manifest.domains.iter().map(|config| config.name.as_str()).collect();
+        names.extend(
+            cpio::files(self.tools.files).flatten().map(|file| file.name).filter(|name| name.ends_with(".toml")),
+        );
+        Failure(format!("{name} is neither in the manifest nor a manifest in the ramdisk{}", suggestion(name, &names)))
+    }
+
+    /// Ends a domain at once. A driver domain that serves others starts again.
+    fn destroy(&mut self, name: &str) -> Result<String> {
+        let domain = self.find(name)?;
+        let name = self.name(domain);
+        let served = self.tools.served_by(domain).join(", ");
+        if served.is_empty() {
+            self.tools.destroy(domain)?;
+            self.tools.forget_restarts(&name);
+        } else {
+            self.tools.replace(domain, time::now())?;
+            self.log(&name, &format!("destroyed, restart: it serves {served}"));
+        }
+        self.sweep();
+        self.plan_restarts();
+        Ok(String::new())
+    }
+
+    /// Stops a domain's vCPUs, or lets them go on.
+    fn hold(&mut self, name: &str, hold: bool) -> Result<String> {
+        let domain = self.find(name)?;
+        if self.tools.status(domain)?.paused == hold {
+            return Err(Failure(format!("{name} is {}paused", if hold { "already " } else { "not " })));
+        }
+        let control = &mut self.tools.control;
+        if hold { control.pause(domain) } else { control.unpause(domain) }?;
+        Ok(String::new())
+    }
+
     fn ask(&mut self, name: &str, request: &str) -> Result<String> {
-        let domain = self.tools.find(name)?;
-        self.tools.ask(domain, request)?;
+        let domain = self.find(name)?;
+        if self.tools.status(domain)?.paused {
+            return Err(Failure(format!("{name} is paused; unpause it first")));
+        }
+        self.tools.ask(domain, request).map_err(|why| Failure(format!("{name}: {why}; destroy does not ask")))?;
         self.pump();
         Ok(String::new())
     }
@@ -155,7 +189,7 @@ impl State {
     }
 
     fn info(&mut self, name: &str) -> Result<String> {
-        let domain = self.tools.find(name)?;
+        let domain = self.find(name)?;
         let status = self.tools.status(domain)?;
         let Some(running) = self.tools.get(domain) else { return Ok(String::new()) };
         let config = &running.config;
@@ -182,7 +216,7 @@ impl State {
 
     /// The devices of a class: both ends' states; with `verbose` what their backends count, as they publish it.
     fn devices(&mut self, class: Class, domain: Option<String>, verbose: bool) -> Result<String> {
-        let only = domain.map(|name| self.tools.find(&name)).transpose()?;
+        let only = domain.map(|name| self.find(&name)).transpose()?;
         let links: Vec<_> = self
             .tools
             .domains()
@@ -220,9 +254,8 @@ impl State {
             StoreCommand::Ls(path) => {
                 // Completion leaves a slash behind what has children.
                 let path = if path == "/" { path } else { path.trim_end_matches('/').to_string() };
-                let missing = path != "/" && store.perms_text(&path).is_none();
-                if missing {
-                    return Err(StoreError::Enoent.into());
+                if path != "/" && store.perms_text(&path).is_none() {
+                    return Err(no_node(&path));
                 }
                 let names = store.list(&path);
                 let prefix = if path == "/" { "" } else { path.as_str() };
@@ -232,13 +265,16 @@ impl State {
                 };
                 Ok(names.iter().map(line).collect::<Vec<_>>().join("\n"))
             }
-            StoreCommand::Read(path) => store.get(&path).ok_or(StoreError::Enoent.into()),
+            StoreCommand::Read(path) => store.get(&path).ok_or_else(|| no_node(&path)),
             StoreCommand::Write(path, value) => {
                 store.put(&path, &value)?;
                 self.pump();
                 Ok(String::new())
             }
             StoreCommand::Rm(path) => {
+                if store.perms_text(&path).is_none() {
+                    return Err(no_node(&path));
+                }
                 store.delete(&path)?;
                 self.pump();
                 Ok(String::new())
@@ -250,6 +286,13 @@ impl State {
                 Ok(String::new())
             }
         }
+    }
+}
+
+fn no_node(path: &str) -> Failure {
+    match path.starts_with('/') {
+        true => Failure(format!("no node {path}")),
+        false => Failure(format!("{path} is no path: it begins with /")),
     }
 }
 
@@ -273,7 +316,7 @@ fn machine() -> Result<String> {
     let mut table = Table::new(&["machine", ""]);
     table.row(["CPUs".into(), format!("{} at {} MHz", machine.nr_cpus, machine.cpu_khz / 1000)]);
     table.row(["memory".into(), format!("{} MiB, {} MiB free", machine.total_pages >> 8, machine.free_pages >> 8)]);
-    table.row(["dom0".into(), format!("{} MiB, {} MiB free", all >> 8, free >> 8)]);
+    table.row(["dom0".into(), format!("{} MiB, {} MiB free, {} KiB of heap", all >> 8, free >> 8, heap::used() >> 10)]);
     Ok(table.to_string())
 }
 

@@ -11,12 +11,18 @@ use abi::{DomId, Errno, Mfn, Pfn, Port, VcpuId};
 use alloc::vec::Vec;
 use dom0::control::{Control, Limits, Resource, Status};
 use dom0::manifest::PciFunction;
+use dom0::pciback;
 use domain_rt::foreign::Foreign;
+use domain_rt::pci::Ports;
 use domain_rt::{control, hypercall};
 
-/// The hypervisor below.
-#[derive(Debug)]
-pub struct Hypervisor;
+use super::pci::Functions;
+
+/// The hypervisor below, and configuration space of its PCI functions once that is open.
+#[derive(Debug, Default)]
+pub struct Hypervisor {
+    pub pci: Option<Ports>,
+}
 
 /// Memory is given in extents of 2 MiB where it can be.
 const LARGE: u32 = 9;
@@ -104,6 +110,12 @@ impl Control for Hypervisor {
             // No IOMMU: nothing to assign, the domain drives the device all the same.
             Err(Errno::ENOSYS | Errno::ENODEV | Errno::EOPNOTSUPP) | Ok(_) => Ok(()),
             Err(errno) => Err(errno),
+        }
+    }
+
+    fn silence(&mut self, function: PciFunction) {
+        if let Some(ports) = &mut self.pci {
+            pciback::silence(&mut Functions { ports, domain: DomId::DOM0 }, function);
         }
     }
 

@@ -4,6 +4,7 @@ mod channel;
 mod commands;
 mod hypervisor;
 mod pci;
+mod power;
 mod terminal;
 
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -12,10 +13,11 @@ use alloc::rc::{Rc, Weak};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::fmt;
 
 use abi::sched::ShutdownReason;
 use abi::start_info::StartInfo;
-use abi::{DomId, Virq};
+use abi::{DomId, PAGE_SIZE, Virq};
 use dom0::control::Control;
 use dom0::cpio;
 use dom0::manifest::{self, Domain as Config, Manifest};
@@ -23,7 +25,7 @@ use dom0::toolstack::devices::Link;
 use dom0::toolstack::{Refusal, Toolstack};
 use domain_rt::events::Event;
 use domain_rt::runtime::{self, Context};
-use domain_rt::{hypercall, memory, time};
+use domain_rt::{control, heap, hypercall, memory, time};
 use embassy_time::Timer;
 use ring_proto::path::{Class, Device, FrontDir};
 
@@ -42,8 +44,9 @@ struct State {
     manifest: Manifest,
     /// What domains print is logged as well.
     log_consoles: bool,
-    /// The machine is being ended; no more prompts.
+    /// The machine is being ended: no more prompts, no more restarts.
     ending: bool,
+    awaited: Option<power::Awaited>,
     context: Context,
     pci: pci::Pci,
     /// State keys of the frontends that were seen connected.
@@ -65,18 +68,22 @@ async fn main(info: &'static StartInfo, context: Context) {
     let option = |name: &str| options.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
     let state = Rc::new_cyclic(|shared| {
         RefCell::new(State {
-            tools: Toolstack::new(Hypervisor, files),
+            tools: Toolstack::new(Hypervisor::default(), files),
             channels: BTreeMap::new(),
             terminal: Terminal::default(),
             manifest: Manifest { domains: Default::default() },
             log_consoles: options.split_whitespace().any(|word| word == "log-consoles"),
             ending: false,
+            awaited: None,
             context,
             pci: pci::Pci::default(),
             connected: BTreeSet::new(),
             shared: shared.clone(),
         })
     });
+    if let Ok(printed) = Event::bind_virq(Virq::CON_RING) {
+        context.spawn(keep_prompt(state.clone(), printed));
+    }
     match (Event::bind_virq(Virq::CONSOLE), Event::bind_virq(Virq::DOM_EXC)) {
         (Ok(console), Ok(endings)) => {
             context.spawn(listen(state.clone(), console));
@@ -113,26 +120,57 @@ fn start_manifest(state: &Shared, file: &str, pages: u64) {
         if let Some(mistakes) = mistakes {
             state.log("dom0", &format!("manifest: {mistakes}"));
         }
+        let functions: Vec<_> = domains.iter().flat_map(|config| config.pci.iter().copied()).collect();
+        // What cannot be measured is said when the domain that wants it is made.
+        for function in functions {
+            let _ = state.measure(&[function]);
+        }
     }
     for config in domains.iter().filter(|config| config.autostart) {
-        start(state, config);
+        let _ = start(state, config);
     }
 }
 
 /// Makes a domain, connects its rings and lets it run; the log says how that went.
-fn start(state: &Shared, config: &Config) -> bool {
-    let result = try_start(state, config);
+fn start(state: &Shared, config: &Config) -> Result<(), Refusal> {
+    let started = try_start(state, config);
     let mut state = state.borrow_mut();
-    match &result {
-        Ok(domain) => state.log(&config.name, &format!("created, domain {}, {} MiB", domain.0, config.memory)),
+    match &started {
+        Ok(created) => state.log(&config.name, &created.to_string()),
         Err(refusal) => state.log(&config.name, &format!("not created: {refusal}")),
     }
-    result.is_ok()
+    started.map(drop)
 }
 
-fn try_start(state: &Shared, config: &Config) -> Result<DomId, Refusal> {
+/// What making a domain took.
+struct Created {
+    domain: DomId,
+    memory: u32,
+    /// Nanoseconds.
+    time: u64,
+    /// Bytes that the core needs for it besides its memory, and bytes of dom0's heap.
+    core: u64,
+    dom0: usize,
+}
+
+impl fmt::Display for Created {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { domain: DomId(domain), memory, time, core, dom0 } = self;
+        let (ms, us) = (time / 1_000_000, time / 1000 % 1000);
+        write!(f, "created, domain {domain}, {memory} MiB, in {ms}.{us:03} ms, ")?;
+        write!(f, "{} KiB of the core, {dom0} bytes of dom0", core >> 10)
+    }
+}
+
+/// Pages of the machine that nobody has.
+fn free_pages() -> u64 {
+    control::machine().map_or(0, |machine| machine.free_pages)
+}
+
+fn try_start(state: &Shared, config: &Config) -> Result<Created, Refusal> {
+    let (begin, free, used) = (time::now(), free_pages(), heap::used());
     let mut borrowed = state.borrow_mut();
-    let built = borrowed.tools.create(config, time::now())?;
+    let built = borrowed.tools.create(config, begin)?;
     let channel = match Channel::open(&built) {
         Ok(channel) => Rc::new(channel),
         Err(errno) => {
@@ -152,10 +190,25 @@ fn try_start(state: &Shared, config: &Config) -> Result<DomId, Refusal> {
     }
     borrowed.watch_devices(built.domain);
     borrowed.pump();
-    Ok(built.domain)
+    let own = u64::from(config.memory) << 8;
+    Ok(Created {
+        domain: built.domain,
+        memory: config.memory,
+        time: time::now() - begin,
+        core: free.saturating_sub(free_pages()).saturating_sub(own) * PAGE_SIZE as u64,
+        dom0: heap::used().saturating_sub(used),
+    })
 }
 
 impl State {
+    /// Waits for the next restart that is due.
+    fn plan_restarts(&mut self) {
+        let due = self.tools.next_due().filter(|_| !self.ending);
+        if let (Some(at), Some(state)) = (due, self.shared.upgrade()) {
+            self.context.spawn(restart(state, at));
+        }
+    }
+
     /// Writes a line of the log.
     fn log(&mut self, who: &str, what: &str) {
         let now = time::now() / 1_000_000;
@@ -261,6 +314,7 @@ impl State {
             self.terminal.gone(domain);
         }
         self.pump();
+        self.tell_of_endings();
     }
 }
 
@@ -274,6 +328,14 @@ async fn listen(state: Shared, event: Event) {
             terminal::input(&state, bytes.get(..count).unwrap_or_default());
         }
         event.wait().await;
+    }
+}
+
+/// Draws the prompt again when the hypervisor has printed. Xen says so; Ferrule puts its lines above the prompt itself.
+async fn keep_prompt(state: Shared, event: Event) {
+    loop {
+        event.wait().await;
+        state.borrow().terminal.redraw();
     }
 }
 
@@ -297,6 +359,7 @@ fn bury(state: &Shared) {
             other => other.0.to_string(),
         };
         let then = match (ending.action, ending.restart_at) {
+            _ if borrowed.ending => "destroyed".into(),
             (manifest::Action::Restart, Some(at)) if at > now => {
                 format!("restart in {} s", (at - now).div_ceil(1_000_000_000))
             }
@@ -307,11 +370,7 @@ fn bury(state: &Shared) {
         borrowed.log(&ending.name, &format!("ended: {reason}, {then}"));
     }
     borrowed.sweep();
-    let (next, context) = (borrowed.tools.next_due(), borrowed.context);
-    drop(borrowed);
-    if let Some(at) = next {
-        context.spawn(restart(state.clone(), at));
-    }
+    borrowed.plan_restarts();
 }
 
 /// Starts what is due at `at`.
@@ -322,33 +381,10 @@ async fn restart(state: Shared, at: u64) {
     }
     let due = state.borrow_mut().tools.due(time::now());
     for config in due {
-        start(&state, &config);
-    }
-}
-
-/// Asks all domains to end, waits for them, and ends the machine.
-async fn power_off(state: Shared) {
-    let domains: Vec<DomId> = {
-        let mut state = state.borrow_mut();
-        let running = state.tools.domains().map(|running| (running.built.domain, running.config.name.clone()));
-        let running: Vec<(DomId, String)> = running.collect();
-        for (domain, name) in &running {
-            state.tools.forget_restarts(name);
-            let _ = state.tools.ask(*domain, "poweroff");
+        // Its backend may be down as well, and back soon.
+        if start(&state, &config).is_err() {
+            state.borrow_mut().tools.put_off(config, time::now());
         }
-        state.pump();
-        running.into_iter().map(|(domain, _)| domain).collect()
-    };
-    for _ in 0..100 {
-        if state.borrow().tools.domains().all(|running| running.ended.is_some()) {
-            break;
-        }
-        Timer::after_millis(100).await;
     }
-    let mut state = state.borrow_mut();
-    domains.into_iter().for_each(|domain| drop(state.tools.destroy(domain)));
-    state.sweep();
-    state.log("dom0", "power off");
-    drop(state);
-    hypercall::shutdown(ShutdownReason::POWEROFF)
+    state.borrow_mut().plan_restarts();
 }

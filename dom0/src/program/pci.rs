@@ -25,26 +25,25 @@ use ring_proto::xenbus::{BackStep, State as Xenbus, back_step};
 
 use super::State;
 
-/// Configuration space, and who has what of it.
+/// What is known of PCI functions, and who has which.
 #[derive(Debug, Default)]
 pub struct Pci {
-    ports: Option<Ports>,
-    /// Functions the hypervisor was told of.
-    known: Vec<PciFunction>,
+    /// Measured once, and told to the hypervisor.
+    known: BTreeMap<PciFunction, Device>,
     devices: BTreeMap<DomId, Rc<RefCell<Vec<Device>>>>,
 }
 
 /// Configuration space as one domain reaches it.
-struct Config<'a> {
-    ports: &'a mut Ports,
-    domain: DomId,
+pub(super) struct Functions<'a> {
+    pub ports: &'a mut Ports,
+    pub domain: DomId,
 }
 
 fn place(function: PciFunction) -> DeviceFunction {
     DeviceFunction { bus: function.bus, device: function.device, function: function.function }
 }
 
-impl ConfigSpace for Config<'_> {
+impl ConfigSpace for Functions<'_> {
     fn read(&mut self, function: PciFunction, register: u8) -> u32 {
         self.ports.read_word(place(function), register)
     }
@@ -71,30 +70,40 @@ impl ConfigSpace for Config<'_> {
 }
 
 impl State {
+    /// Measures functions that were not measured yet. It moves their BARs for a moment, so it is done, as far as can be,
+    /// before any domain runs.
+    pub(super) fn measure(&mut self, functions: &[PciFunction]) -> Result<(), Errno> {
+        for function in functions {
+            if self.pci.known.contains_key(function) {
+                continue;
+            }
+            let ports = &mut self.tools.control.pci;
+            let ports = match ports {
+                Some(ports) => ports,
+                None => ports.insert(Ports::open()?),
+            };
+            let mut space = Functions { ports, domain: DomId::DOM0 };
+            let device = Device::probe(&mut space, *function).ok_or(Errno::ENODEV)?;
+            let PciFunction { segment: seg, bus, .. } = *function;
+            let mut add = PciDeviceAdd { seg, bus, devfn: function.devfn(), ..PciDeviceAdd::default() };
+            // Without it there are no MSI-X vectors, which the domain then learns.
+            let _ = hypercall::physdev_op(PhysdevOp::PCI_DEVICE_ADD, &mut add);
+            self.pci.known.insert(*function, device);
+        }
+        Ok(())
+    }
+
     /// Lets a new driver domain use its functions: their memory, ports and interrupts.
     pub(super) fn give_devices(&mut self, domain: DomId) -> Result<(), Refusal> {
         let functions = self.tools.get(domain).map(|running| running.config.pci.clone()).unwrap_or_default();
         if functions.is_empty() {
             return Ok(());
         }
-        if self.pci.ports.is_none() {
-            self.pci.ports = Some(Ports::open()?);
-        }
-        let Some(ports) = self.pci.ports.as_mut() else { return Ok(()) };
-        let mut devices = Vec::new();
-        for function in functions {
-            let device = Device::probe(&mut Config { ports, domain }, function).ok_or(Errno::ENODEV)?;
-            if !self.pci.known.contains(&function) {
-                let PciFunction { segment: seg, bus, .. } = function;
-                let mut add = PciDeviceAdd { seg, bus, devfn: function.devfn(), ..PciDeviceAdd::default() };
-                // Without it there are no MSI-X vectors, which the domain then learns.
-                let _ = hypercall::physdev_op(PhysdevOp::PCI_DEVICE_ADD, &mut add);
-                self.pci.known.push(function);
-            }
-            for resource in device.resources() {
-                self.tools.control.permit(domain, resource, true)?;
-            }
-            devices.push(device);
+        self.measure(&functions)?;
+        let devices: Vec<Device> =
+            functions.iter().filter_map(|function| self.pci.known.get(function)).cloned().collect();
+        for resource in devices.iter().flat_map(Device::resources) {
+            self.tools.control.permit(domain, resource, true)?;
         }
         self.pci.devices.insert(domain, Rc::new(RefCell::new(devices)));
         Ok(())
@@ -163,8 +172,8 @@ impl State {
     }
 
     fn pci_operate(&mut self, domain: DomId, devices: &RefCell<Vec<Device>>, op: &mut WireOp) {
-        if let Some(ports) = self.pci.ports.as_mut() {
-            pciback::serve(&mut devices.borrow_mut(), &mut Config { ports, domain }, op);
+        if let Some(ports) = self.tools.control.pci.as_mut() {
+            pciback::serve(&mut devices.borrow_mut(), &mut Functions { ports, domain }, op);
         }
     }
 }

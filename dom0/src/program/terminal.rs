@@ -1,5 +1,6 @@
 //! The serial console: the shell's line, the log above it, or a domain's console.
 
+use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -34,13 +35,16 @@ enum Mode {
 pub struct Terminal {
     editor: Editor,
     mode: Mode,
-    /// Log lines that wait while a domain's console is shown.
-    held: Vec<String>,
+    /// Log lines that wait while a domain's console is shown, the last of them.
+    held: VecDeque<String>,
 }
+
+/// Log lines that wait at most.
+const HELD_MAX: usize = 200;
 
 impl Default for Terminal {
     fn default() -> Self {
-        Self { editor: Editor::new(PROMPT), mode: Mode::Busy, held: Vec::new() }
+        Self { editor: Editor::new(PROMPT), mode: Mode::Busy, held: VecDeque::new() }
     }
 }
 
@@ -52,7 +56,12 @@ impl Terminal {
     /// Prints a line, above what is being typed.
     pub fn print(&mut self, line: &str) {
         match self.mode {
-            Mode::Console(_) => self.held.push(line.to_string()),
+            Mode::Console(_) => {
+                if self.held.len() == HELD_MAX {
+                    self.held.pop_front();
+                }
+                self.held.push_back(line.to_string());
+            }
             Mode::Prompt => {
                 raw(self.editor.hide());
                 raw(line);
@@ -76,10 +85,17 @@ impl Terminal {
         raw(&self.editor.draw());
     }
 
+    /// Draws the prompt again, below what somebody else has printed.
+    pub fn redraw(&self) {
+        if self.mode == Mode::Prompt {
+            raw(&self.editor.draw());
+        }
+    }
+
     /// A domain is gone; if its console was shown, back to the shell.
     pub fn gone(&mut self, domain: DomId) {
         if self.mode == Mode::Console(domain) {
-            raw("\n");
+            raw("\nthe domain is gone\n");
             self.open();
         }
     }
@@ -88,7 +104,7 @@ impl Terminal {
     pub fn connect(&mut self, domain: DomId, name: &str, channel: &Channel) {
         self.mode = Mode::Console(domain);
         raw(&alloc::format!("connected to {name}; leave with Ctrl-]\n"));
-        raw(&String::from_utf8_lossy(&channel.scrollback.borrow().all()));
+        console::write(&channel.scrollback.borrow().all());
     }
 
     /// Shows events of a store watch.
@@ -107,7 +123,7 @@ impl State {
     pub fn domain_prints(&mut self, domain: DomId, channel: &Rc<Channel>, bytes: &[u8]) {
         let lines = channel.scrollback.borrow_mut().push(bytes);
         if self.terminal.mode == Mode::Console(domain) {
-            raw(&String::from_utf8_lossy(bytes));
+            console::write(bytes);
         } else if self.log_consoles {
             let name = self.tools.get(domain).map_or_else(String::new, |running| running.config.name.clone());
             lines.iter().for_each(|line| self.log(&name, &alloc::format!("console: {line}")));

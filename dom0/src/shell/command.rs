@@ -4,6 +4,8 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use crate::nearest::nearest;
+
 /// A command with its arguments, checked for number and form only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is described in WORDS")]
@@ -22,7 +24,7 @@ pub enum Command {
     Store(StoreCommand),
     Dmesg,
     Uptime,
-    Help,
+    Help(Option<String>),
     PowerOff,
 }
 
@@ -48,27 +50,28 @@ pub enum Wants {
     Startable,
     /// A word of `store`, then a path.
     Store,
+    /// A command.
+    Command,
 }
 
 /// Every command: its name, its arguments, what it does, what its first argument is.
-pub const WORDS: [(&str, &str, &str, Wants); 17] = [
-    ("list", "", "the domains: number, memory, vCPUs, state, CPU time", Wants::Nothing),
+pub const WORDS: [(&str, &str, &str, Wants); 16] = [
+    ("list", "", "all domains: memory, vCPUs, state, CPU time", Wants::Nothing),
     ("info", "[DOMAIN]", "the machine, or one domain", Wants::Domain),
-    ("create", "NAME|FILE", "start a domain of the manifest, or those of a manifest in the ramdisk", Wants::Startable),
-    ("destroy", "DOMAIN", "end a domain at once", Wants::Domain),
+    ("create", "NAME|FILE", "start one of the manifest, or all of a file", Wants::Startable),
+    ("destroy", "DOMAIN", "end it at once; a driver domain starts again", Wants::Domain),
     ("shutdown", "DOMAIN", "ask a domain to power off", Wants::Domain),
     ("reboot", "DOMAIN", "ask a domain to reboot", Wants::Domain),
     ("pause", "DOMAIN", "stop a domain's vCPUs", Wants::Domain),
     ("unpause", "DOMAIN", "let them go on", Wants::Domain),
     ("console", "DOMAIN", "its console; leave with Ctrl-]", Wants::Domain),
-    ("network-list", "[-v] [DOMAIN]", "network interfaces", Wants::Domain),
-    ("block-list", "[-v] [DOMAIN]", "disks", Wants::Domain),
-    ("store", "ls|read|rm|watch PATH, write PATH VALUE", "the store; Ctrl-C ends a watch", Wants::Store),
+    ("network-list", "[-v] [DOMAIN]", "network interfaces; -v: what they moved", Wants::Domain),
+    ("block-list", "[-v] [DOMAIN]", "disks; -v: what they moved", Wants::Domain),
+    ("store", "VERB PATH [VALUE]", "ls, read, write, rm, watch (ends with Ctrl-C)", Wants::Store),
     ("dmesg", "", "the hypervisor's log", Wants::Nothing),
     ("uptime", "", "since when everything runs", Wants::Nothing),
-    ("help", "", "this list", Wants::Nothing),
-    ("poweroff", "", "end all domains and the machine", Wants::Nothing),
-    ("exit", "", "the same", Wants::Nothing),
+    ("help", "[COMMAND]", "this list, or one command", Wants::Command),
+    ("poweroff", "", "end all domains, guests first, and the machine", Wants::Nothing),
 ];
 /// The words of `store`.
 pub const STORE_WORDS: [&str; 5] = ["ls", "read", "write", "rm", "watch"];
@@ -104,9 +107,9 @@ pub fn parse(line: &str) -> Result<Option<Command>, String> {
         "store" => Command::Store(store(&words)?),
         "dmesg" => none(&verb, &words, Command::Dmesg)?,
         "uptime" => none(&verb, &words, Command::Uptime)?,
-        "help" | "?" => none(&verb, &words, Command::Help)?,
-        "poweroff" | "exit" => none(&verb, &words, Command::PowerOff)?,
-        _ => return Err(format!("no command {verb}; try help")),
+        "help" | "?" => Command::Help(at_most_one(&verb, &words)?),
+        "poweroff" => none(&verb, &words, Command::PowerOff)?,
+        _ => return Err(unknown(&verb)),
     };
     Ok(Some(command))
 }
@@ -147,8 +150,17 @@ fn at_most_one(verb: &str, words: &[String]) -> Result<Option<String>, String> {
 }
 
 fn usage(verb: &str) -> String {
+    if verb == "store" {
+        return "usage: store ls [PATH], store read|rm|watch PATH, store write PATH VALUE".into();
+    }
     let arguments = WORDS.iter().find(|(name, ..)| *name == verb).map_or("", |(_, arguments, ..)| arguments);
     format!("usage: {verb} {arguments}").trim_end().to_string()
+}
+
+fn unknown(verb: &str) -> String {
+    let verbs = WORDS.map(|(name, ..)| name);
+    let meant = nearest(verb, &verbs).map_or_else(|| "try help".into(), |name| format!("did you mean `{name}`?"));
+    format!("no command {verb}; {meant}")
 }
 
 /// Splits at blanks; text between quotes, double or single, is one word or part of one.
@@ -170,13 +182,19 @@ fn split(line: &str) -> Result<Vec<String>, String> {
     if quote.is_some() { Err("a quote is not closed".to_string()) } else { Ok(words) }
 }
 
-/// The text of `help`.
-pub fn help() -> String {
+/// The text of `help`, or of `help COMMAND`.
+///
+/// # Errors
+/// There is no such command.
+pub fn help(of: Option<&str>) -> Result<String, String> {
     let mut table = super::Table::new(&["command", "", ""]);
-    for (name, arguments, meaning, _) in WORDS {
-        table.row([name.to_string(), arguments.to_string(), meaning.to_string()]);
+    for (name, arguments, meaning, _) in WORDS.iter().filter(|(name, ..)| of.is_none_or(|of| of == *name)) {
+        table.row([*name, *arguments, *meaning].map(str::to_string));
     }
-    table.to_string()
+    match of {
+        Some(of) if table.is_empty() => Err(unknown(of)),
+        _ => Ok(table.to_string()),
+    }
 }
 
 #[cfg(test)]
@@ -204,11 +222,15 @@ mod tests {
 
     #[test]
     fn mistakes() {
-        assert_eq!(parse("lst"), Err("no command lst; try help".into()));
+        assert_eq!(parse("lst"), Err("no command lst; did you mean `list`?".into()));
+        assert_eq!(parse("frobnicate"), Err("no command frobnicate; try help".into()));
         assert_eq!(parse("list x"), Err("usage: list".into()));
         assert_eq!(parse("destroy"), Err("usage: destroy DOMAIN".into()));
         assert_eq!(parse("create a b"), Err("usage: create NAME|FILE".into()));
-        assert_eq!(parse("store fly /"), Err("usage: store ls|read|rm|watch PATH, write PATH VALUE".into()));
+        assert_eq!(
+            parse("store fly /"),
+            Err("usage: store ls [PATH], store read|rm|watch PATH, store write PATH VALUE".into())
+        );
         assert_eq!(parse("console 'web"), Err("a quote is not closed".into()));
     }
 
@@ -216,7 +238,10 @@ mod tests {
     fn every_word_of_the_list_is_a_command() {
         for (name, ..) in WORDS {
             assert!(!matches!(parse(name), Err(error) if error.starts_with("no command")), "{name}");
-            assert!(help().contains(name));
+            assert!(help(None).unwrap().contains(name));
+            assert!(help(Some(name)).unwrap().lines().count() == 2);
         }
+        assert!(help(Some("hlep")).unwrap_err().contains("`help`"));
+        assert!(help(None).unwrap().lines().all(|line| line.len() < 80), "one screen");
     }
 }

@@ -27,6 +27,7 @@ pub fn candidates(line: &str, names: &mut impl Names) -> Vec<String> {
         ["store", verb] if STORE_WORDS.contains(&verb) => paths(word, names),
         [verb, ..] => match WORDS.iter().find(|(name, ..)| *name == verb).map(|(.., wants)| *wants) {
             Some(Wants::Domain) => names.domains().iter().map(|name| spaced(name)).collect(),
+            Some(Wants::Command) => WORDS.iter().map(|(name, ..)| spaced(name)).collect(),
             Some(Wants::Startable) => names.startable().iter().map(|name| spaced(name)).collect(),
             _ => Vec::new(),
         },

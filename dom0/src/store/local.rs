@@ -96,6 +96,11 @@ impl Store {
         self.watches.remove(DomId::DOM0, at.as_bytes(), token.as_bytes())
     }
 
+    /// Whether `domain` watches `at` or what is above it.
+    pub fn is_watched(&self, domain: DomId, at: &str) -> bool {
+        path(at).is_ok_and(|path| !self.watches.events(&path, false, |owner| owner == domain).is_empty())
+    }
+
     /// The next watch event for dom0 itself: path and token.
     pub fn next_event(&mut self) -> Option<(String, String)> {
         let message = self.next_message(DomId::DOM0)?;

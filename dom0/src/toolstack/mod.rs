@@ -57,6 +57,10 @@ pub enum Refusal {
     FunctionTaken(String),
     /// The kernel's file could not be unpacked.
     Kernel(String, BzError),
+    /// The domain has ended and is only kept to be looked at.
+    Ended,
+    /// The domain does not watch for requests.
+    Deaf,
     /// The domain could not be built.
     Build(BuildError),
     /// The hypervisor's answer.
@@ -73,6 +77,8 @@ impl fmt::Display for Refusal {
             Self::NoBackend(class, Some(name)) => write!(f, "no running domain {name} that serves {}", class.name()),
             Self::FunctionTaken(function) => write!(f, "PCI function {function} belongs to another domain"),
             Self::Kernel(name, error) => write!(f, "kernel {name}: {error}"),
+            Self::Ended => f.write_str("it has ended"),
+            Self::Deaf => f.write_str("it does not watch control/shutdown"),
             Self::Build(error) => write!(f, "{error}"),
             Self::Hypervisor(errno) => write!(f, "the hypervisor refused: {errno:?}"),
         }
@@ -204,6 +210,8 @@ impl<C: Control> Toolstack<C> {
     /// There is no such domain, or the hypervisor would not; then it is as before.
     pub fn destroy(&mut self, domain: DomId) -> Result<(), Refusal> {
         let running = self.domains.get(&domain).ok_or_else(|| Refusal::NoDomain(format!("{}", domain.0)))?;
+        // A device that goes on writing would write into memory that others get.
+        running.config.pci.iter().for_each(|function| self.control.silence(*function));
         self.control.destroy(domain)?;
         devices::take_functions(&mut self.control, domain, &running.config.pci);
         let links = running.devices.clone();
@@ -218,11 +226,24 @@ impl<C: Control> Toolstack<C> {
     /// Asks a domain to power off or reboot by itself (`control/shutdown`).
     ///
     /// # Errors
-    /// There is no such domain.
+    /// There is no such domain, it has ended, or it does not watch for requests.
     pub fn ask(&mut self, domain: DomId, request: &str) -> Result<(), Refusal> {
-        self.get(domain).ok_or_else(|| Refusal::NoDomain(format!("{}", domain.0)))?;
-        let _ = self.store.put(&format!("/local/domain/{}/control/shutdown", domain.0), request);
+        let running = self.get(domain).ok_or_else(|| Refusal::NoDomain(format!("{}", domain.0)))?;
+        let node = format!("/local/domain/{}/control/shutdown", domain.0);
+        if running.ended.is_some() {
+            return Err(Refusal::Ended);
+        }
+        if !self.store.is_watched(domain, &node) {
+            return Err(Refusal::Deaf);
+        }
+        let _ = self.store.put(&node, request);
         Ok(())
+    }
+
+    /// The domains that have devices whose backend is `domain`, by name.
+    pub fn served_by(&self, domain: DomId) -> Vec<&str> {
+        let is_served = |running: &&Running| running.devices.iter().any(|link| link.device.back == domain);
+        self.domains.values().filter(is_served).map(|running| running.config.name.as_str()).collect()
     }
 
     /// How a domain is.

@@ -104,7 +104,7 @@ impl<C: Control> Toolstack<C> {
         self.restarts.due.iter().map(|(at, _)| *at).min()
     }
 
-    /// Starts a domain afresh, as `reboot --force` does: destroys it and plans its restart at once.
+    /// Ends a domain and plans its restart at once: what becomes of a driver domain that is destroyed.
     ///
     /// # Errors
     /// As [`destroy`](Self::destroy).
@@ -113,6 +113,13 @@ impl<C: Control> Toolstack<C> {
         self.destroy(domain)?;
         self.restarts.due.extend(config.map(|config| (now, config)));
         Ok(())
+    }
+
+    /// A restart that failed is tried again, later each time.
+    pub fn put_off(&mut self, config: Config, now: u64) {
+        let quick = self.restarts.quick.entry(config.name.clone()).or_default();
+        *quick = (*quick).max(1);
+        self.restarts.plan(config, 0, now);
     }
 
     /// No more restarts of `name`, as when a person destroys it.

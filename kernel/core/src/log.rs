@@ -50,15 +50,33 @@ impl<P: Platform> Core<P> {
         self.log_bare(format_args!("(core) {words}"));
     }
 
-    /// Writes one line to the console as it is.
+    /// Writes one line to the console as it is: in the place of what the console's owner has begun, which then follows.
     pub fn log_bare(&self, words: fmt::Arguments<'_>) {
         let mut line = Line::new();
         // A line that is too long is cut: the newline below always finds its place.
         let _ = line.write_fmt(words);
         line.len = line.len.min(line.text.len() - 1);
         line.push(b'\n');
-        self.messages.lock().write(line.as_bytes());
+        let mut messages = self.messages.lock();
+        messages.write(line.as_bytes());
+        let begun = messages.begun.as_bytes();
+        if !begun.is_empty() {
+            self.platform.console_write(b"\r\x1b[K");
+        }
         self.platform.console_write(line.as_bytes());
+        self.platform.console_write(begun);
+    }
+
+    /// Writes what the console's owner has to say.
+    pub fn owner_writes(&self, text: &[u8]) {
+        let begun = &mut self.messages.lock().begun;
+        for &byte in text {
+            match byte {
+                b'\n' | b'\r' => begun.len = 0,
+                byte => drop(begun.push(byte)),
+            }
+        }
+        self.platform.console_write(text);
     }
 }
 
@@ -70,6 +88,8 @@ pub struct Ring {
     end: u32,
     /// Where what is kept begins.
     start: u32,
+    /// What the console's owner has written of a line.
+    begun: Line,
 }
 
 impl Ring {

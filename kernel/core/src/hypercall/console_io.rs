@@ -47,7 +47,7 @@ fn write<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         let piece = piece.get_mut(..len).unwrap_or_default();
         c.core.platform.copy_from_guest(c.space()?, Vaddr(*buffer), piece)?;
         if c.domain.privilege.contains(crate::Privilege::CONSOLE) {
-            c.core.platform.console_write(piece);
+            c.core.owner_writes(piece);
         } else {
             lines(c, piece);
         }

@@ -313,6 +313,23 @@ fn the_consoles_owner_writes_as_it_likes() {
 }
 
 #[test]
+fn the_cores_lines_leave_what_the_owner_has_begun_below_them() {
+    let s = setup(Privilege::all());
+    s.print(b"done\r\ndom0# li").unwrap();
+    s.core.platform.take_printed();
+    s.core.log(format_args!("word"));
+    assert_eq!(s.core.platform.take_printed(), "\r\x1b[K(core) word\ndom0# li");
+    s.print(b"st\n").unwrap();
+    s.core.platform.take_printed();
+    s.core.log(format_args!("more"));
+    assert_eq!(s.core.platform.take_printed(), "(core) more\n");
+    s.print(&[b'x'; 300]).unwrap();
+    s.core.platform.take_printed();
+    s.core.log(format_args!("long"));
+    assert_eq!(s.core.platform.take_printed().len(), "\r\x1b[K(core) long\n".len() + 200);
+}
+
+#[test]
 fn others_write_whole_lines_of_printable_bytes_and_not_too_many() {
     let s = setup(Privilege::empty());
     let d = s.guest.domain.id.0;
