@@ -164,7 +164,7 @@ impl State {
         if self.tools.status(domain)?.paused {
             return Err(Failure(format!("{name} is paused; unpause it first")));
         }
-        self.tools.ask(domain, request).map_err(|why| Failure(format!("{name}: {why}; destroy does not ask")))?;
+        self.tools.ask(domain, request).map_err(|why| Failure(format!("{name}: {why}")))?;
         self.pump();
         Ok(String::new())
     }

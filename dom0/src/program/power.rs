@@ -45,7 +45,7 @@ impl State {
             match self.tools.ask(*domain, "poweroff") {
                 // One that is paused could not do it.
                 Ok(()) => drop(self.tools.control.unpause(*domain)),
-                Err(why) => self.end_at_once(*domain, &format!("{why}")),
+                Err(_) => self.end_at_once(*domain, "it does not watch control/shutdown"),
             }
         }
         let all_ended = Signal::default();

@@ -77,8 +77,8 @@ impl fmt::Display for Refusal {
             Self::NoBackend(class, Some(name)) => write!(f, "no running domain {name} that serves {}", class.name()),
             Self::FunctionTaken(function) => write!(f, "PCI function {function} belongs to another domain"),
             Self::Kernel(name, error) => write!(f, "kernel {name}: {error}"),
-            Self::Ended => f.write_str("it has ended"),
-            Self::Deaf => f.write_str("it does not watch control/shutdown"),
+            Self::Ended => f.write_str("it has ended already; destroy removes it"),
+            Self::Deaf => f.write_str("it does not watch control/shutdown; destroy ends it"),
             Self::Build(error) => write!(f, "{error}"),
             Self::Hypervisor(errno) => write!(f, "the hypervisor refused: {errno:?}"),
         }

@@ -73,7 +73,9 @@ impl<P: Platform> Core<P> {
         for &byte in text {
             match byte {
                 b'\n' | b'\r' => begun.len = 0,
-                byte => drop(begun.push(byte)),
+                byte => {
+                    begun.push(byte);
+                }
             }
         }
         self.platform.console_write(text);
