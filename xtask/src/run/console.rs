@@ -35,7 +35,8 @@ pub fn command(machine: &mut Running, line: &str, limit: Duration) -> Result<Vec
         bail!("no answer to {line:?} within {} s; the last line: {last}", limit.as_secs());
     };
     let printed = machine.lines().get(echoed + 1..).unwrap_or_default().iter().map(|line| line.text.clone());
-    let is_result = |line: &String| Entry::parse(line).is_none() && !line.starts_with(PROMPT) && !is_of_the_core(line);
+    let is_log = |text: &str| Entry::parse(text).is_some() || (is_of_the_core(text) && line != "dmesg");
+    let is_result = |line: &String| !is_log(line) && !line.starts_with(PROMPT);
     let printed: Vec<String> = printed.filter(is_result).collect();
     match printed.first().and_then(|first| first.strip_prefix("error: ")) {
         Some(why) => bail!("{line}: {why}"),
