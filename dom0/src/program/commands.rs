@@ -139,6 +139,7 @@ impl State {
         if served.is_empty() {
             self.tools.destroy(domain)?;
             self.tools.forget_restarts(&name);
+            self.log(&name, "destroyed");
         } else {
             self.tools.replace(domain, time::now())?;
             self.log(&name, &format!("destroyed, restart: it serves {served}"));

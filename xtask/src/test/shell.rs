@@ -118,10 +118,10 @@ fn shell_words(setting: &Setting<'_>) -> Result<()> {
     let state = |printed: Vec<String>| printed.into_iter().find(|line| line.starts_with("sleeper"));
     tell(&mut machine, "pause sleeper")?;
     let paused = state(tell(&mut machine, "list")?).context("sleeper is gone")?;
-    ensure!(paused.contains("--p"), "not paused: {paused}");
+    ensure!(paused.contains("p---"), "not paused: {paused}");
     tell(&mut machine, "unpause sleeper")?;
     let running = state(tell(&mut machine, "list")?).context("sleeper is gone")?;
-    ensure!(!running.contains("--p"), "still paused: {running}");
+    ensure!(!running.contains("p---"), "still paused: {running}");
     refused(&mut machine, "create sleeper", "sleeper")?;
     tell(&mut machine, "destroy sleeper")?;
     expect_log(&mut machine, "sleeper", "destroyed")?;
