@@ -321,8 +321,10 @@ pub fn sectors_of(segments: &[Segment]) -> u64 {
 impl WireRequest {
     /// Whom to answer.
     pub fn tag(&self) -> Tag {
-        // `id` lies at the same offset in every form of the slot.
-        Tag { id: self.id, op: self.op }
+        // `id` lies at the same offset in every form of the slot. An indirect request is answered as what it carries
+        // (blkif.h, struct blkif_request_indirect): Linux takes a device with any other answer for broken.
+        let WireIndirect { indirect_op, .. } = zerocopy::transmute!(*self);
+        Tag { id: self.id, op: if self.op == BlkOp::INDIRECT { indirect_op } else { self.op } }
     }
 
     /// Checks the slot against what was offered; an error is the status to answer.

@@ -149,7 +149,7 @@ impl<M: RingMemory> PoliteFront<M> {
         let data = self.prepare(direction, &sectors, &segments);
         let op = if direction == Direction::Read { BlkOp::READ } else { BlkOp::WRITE };
         let (op, wire) = if indirect {
-            (BlkOp::INDIRECT, self.indirect(id, direction, start, &segments, &mut pages))
+            (op, self.indirect(id, direction, start, &segments, &mut pages))
         } else {
             let op = if direction == Direction::Write && self.limits.flush && self.rng.one_in(5) {
                 BlkOp::WRITE_BARRIER
