@@ -129,7 +129,7 @@ impl Memory {
         let mut pfn = 0;
         while pfn < pages {
             let order = (pages - pfn).ilog2().min(9) as u8;
-            let block = core.alloc_domain_pages(domain, order, u64::MAX);
+            let block = core.alloc_domain_pages(domain, order, u64::MAX, None);
             let (first, count) = match block {
                 Ok(first) => (first, 1 << order),
                 Err(_) => (core.alloc_domain_page(domain)?, 1),

@@ -9,7 +9,7 @@ use abi::Mfn;
 use crate::Core;
 use crate::frame::{Frame, FrameTable, NIL, Owner, State};
 use crate::platform::{Flush, Platform};
-use crate::sync::Lock;
+use crate::sync::{Guard, Lock};
 
 /// Blocks are of `1 << order` frames, order 0 to 18 (1 GiB).
 pub const MAX_ORDER: u8 = 18;
@@ -22,7 +22,8 @@ const SCAN: usize = 4096;
 /// The free frames.
 pub struct Allocator<P: Platform>(Lock<P, Blocks>);
 
-struct Blocks {
+/// The free blocks.
+pub(crate) struct Blocks {
     heads: [[u32; ORDERS]; 2],
     /// The orders that have a block, a bit each.
     have: [u32; 2],
@@ -40,6 +41,11 @@ impl<P: Platform> Allocator<P> {
     /// How many frames are free.
     pub fn frames(&self) -> u64 {
         self.0.lock().frames
+    }
+
+    /// For who gives many frames back.
+    pub(crate) fn blocks(&self) -> Guard<'_, P, Blocks> {
+        self.0.lock()
     }
 }
 
@@ -85,7 +91,7 @@ impl Blocks {
         self.frames += 1 << order;
         table.info(block).set_owner(Owner::Free(None));
         while order < MAX_ORDER && !self.scatter {
-            let Some(buddy) = table.get(Mfn(block.mfn().0 ^ 1 << order)) else { break };
+            let Some(buddy) = table.link((block.index() ^ 1 << order) as u32) else { break };
             let info = table.info(buddy);
             if info.owner() != Owner::Free(Some(order)) {
                 break;
@@ -137,37 +143,14 @@ impl<P: Platform> Core<P> {
     /// Gives frames to the allocator while the machine starts: `count` from `first` on, all of which
     /// [`FrameTable::add_ram`] knows.
     pub fn add_free(&self, first: Mfn, count: u64) {
-        if self.free.0.lock().scatter {
-            return self.add_scattered(first, count);
-        }
-        let (mut at, end) = (first.0, first.0 + count);
-        while at < end {
-            let order = at.trailing_zeros().min((end - at).ilog2()).min(u32::from(MAX_ORDER)) as u8;
-            let mut blocks = self.free.0.lock();
-            for frame in (at..at + (1 << order)).filter_map(|mfn| self.frames.get(Mfn(mfn))) {
-                let info = self.frames.info(frame);
-                info.reset(0);
-                info.set_owner(Owner::Free(None));
-            }
-            if let Some(block) = self.frames.get(Mfn(at)) {
-                blocks.frames += 1 << order;
-                blocks.push(&self.frames, block, order, 0);
-            }
-            at += 1 << order;
-        }
-    }
-
-    /// One by one, in an order in which neighbours are far apart.
-    fn add_scattered(&self, first: Mfn, count: u64) {
-        let mut blocks = self.free.0.lock();
+        let mut blocks = self.free.blocks();
         let frames = |at: u64, count: u64| (at..at + count).filter_map(|mfn| self.frames.get(Mfn(mfn)));
-        for frame in frames(first.0, count) {
-            let info = self.frames.info(frame);
+        for info in frames(first.0, count).map(|frame| self.frames.info(frame)) {
             info.reset(0);
             info.set_owner(Owner::Free(None));
         }
         if blocks.scatter {
-            // A stride that shares no factor with the count visits every frame once, far apart.
+            // One by one. A stride that shares no factor with the count visits every frame once, far apart.
             let mut stride = (count * 5 / 8) | 1;
             while gcd(stride, count) > 1 {
                 stride += 2;
@@ -177,7 +160,7 @@ impl<P: Platform> Core<P> {
         }
         let (mut at, end) = (first.0, first.0 + count);
         while at < end {
-            let order = (at.trailing_zeros().min((end - at).ilog2()) as u8).min(MAX_ORDER);
+            let order = at.trailing_zeros().min((end - at).ilog2()).min(u32::from(MAX_ORDER)) as u8;
             frames(at, 1).for_each(|frame| blocks.free(&self.frames, frame, order, 0));
             at += 1 << order;
         }
@@ -188,24 +171,25 @@ impl<P: Platform> Core<P> {
     pub(crate) fn take_frames(&self, order: u8, limit: u64) -> Option<Frame> {
         let taken = self.free.0.lock().take(&self.frames, order, limit);
         let (block, stamp) = taken?;
-        for index in 0..1u64 << order {
-            if let Some(frame) = self.frames.get(Mfn(block.mfn().0 + index)) {
-                self.frames.info(frame).set_owner(Owner::Core);
-            }
-        }
+        self.frames.block(block, order).for_each(|frame| self.frames.info(frame).set_owner(Owner::Core));
         self.flush(self.stale(self.online(), stamp), Flush::All);
         Some(block)
     }
 
     /// Gives back a frame that nothing refers to.
     pub(crate) fn free_frame(&self, frame: Frame) {
+        self.free_into(&mut self.free.blocks(), frame);
+    }
+
+    /// The same, for who has the free blocks.
+    pub(crate) fn free_into(&self, blocks: &mut Blocks, frame: Frame) {
         let info = self.frames.info(frame);
         debug_assert_eq!(info.state().refs(), 0);
         info.reset(State(0).0);
         self.dma_changed(frame);
         self.platform.set_m2p(frame.mfn(), u64::MAX);
         let stamp = self.frames.stamp_now();
-        self.free.0.lock().free(&self.frames, frame, 0, stamp);
+        blocks.free(&self.frames, frame, 0, stamp);
     }
 }
 

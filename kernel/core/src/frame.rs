@@ -191,6 +191,13 @@ impl State {
         }
     }
 
+    /// Nobody's, if nothing but its allocation to a domain refers to it.
+    #[inline(always)]
+    pub(crate) fn unshared(self) -> Option<Self> {
+        (self.refs() == 1 && self.has(Self::ALLOCATED) && !self.has(Self::CORE) && self.type_refs() == 0)
+            .then_some(Self(0))
+    }
+
     /// Without one general reference.
     #[inline(always)]
     pub(crate) const fn put(self) -> Self {
@@ -501,6 +508,12 @@ impl FrameTable {
     /// The frame at a place in a list.
     pub(crate) fn link(&self, index: u32) -> Option<Frame> {
         (index != NIL && (index as usize) < self.infos.len()).then_some(Frame(index))
+    }
+
+    /// The frames of a block that starts with this one.
+    pub(crate) fn block(&self, first: Frame, order: u8) -> impl Iterator<Item = Frame> {
+        let end = (first.index() + (1 << order)).min(self.infos.len());
+        (first.0..end as u32).map(Frame)
     }
 
     /// Makes RAM known: first of all as the core's own. Called while the machine starts.

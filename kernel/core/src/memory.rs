@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
+use abi::Errno;
 use abi::memory::E820Entry;
-use abi::{Errno, Mfn};
 
 use crate::domain::Domain;
 use crate::frame::{Frame, FrameTable, NIL, Owner, PageType, State};
@@ -125,11 +125,18 @@ impl<P: Platform> Core<P> {
     ///
     /// ENOMEM where there is none, or the domain has all it may have; EINVAL when the domain is dying.
     pub fn alloc_domain_page(&self, domain: &Domain<P>) -> Result<Frame, Errno> {
-        self.alloc_domain_pages(domain, 0, u64::MAX)
+        self.alloc_domain_pages(domain, 0, u64::MAX, None)
     }
 
-    /// Gives `domain` a block of `1 << order` free frames below frame `limit`, cleared; returns the first.
-    pub fn alloc_domain_pages(&self, domain: &Domain<P>, order: u8, limit: u64) -> Result<Frame, Errno> {
+    /// Gives `domain` a block of `1 << order` free frames below frame `limit`, cleared, the first of them as its
+    /// `pfn` if it has one; returns the first.
+    pub fn alloc_domain_pages(
+        &self,
+        domain: &Domain<P>,
+        order: u8,
+        limit: u64,
+        pfn: Option<u64>,
+    ) -> Result<Frame, Errno> {
         let count = 1u64 << order;
         {
             let mut account = domain.memory.lock();
@@ -146,29 +153,40 @@ impl<P: Platform> Core<P> {
             domain.memory.lock().pages -= count;
             return Err(Errno::ENOMEM);
         };
-        for frame in (0..count).filter_map(|index| self.frames.get(Mfn(first.mfn().0 + index))) {
-            guest::clear(&self.platform, frame);
-            self.give(domain, frame);
+        self.frames.block(first, order).for_each(|frame| guest::clear(&self.platform, frame));
+        if let Some(pfn) = pfn {
+            self.set_pfns(first, order, pfn);
         }
+        self.give(domain, first, order)?;
         Ok(first)
     }
 
-    /// Puts a frame of nobody's, already charged, on a domain's list. A domain that began to die meanwhile does not get
-    /// it: its memory has been taken apart already.
-    pub(crate) fn give(&self, domain: &Domain<P>, frame: Frame) {
+    /// Says which pseudo-physical frames a block is. Asked while it is nobody's yet: once a domain has it, it may
+    /// give it back at any time, and it may be another's.
+    pub(crate) fn set_pfns(&self, first: Frame, order: u8, pfn: u64) {
+        for (frame, offset) in self.frames.block(first, order).zip(0u64..) {
+            self.platform.set_m2p(frame.mfn(), pfn.wrapping_add(offset));
+        }
+    }
+
+    /// Puts a block of nobody's frames, already charged, on a domain's list. EINVAL: a domain that began to die
+    /// meanwhile does not get it, since its memory has been taken apart already; the frames are free.
+    pub(crate) fn give(&self, domain: &Domain<P>, first: Frame, order: u8) -> Result<(), Errno> {
         let mut account = domain.memory.lock();
         if domain.is_dying() {
-            account.pages -= 1;
+            account.pages -= 1 << order;
             drop(account);
-            self.free_frame(frame);
-            return;
+            self.frames.block(first, order).for_each(|frame| self.free_frame(frame));
+            return Err(Errno::EINVAL);
         }
-        let info = self.frames.info(frame);
-        account.frames.push(&self.frames, frame);
-        info.set_owner(Owner::Domain(domain.id));
-        info.reset(State::ALLOCATED | State::REF);
-        drop(account);
-        self.dma_changed(frame);
+        for frame in self.frames.block(first, order) {
+            let info = self.frames.info(frame);
+            account.frames.push(&self.frames, frame);
+            info.set_owner(Owner::Domain(domain.id));
+            info.reset(State::ALLOCATED | State::REF);
+            self.dma_changed(frame);
+        }
+        Ok(())
     }
 
     /// Takes back the reference of a frame's allocation: it is freed with the last other reference. False if somebody
@@ -192,18 +210,31 @@ impl<P: Platform> Core<P> {
     /// stamped when it is freed.
     pub(crate) fn steal(&self, domain: &Domain<P>, frame: Frame) -> Result<(), Errno> {
         let info = self.frames.info(frame);
-        let alone = |state: State| {
-            (state.refs() == 1 && state.has(State::ALLOCATED) && !state.has(State::CORE) && state.type_refs() == 0)
-                .then_some(State(0))
-        };
         if !info.is_owned_by(domain.id) {
             return Err(Errno::EINVAL);
         }
-        info.update(alone).map_err(|_| Errno::EINVAL)?;
+        info.update(State::unshared).map_err(|_| Errno::EINVAL)?;
         let mut account = domain.memory.lock();
         account.unlink(&self.frames, frame);
         info.set_owner(Owner::Core);
         Ok(())
+    }
+
+    /// Frees the first of a dying domain's frames, `most` of them, as far as nothing but their allocation refers to
+    /// them. Returns how many.
+    pub(crate) fn free_unshared(&self, domain: &Domain<P>, most: usize) -> usize {
+        let mut account = domain.memory.lock();
+        let mut blocks = self.free.blocks();
+        for done in 0..most {
+            let Some(frame) = self.frames.link(account.frames.head) else { return done };
+            if self.frames.info(frame).update(State::unshared).is_err() {
+                return done;
+            }
+            account.frames.pop(&self.frames);
+            account.pages -= 1;
+            self.free_into(&mut blocks, frame);
+        }
+        most
     }
 
     /// Frees a frame whose last reference is gone.

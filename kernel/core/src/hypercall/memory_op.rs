@@ -23,7 +23,6 @@ use abi::{DomId, Errno, Mfn, PAGE_SHIFT, PteFlags, Vaddr};
 
 use crate::dispatch::{Args, Caller, HcResult};
 use crate::domain::{Domain, Privilege};
-use crate::frame::Frame;
 use crate::memory::List;
 use crate::platform::{Flush, Platform};
 use crate::{Stop, guest};
@@ -126,7 +125,7 @@ impl<P: Platform> Work<'_, P> {
     }
 
     fn increase(&self, c: &Caller<'_, P>, extent: u64) -> Result<(), Stop> {
-        let first = c.core.alloc_domain_pages(self.domain, self.r.extent_order as u8, self.limit)?;
+        let first = c.core.alloc_domain_pages(self.domain, self.r.extent_order as u8, self.limit, None)?;
         if self.r.extent_start == Vaddr::NULL {
             return Ok(());
         }
@@ -145,15 +144,8 @@ impl<P: Platform> Work<'_, P> {
 
     fn populate(&self, c: &Caller<'_, P>, extent: u64) -> Result<(), Stop> {
         let pfn: u64 = c.get_at(self.r.extent_start.0, extent)?;
-        let first = c.core.alloc_domain_pages(self.domain, self.r.extent_order as u8, self.limit)?;
-        set_pfns(c, first, pfn, self.frames());
+        let first = c.core.alloc_domain_pages(self.domain, self.r.extent_order as u8, self.limit, Some(pfn))?;
         c.put_at(self.r.extent_start.0, extent, &first.mfn())
-    }
-}
-
-fn set_pfns<P: Platform>(c: &Caller<'_, P>, first: Frame, pfn: u64, frames: u64) {
-    for offset in 0..frames {
-        c.core.platform.set_m2p(Mfn(first.mfn().0 + offset), pfn.wrapping_add(offset));
     }
 }
 
@@ -227,12 +219,11 @@ impl Pools {
             }
         }
         for _ in 0..frames >> output.extent_order {
-            let first = c.core.take_frames(output.extent_order as u8, limit).ok_or(Errno::ENOMEM)?;
-            for offset in 0..1u64 << output.extent_order {
-                if let Some(frame) = c.core.frames.get(Mfn(first.mfn().0 + offset)) {
-                    guest::clear(&c.core.platform, frame);
-                    self.new.push(&c.core.frames, frame);
-                }
+            let order = output.extent_order as u8;
+            let first = c.core.take_frames(order, limit).ok_or(Errno::ENOMEM)?;
+            for frame in c.core.frames.block(first, order) {
+                guest::clear(&c.core.platform, frame);
+                self.new.push(&c.core.frames, frame);
             }
         }
         Ok(())
@@ -253,20 +244,23 @@ impl Pools {
             c.core.free_frame(frame);
         }
         let mut told = Ok(());
-        let mut index = 0u64;
-        while let Some(frame) = give.pop(&c.core.frames) {
-            if !done {
-                // It lost its type, but a TLB may remember that it was writable.
-                c.core.flush(c.core.stale(c.core.online(), c.core.frames.info(frame).stamp()), Flush::All);
+        let order = if done { output.extent_order as u8 } else { 0 };
+        while let Some(first) = give.pop(&c.core.frames) {
+            // The rest of its block.
+            for _ in 1..1u64 << order {
+                give.pop(&c.core.frames);
             }
-            c.core.give(domain, frame);
-            if done && index.is_multiple_of(1 << output.extent_order) {
+            if done {
                 let pfn = c.get_at(output.extent_start.0, extent);
-                let named = pfn.map(|pfn: u64| set_pfns(c, frame, pfn, 1 << output.extent_order));
-                told = told.and(named).and(c.put_at(output.extent_start.0, extent, &frame.mfn()));
+                let named = pfn.map(|pfn| c.core.set_pfns(first, order, pfn));
+                told = told.and(named).and(c.put_at(output.extent_start.0, extent, &first.mfn()));
                 extent += 1;
+            } else {
+                // It lost its type, but a TLB may remember that it was writable.
+                c.core.flush(c.core.stale(c.core.online(), c.core.frames.info(first).stamp()), Flush::All);
             }
-            index += 1;
+            // A domain that began to die has been taken apart already.
+            let _ = c.core.give(domain, first, order);
         }
         told
     }

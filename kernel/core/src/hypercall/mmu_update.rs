@@ -133,9 +133,9 @@ struct Batch<'a, P: Platform> {
     tables: &'a Domain<P>,
     frames: &'a FrameOwner<P>,
     session: Session<'a, P>,
-    /// The table of the last request, for as long as only L1 entries were changed since: it cannot have become
+    /// The L1 table of the last request, for as long as only L1 entries were changed since: it cannot have become
     /// anything else.
-    cached: Option<(Mfn, Frame, u8)>,
+    cached: Option<(Mfn, Frame)>,
 }
 
 impl<'a, P: Platform> Batch<'a, P> {
@@ -185,44 +185,46 @@ impl<'a, P: Platform> Batch<'a, P> {
         Err(Errno::EFAULT.into())
     }
 
-    #[inline(never)]
+    #[inline]
     fn request(&mut self, c: &Caller<'a, P>, request: &MmuUpdate, mapped: &MappedOwner<'a, P>) -> Result<(), Stop> {
-        let kind = (request.ptr & 7) as u32;
-        let how = match MmuUpdateKind(kind) {
+        let how = match MmuUpdateKind((request.ptr & 7) as u32) {
             MmuUpdateKind::NORMAL_PT_UPDATE | MmuUpdateKind::PT_UPDATE_NO_TRANSLATE => Store::Plain,
             MmuUpdateKind::PT_UPDATE_PRESERVE_AD => Store::KeepAd,
             MmuUpdateKind::MACHPHYS_UPDATE => return Ok(self.machphys(c, request)?),
             _ => return Err(Errno::ENOSYS.into()),
         };
         let mfn = Mfn(request.ptr >> PAGE_SHIFT);
-        let index = (request.ptr >> 3 & 511) as usize;
-        let new = Pte(request.val);
-        let table = match self.cached {
-            Some(cached) if cached.0 == mfn => Some((cached.1, cached.2)),
-            _ => self.session.table_level(mfn),
+        let (table, level) = match self.cached {
+            Some((cached, table)) if cached == mfn => (Some(table), 1),
+            _ => self.session.table_level(mfn).map_or((None, 0), |(table, level)| (Some(table), level)),
         };
+        let (index, new) = ((request.ptr >> 3 & 511) as usize, Pte(request.val));
         match table {
-            Some((table, 1)) => {
-                self.cached = Some((mfn, table, 1));
+            Some(table) if level == 1 => {
+                self.cached = Some((mfn, table));
                 Ok(self.session.update_l1(table, index, new, mapped, how)?)
             }
-            Some((table, level)) => {
+            Some(table) => {
                 self.cached = None;
                 if self.frames.domain(c).is_none_or(|domain| domain.id != self.tables.id) {
                     return Err(Errno::EINVAL.into());
                 }
                 self.session.update_table(table, level, index, new, how)
             }
-            None => {
-                // No table, or none in use: a word of memory.
-                let frame = c.core.get_page_and_type(mfn, self.tables, PageType::Writable)?;
-                guest::store(&c.core.platform, frame, index, new.0);
-                c.core.put_page_and_type(frame);
-                Ok(())
-            }
+            None => self.write_word(c, mfn, index, request.val),
         }
     }
 
+    /// No table, or none in use: a word of memory.
+    #[inline(never)]
+    fn write_word(&self, c: &Caller<'a, P>, mfn: Mfn, index: usize, value: u64) -> Result<(), Stop> {
+        let frame = c.core.get_page_and_type(mfn, self.tables, PageType::Writable)?;
+        guest::store(&c.core.platform, frame, index, value);
+        c.core.put_page_and_type(frame);
+        Ok(())
+    }
+
+    #[inline(never)]
     fn machphys(&self, c: &Caller<'a, P>, request: &MmuUpdate) -> Result<(), Errno> {
         if self.tables.id != c.domain.id {
             return Err(Errno::EPERM);

@@ -4,7 +4,7 @@ use abi::{Errno, Mfn};
 
 use super::Session;
 use crate::Stop;
-use crate::frame::State;
+use crate::frame::{Frame, State};
 use crate::platform::Platform;
 
 impl<P: Platform> Session<'_, P> {
@@ -38,13 +38,19 @@ impl<P: Platform> Session<'_, P> {
     pub fn unpin(&mut self, mfn: Mfn) -> Result<(), Stop> {
         self.finish()?;
         let frame = self.core.get_page(mfn, self.domain)?;
+        let pinned = self.take_pin(frame);
+        self.core.put_page(frame);
+        if pinned { Ok(()) } else { Err(Errno::EINVAL.into()) }
+    }
+
+    /// Takes a frame's pin, if it has one, and lets go of what that held.
+    pub(super) fn take_pin(&mut self, frame: Frame) -> bool {
         let flag = |state: State| state.has(State::PINNED).then_some(State(state.0 & !State::PINNED));
         let pinned = self.core.frames.info(frame).update(flag);
         if let Ok(state) = pinned {
             self.put_table(frame, state.kind().level());
             self.core.put_page(frame);
         }
-        self.core.put_page(frame);
-        if pinned.is_ok() { Ok(()) } else { Err(Errno::EINVAL.into()) }
+        pinned.is_ok()
     }
 }

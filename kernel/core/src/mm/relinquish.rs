@@ -6,15 +6,14 @@ use crate::frame::{Frame, State};
 use crate::platform::Platform;
 use crate::{Core, Stop};
 
+/// Frames that are freed between two looks at the clock.
+const SLICE: usize = 64;
+
 impl<P: Platform> Session<'_, P> {
     /// Takes from a frame all that its own domain holds on it but by page tables: pin, interruption, allocation.
     fn relinquish(&mut self, frame: Frame) {
         let info = self.core.frames.info(frame);
-        let without = |flag: u64| info.update(|state| state.has(flag).then_some(State(state.0 & !flag)));
-        if let Ok(state) = without(State::PINNED) {
-            self.put_table(frame, state.kind().level());
-            self.core.put_page(frame);
-        } else if info.state().has(State::PARTIAL) {
+        if !self.take_pin(frame) && info.state().has(State::PARTIAL) {
             self.resume_release(frame, info.state().kind().level());
         }
         self.core.deallocate(frame);
@@ -32,6 +31,12 @@ impl<P: Platform> Core<P> {
         let mut session = self.mm(domain);
         session.finish()?;
         loop {
+            // Most frames are not in use any more by the time that the roots are gone.
+            while self.free_unshared(domain, SLICE) == SLICE {
+                if self.platform.preempt() {
+                    return Err(Stop::Preempted);
+                }
+            }
             let next = domain.memory.lock().next_to_relinquish(&self.frames);
             let Some(frame) = next else { return Ok(()) };
             // One that is being freed by another CPU at this moment needs nothing.

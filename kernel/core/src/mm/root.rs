@@ -116,6 +116,10 @@ impl<P: Platform> Core<P> {
         let mut session = self.mm(domain);
         session.finish()?;
         if let Some(frame) = root.take() {
+            if domain.is_dying() {
+                // With it goes, as a rule, all that the domain's tables hold.
+                session.take_pin(frame);
+            }
             session.put_root(frame);
         }
         session.finish()

@@ -176,6 +176,7 @@ impl<P: Platform> Session<'_, P> {
     /// EINVAL: a bit that may not be set, one of the core's slots, or not a frame that can be a table of the level
     /// below. What the old entry named may be left to [`finish`](Self::finish). The caller has seen to it that nothing
     /// is unfinished now, and does not ask for [`Store::Exact`].
+    #[inline(never)]
     pub(crate) fn update_table(
         &mut self,
         table: Frame,

@@ -67,6 +67,9 @@ fn levels(t: &mut Test) {
         t.ok("writable again", page.protect(true));
         t.ok("protect", page.protect(false));
     }
+    let own = probe::mfn_of(conformance_guests::l4());
+    t.ok("the root that a domain starts with is pinned", mmuext(Cmd::UNPIN_TABLE, own.0, 0));
+    t.ok("pin it again", mmuext(Cmd::PIN_L4_TABLE, own.0, 0));
     t.ok("pin the tree", pin(4, l4));
     for page in [l1, l2, l3] {
         t.err("its tables are tables", page.protect(true), Errno::EBUSY);

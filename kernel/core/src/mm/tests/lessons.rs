@@ -118,7 +118,7 @@ fn lesson_5_a_type_does_not_outlive_its_owner() {
     assert_eq!(core.frames.info(frame).state().kind(), PageType::L1, "remembered");
     assert_eq!(core.steal(&guest.domain, frame), Ok(()));
     assert_eq!(core.frames.info(frame).state(), State(0));
-    core.give(&guest.domain, frame);
+    core.give(&guest.domain, frame, 0).expect("a live domain");
     sound(&core);
 }
 
