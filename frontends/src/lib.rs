@@ -3,7 +3,7 @@
 //! - [`net`]: a network interface, an `embassy_net_driver::Driver`; [`stack`]: it under `embassy-net`, by DHCP.
 //! - [`blk`]: a disk, a `block_device_driver::BlockDevice`; [`files`] and [`cache`]: an ext4 file system on one.
 //! - The console is `domain_rt::pvconsole::Console`, an `embedded_io_async::Read` and `Write`.
-//! - [`http`], [`partitions`], [`options`]: what the guests `web` and `client` need besides.
+//! - [`http`], [`ping`], [`partitions`], [`options`]: what the guests `web` and `client` need besides.
 //!
 //! No backend is trusted: what it answers is checked by the rings' halves, what it writes is copied out first, and one
 //! that dies is met again when it is back.
@@ -21,6 +21,7 @@ pub mod http;
 pub mod net;
 pub mod options;
 pub mod partitions;
+pub mod ping;
 pub mod slice;
 pub mod stack;
 

@@ -194,7 +194,7 @@ impl<C: Control> Toolstack<C> {
     fn reconnect(&mut self, backend: DomId) {
         let Some(new) = self.domains.get(&backend) else { return };
         let (name, serves) = (new.config.name.clone(), new.config.serves.clone());
-        for running in self.domains.values_mut() {
+        for running in self.domains.values_mut().filter(|running| running.ended.is_none()) {
             for link in running.devices.iter_mut().filter(|link| link.backend_name == name) {
                 if serves.contains(&link.device.class) && link.device.back != backend {
                     link.device.back = backend;

@@ -18,18 +18,17 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::Ipv4Addr;
 use domain_rt::println;
 use domain_rt::runtime::{self, Context};
 use domain_rt::store::Store;
 use domain_rt::time;
 use embassy_net::Stack;
 use embassy_net::dns::DnsQueryType;
-use embassy_net::icmp::PacketMetadata;
-use embassy_net::icmp::ping::{PingManager, PingParams};
 use embassy_net::tcp::TcpSocket;
 use embassy_time::{Duration, Timer, with_timeout};
 use frontends::options::value;
+use frontends::ping::{Buffers, Pinger};
 use frontends::{blk, http, stack};
 use sha2::{Digest, Sha256};
 
@@ -41,6 +40,8 @@ fn run(start: &'static StartInfo) -> ShutdownReason {
 
 /// Tries to reach `web`, which may still be starting: this often, a second apart.
 const TRIES: usize = 30;
+/// How long an answer to a ping may take.
+const ANSWER: Duration = Duration::from_secs(2);
 /// How long a step may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -144,15 +145,11 @@ async fn resolve(stack: Stack<'_>, name: &str) -> Result<String, String> {
 }
 
 async fn ping(stack: Stack<'_>, target: Ipv4Addr, count: u16) -> Result<String, String> {
-    let mut metadata = [[PacketMetadata::EMPTY; 4]; 2];
-    let [receive, send] = &mut metadata;
-    let (mut receive_buffer, mut send_buffer) = ([0; 512], [0; 512]);
-    let mut manager = PingManager::new(stack, receive, &mut receive_buffer, send, &mut send_buffer);
-    let mut params = PingParams::new(IpAddr::V4(target));
-    params.set_count(1).set_timeout(Duration::from_secs(2)).set_rate_limit(Duration::from_millis(1));
+    let mut buffers = Buffers::default();
+    let mut pinger = Pinger::new(stack, &mut buffers).ok_or("no socket")?;
     // The target may still be starting, and the first packet waits for its Ethernet address.
     let mut tries = 0;
-    while manager.ping(&params).await.is_err() {
+    while pinger.ping(target, ANSWER).await.is_none() {
         tries += 1;
         if tries == TRIES {
             return Err(format!("{target} does not answer"));
@@ -160,7 +157,7 @@ async fn ping(stack: Stack<'_>, target: Ipv4Addr, count: u16) -> Result<String, 
     }
     let (mut answers, mut total) = (0, Duration::from_ticks(0));
     for _ in 0..count {
-        if let Ok(time) = manager.ping(&params).await {
+        if let Some(time) = pinger.ping(target, ANSWER).await {
             answers += 1;
             total += time;
         }

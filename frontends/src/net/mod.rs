@@ -35,6 +35,8 @@ const FRAME: usize = 1514;
 struct Shared {
     rings: Option<Rings>,
     counters: Counters,
+    /// The link is up from the first connection on. A backend that dies loses packets, as networks do; a stack that saw
+    /// the link go down would drop its address and its connections.
     up: bool,
     /// Something was pushed that is not published yet.
     dirty: bool,
@@ -55,9 +57,8 @@ impl Shared {
         self.task.take().into_iter().for_each(Waker::wake);
     }
 
-    fn set_rings(&mut self, rings: Option<Rings>, up: bool) {
+    fn set_rings(&mut self, rings: Option<Rings>) {
         self.rings = rings;
-        self.up = up;
         self.wake_stack();
     }
 }
@@ -171,8 +172,8 @@ impl Driver for Device {
 
     fn transmit(&mut self, context: &mut Context<'_>) -> Option<Sending> {
         let mut shared = self.shared.borrow_mut();
-        // Without a link, packets go nowhere, as on a cable pulled out; the stack does not wait for that.
-        if !shared.up || shared.rings.as_mut().is_some_and(Rings::can_send) {
+        // Without a backend, packets go nowhere, as on a cable pulled out; the stack does not wait for that.
+        if shared.rings.as_mut().is_none_or(Rings::can_send) {
             return Some(Sending(self.shared.clone()));
         }
         shared.sender = Some(context.waker().clone());
@@ -225,7 +226,9 @@ impl Task {
     pub async fn run(self) -> Result<(), Error> {
         loop {
             let end = self.connection().await;
-            self.shared.borrow_mut().set_rings(None, false);
+            let mut shared = self.shared.borrow_mut();
+            shared.up &= matches!(end, Ok(End::Again));
+            shared.set_rings(None);
             match end? {
                 End::Again => {}
                 End::Gone => return Ok(()),
@@ -263,14 +266,14 @@ impl Task {
                         };
                         let published = rings.keys(event.port());
                         events = Some(event);
-                        self.shared.borrow_mut().set_rings(Some(rings), false);
+                        self.shared.borrow_mut().set_rings(Some(rings));
                         half.publish(State::Connected, |put| published.publish(put)).await?;
                     }
                     FrontStep::Stay if half.state() == State::Connected => self.link_up(half.read_peer_state().await?),
                     FrontStep::Stay | FrontStep::Finish => {}
                     FrontStep::Restart => return Ok(End::Again),
                     FrontStep::Close => {
-                        self.shared.borrow_mut().set_rings(None, false);
+                        self.shared.borrow_mut().set_rings(None);
                         half.set_state(State::Closed).await?;
                         Timer::after(crate::RETRY).await;
                         return Ok(End::Again);
@@ -282,7 +285,7 @@ impl Task {
                 }
                 Either3::Third(()) => {
                     // The backend broke the protocol: this connection is over, and so is trust in it until it restarts.
-                    self.shared.borrow_mut().set_rings(None, false);
+                    self.shared.borrow_mut().set_rings(None);
                     events = None;
                     half.set_state(State::Closing).await?;
                 }
