@@ -50,7 +50,11 @@ pub(super) fn make_domain(store: &mut Store, config: &Config, built: &Built) {
     for vcpu in 0..config.vcpus {
         put(store, &format!("{home}/cpu/{vcpu}/availability"), "online");
     }
-    for own in ["data", "device", "backend", "error", "drivers", "attr", "control/shutdown"] {
+    let control = ["shutdown", "sysrq", "feature-poweroff", "feature-reboot", "feature-suspend"];
+    for key in control {
+        make(store, &format!("{home}/control/{key}"), Perms::owned(domain, Access::NONE));
+    }
+    for own in ["data", "device", "backend", "error", "drivers", "attr"] {
         make(store, &format!("{home}/{own}"), Perms::owned(domain, Access::NONE));
     }
 }
