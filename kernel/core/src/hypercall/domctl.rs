@@ -69,7 +69,7 @@ fn perform<P: Platform>(c: &Caller<'_, P>, domain: &Arc<Domain<P>>, op: &mut Dom
         DomctlOp::PAUSEDOMAIN => core.pause_from_outside(domain)?,
         DomctlOp::UNPAUSEDOMAIN => core.unpause_from_outside(domain)?,
         DomctlOp::RESUMEDOMAIN if own => return Err(Errno::EINVAL.into()),
-        DomctlOp::RESUMEDOMAIN => core.resume(domain)?,
+        DomctlOp::RESUMEDOMAIN => core.resume(domain),
         DomctlOp::GETDOMAININFO => {
             op.domain = domain.id;
             op.payload.set(&info(core, domain));
@@ -79,10 +79,8 @@ fn perform<P: Platform>(c: &Caller<'_, P>, domain: &Arc<Domain<P>>, op: &mut Dom
             let most: MaxMem = op.payload.get();
             domain.memory.lock().max_pages = most.max_memkb >> (abi::PAGE_SHIFT - 10);
         }
-        DomctlOp::MAX_VCPUS => {
-            let most: MaxVcpus = op.payload.get();
-            (1..=domain.vcpus.len() as u32).contains(&most.max).then_some(()).ok_or(Errno::EINVAL)?;
-        }
+        DomctlOp::MAX_VCPUS if !own && op.payload.get::<MaxVcpus>().max as usize == domain.vcpus.len() => {}
+        DomctlOp::MAX_VCPUS => return Err(Errno::EINVAL.into()),
         DomctlOp::SETDOMAINHANDLE => *domain.handle.lock() = op.payload.get::<SetDomainHandle>().handle,
         DomctlOp::SETTIMEOFFSET => core.set_time_offset(domain, op.payload.get::<SetTimeOffset>().time_offset_seconds),
         DomctlOp::HYPERCALL_INIT => hypercall_page(core, domain, op.payload.get())?,
@@ -271,7 +269,7 @@ fn context<P: Platform>(
     } else {
         let run = vcpu.run.lock();
         let known = run.initialised;
-        c.core.context(domain, &run, &mut context);
+        c.core.context(domain, &run, !vcpu.sched.state.view().down(), &mut context);
         if known { Ok(()) } else { Err(Errno::ENODATA.into()) }
     };
     c.core.unpause(vcpu);

@@ -17,7 +17,6 @@ use crate::domain::Stage;
 use crate::platform::Platform;
 
 const MULTICALL: u64 = 13;
-const IRET: u64 = 23;
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
@@ -30,7 +29,6 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         let mut args = Args([a0, a1, a2, a3, a4]);
         let result = match entry.op {
             MULTICALL => Err(Stop::Error(Errno::EINVAL)),
-            IRET => Err(Stop::Error(Errno::ENOSYS)),
             op => u32::try_from(op)
                 .map_err(|_| Stop::Error(Errno::ENOSYS))
                 .and_then(|op| dispatch::call(c, op, &mut args)),
@@ -50,7 +48,8 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         if !c.run.kernel_mode || c.domain.stage() != Stage::Alive {
             return Err(Stop::Replaced);
         }
-        if done + 1 < count && c.core.platform.preempt() {
+        // An event that came up meanwhile does not wait for the rest.
+        if done + 1 < count && (c.core.platform.preempt() || c.core.upcall_due(c.vcpu)) {
             *a = Args([at.wrapping_add(ENTRY_BYTES), count - done - 1, a.0[2], a.0[3], a.0[4]]);
             return Err(Stop::Preempted);
         }

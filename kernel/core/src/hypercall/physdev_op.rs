@@ -17,7 +17,8 @@ use crate::domain::Domain;
 use crate::irq::PciAddress;
 use crate::platform::Platform;
 use abi::physdev::{
-    Eoi, GetFreePirq, IrqStatusQuery, MapPirq, MapPirqType, PciDevice, PciDeviceAdd, PhysdevOp, SetIopl, UnmapPirq,
+    Eoi, GetFreePirq, IrqStatusQuery, MapPirq, MapPirqType, PciDevice, PciDeviceAdd, PhysdevOp, SetIopl, SetupGsi,
+    UnmapPirq,
 };
 use abi::{DomId, Errno};
 
@@ -47,11 +48,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         }
         PhysdevOp::GET_FREE_PIRQ => {
             let mut wanted: GetFreePirq = c.get(arg)?;
-            let message = match wanted.kind {
-                MapPirqType::MSI | MapPirqType::MSI_SEG | MapPirqType::MULTI_MSI => true,
-                MapPirqType::GSI => false,
-                _ => return Err(Errno::EINVAL.into()),
-            };
+            let message = wanted.kind != MapPirqType::GSI;
             wanted.pirq = c.domain.devices.lock().free_pirq(message).ok_or(Errno::ENOSPC)?;
             c.put(arg, &wanted)?;
         }
@@ -85,6 +82,8 @@ fn pci_op<P: Platform>(c: &mut Caller<'_, P>, op: PhysdevOp, arg: u64) -> HcResu
             PciDevice { seg: add.seg, bus: add.bus, devfn: add.devfn }
         }
         PhysdevOp::PREPARE_MSIX => c.get(arg)?,
+        // The line is as the firmware's tables say.
+        PhysdevOp::SETUP_GSI => return c.get::<SetupGsi>(arg).map(|_| 0),
         _ => return Ok(0),
     };
     c.core.protect_msix(PciAddress { segment: device.seg, bus: device.bus, devfn: device.devfn })?;

@@ -104,13 +104,14 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// The context of a vCPU that does not run.
-    pub fn context(&self, domain: &Domain<P>, run: &Run, to: &mut VcpuGuestContext) {
+    /// The context of a vCPU that does not run, though it may be up.
+    pub fn context(&self, domain: &Domain<P>, run: &Run, up: bool, to: &mut VcpuGuestContext) {
         *to = VcpuGuestContext::default();
         to.user_regs = run.regs;
         to.user_regs.rflags = run.regs.rflags & !rflags::IOPL | u64::from(run.iopl) << 12;
         to.flags = [
             (true, VcpuGuestContext::VGCF_I387_VALID),
+            (up, VcpuGuestContext::VGCF_ONLINE),
             (run.kernel_mode, VcpuGuestContext::VGCF_IN_KERNEL),
             (run.callbacks.failsafe.masks, VcpuGuestContext::VGCF_FAILSAFE_DISABLES_EVENTS),
             (run.callbacks.syscall.masks, VcpuGuestContext::VGCF_SYSCALL_DISABLES_EVENTS),

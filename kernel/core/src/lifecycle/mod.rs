@@ -169,13 +169,13 @@ impl<P: Platform> Core<P> {
         self.send_global_virq(Virq::DOM_EXC);
     }
 
-    /// Lets a domain that was shut down (suspended) run again. EINVAL where it was not.
-    pub fn resume(&self, domain: &Domain<P>) -> Result<(), Errno> {
+    /// Lets a domain that was shut down (suspended) run again. One that was not goes on as it was.
+    pub fn resume(&self, domain: &Domain<P>) {
         let alive = |life: u32| (life & 0xff == Stage::Shutdown as u32).then_some(Stage::Alive as u32);
-        domain.life.fetch_update(Ordering::SeqCst, Ordering::SeqCst, alive).map_err(|_| Errno::EINVAL)?;
-        domain.shutdown_code.store(0, Ordering::SeqCst);
-        self.unpause_domain(domain);
-        Ok(())
+        if domain.life.fetch_update(Ordering::SeqCst, Ordering::SeqCst, alive).is_ok() {
+            domain.shutdown_code.store(0, Ordering::SeqCst);
+            self.unpause_domain(domain);
+        }
     }
 
     /// Takes a domain apart, a slice at a time: Preempted while there is more to do. What others still map of it keeps
