@@ -5,6 +5,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod child;
 pub mod code;
 pub mod ops;
 

@@ -2,10 +2,12 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![forbid(unsafe_code)]
 
-use conformance_guests::abi::Errno;
+use conformance_guests::abi::event::{BindIpi, EvtchnOp, PortArg};
 use conformance_guests::abi::hypercall::Hypercall;
 use conformance_guests::abi::multicall::MulticallEntry;
-use conformance_guests::domain_rt::probe::{self, call};
+use conformance_guests::abi::{Errno, Port, VcpuId};
+use conformance_guests::domain_rt::probe::{self, Regs, call, exec};
+use conformance_guests::ops::evtchn;
 use conformance_guests::{Test, guest};
 
 guest!(run);
@@ -16,6 +18,8 @@ fn entry(op: Hypercall, args: &[u64]) -> MulticallEntry {
     entry
 }
 
+/// Not inlined: all calls are made by the same instruction.
+#[inline(never)]
 fn multicall(entries: &mut [MulticallEntry]) -> i64 {
     call(Hypercall::MULTICALL, &[entries.as_mut_ptr() as u64, entries.len() as u64])
 }
@@ -46,6 +50,8 @@ fn run(t: &mut Test) {
     nested(t);
     faults(t);
     long(t);
+    preempted(t);
+    iret(t);
 }
 
 fn nested(t: &mut Test) {
@@ -88,4 +94,53 @@ fn long(t: &mut Test) {
     }
     t.ok("a page of them", call(Hypercall::MULTICALL, &[page.va, N]));
     t.eq("all done", (0..N).filter(|i| probe::peek(page.va + 64 * i + 8) == 4096).count(), N as usize);
+}
+
+/// An event that comes up in the middle is delivered before the next entry: the interrupted instruction is then the call
+/// itself, which is made again for the rest.
+fn preempted(t: &mut Test) {
+    let mut ipi = BindIpi { vcpu: VcpuId(0), port: Port(0) };
+    t.ok("bind_ipi", evtchn(EvtchnOp::BIND_IPI, &mut ipi));
+    let mut port = PortArg { port: ipi.port };
+    let send = entry(Hypercall::EVENT_CHANNEL_OP, &[EvtchnOp::SEND.0.into(), &raw mut port as u64]);
+    let version = entry(Hypercall::XEN_VERSION, &[7, 0]);
+    let interrupted = |t: &mut Test, calls: &mut [MulticallEntry]| {
+        probe::poke(probe::shared_info() + 2048, 0);
+        probe::poke(probe::vcpu_info() + 8, 0);
+        probe::modify(probe::vcpu_info(), |_| 0);
+        let before = probe::upcalls();
+        probe::mask_events(false);
+        t.ok("multicall", multicall(calls));
+        probe::mask_events(true);
+        t.eq("one upcall", probe::upcalls() - before, 1);
+        probe::upcall_frame().get(2).copied().unwrap_or(0)
+    };
+    let behind = interrupted(t, &mut [version, send]);
+    let mut calls = [version, send, version, version];
+    let at = interrupted(t, &mut calls);
+    t.eq("preempted at the instruction", behind - at, 2);
+    let results = core::hint::black_box(&calls).each_ref().map(|c| c.result as i64);
+    t.eq("all done", results, [4096, 0, 4096, 4096]);
+}
+
+/// iret as an entry replaces the registers, and ends the batch.
+fn iret(t: &mut Test) {
+    let code = [
+        0x48, 0x89, 0xe3, // mov rbx, rsp
+        0x68, 0x2b, 0xe0, 0, 0,    // push the stack selector
+        0x53, // push rbx
+        0x6a, 2, // push rflags, events masked
+        0x68, 0x30, 0xe0, 0, 0, // push the code selector, kernel mode
+        0x48, 0x8d, 0x0d, 13, 0, 0, 0, 0x51, // push the address of the end
+        0x6a, 0, 0x6a, 7, 0x6a, 8, 0x6a, 9, // push flags, rcx, r11, rax
+        0x0f, 0x05, // syscall
+        0x0f, 0x0b, // ud2
+    ];
+    let page = probe::page();
+    let words = [23, 0xdead, 0, 0, 0, 0, 0, 0, 17, 0xdead, 7, 0];
+    words.into_iter().enumerate().for_each(|(at, word)| page.set(at, word));
+    let mut regs = Regs { rax: 13, rdi: page.va, rsi: 2, ..Regs::default() };
+    t.runs("iret in a multicall", exec(&code, &mut regs));
+    t.eq("rax, rcx, r11", (regs.rax, regs.rcx, regs.r11), (9, 7, 8));
+    t.eq("the entry behind it was not made", page.get(9), 0xdead);
 }

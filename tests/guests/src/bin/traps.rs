@@ -17,6 +17,7 @@ fn run(t: &mut Test) {
     masks(t);
     resumes(t);
     table(t);
+    refused(t);
 }
 
 fn faults(t: &mut Test) {
@@ -185,4 +186,26 @@ fn table(t: &mut Test) {
     // From kernel mode, the gate's privilege does not matter below ring 1.
     let got = exec(code::INT_80, &mut Regs::default());
     t.traps("int 0x80 without a gate", got, Entry::Exception(vector::GP), 0x80 * 8 + 2);
+}
+
+/// A frame that the hardware's own return refuses is the guest's exception, where it was to go.
+fn refused(t: &mut Test) {
+    let code = |selector: u8| {
+        [
+            0x48, 0x89, 0xe3, // mov rbx, rsp
+            0x6a, selector, // push the stack selector
+            0x53,     // push rbx
+            0x6a, 2, // push rflags, events masked
+            0x68, 0x30, 0xe0, 0, 0, // push the code selector, kernel mode
+            0x48, 0x8d, 0x0d, 18, 0, 0, 0, 0x51, // push the address of the end
+            0x6a, 0, 0x6a, 7, 0x6a, 8, 0x6a, 9, // push flags, rcx, r11, rax
+            0xb8, 23, 0, 0, 0, // mov eax, iret
+            0x0f, 0x05, // syscall
+            0x0f, 0x0b, // ud2
+        ]
+    };
+    let got = exec(&code(0x57), &mut Regs::default());
+    let behind = probe::code_page() + code(0).len() as u64;
+    let got = t.traps("iret to no stack segment", got, Entry::Exception(vector::GP), 0x54);
+    t.eq("rip, ss", got.map(|frame| (frame.rip, frame.ss & 0xffff)), Some((behind, 0x57)));
 }
