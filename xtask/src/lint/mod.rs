@@ -2,6 +2,7 @@
 
 mod directions;
 mod limits;
+mod pages;
 mod source;
 mod unsafety;
 
@@ -28,6 +29,9 @@ pub fn command(place: &Place) -> Result<()> {
     report("crate directions", directions::check(&metadata));
     report("unsafe only where it may stand, with its reason", unsafety(place, &metadata, &sources));
     report("no registry hosts", sources.iter().flat_map(|(path, text)| limits::check_hosts(path, text)).collect());
+    report("a page a hypercall, as the dispatch table has them", pages::check_pages(&sources));
+    report("tests that docs/soundness.md names", pages::check_tests(&sources));
+    report("links of the book", pages::check_links(&sources, |path| place.root.join(path).exists()));
     let ring0 = limits::code_lines(&sources, &limits::RING0);
     let declared = limits::code_lines(&sources, &["abi/"]);
     let (limit, goal) = (limits::RING0_LINES, limits::RING0_GOAL);
