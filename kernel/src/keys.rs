@@ -2,8 +2,11 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use ferrule_core::mm::Spoil;
 use ferrule_core::platform::Halt;
+use lock_api::Mutex;
 
+use crate::lock::SpinLock;
 use crate::machine::core;
 use crate::{power, say};
 
@@ -11,6 +14,14 @@ const CTRL_A: u8 = 1;
 
 static ACTIVE: AtomicBool = AtomicBool::new(false);
 static IN_A_ROW: AtomicU32 = AtomicU32::new(0);
+
+/// What is spoiled right before the next audit, once.
+static SPOIL: Mutex<SpinLock, Option<Spoil>> = Mutex::new(None);
+
+/// Takes the core's option `audit-inject=`: a test aid.
+pub fn spoil_next(what: &str) {
+    *SPOIL.lock() = Spoil::named(what);
+}
 
 /// Looks at a typed byte; true if it was for the keys and not for the console's reader.
 pub fn take(byte: u8) -> bool {
@@ -37,7 +48,12 @@ pub fn press(key: u8) {
         b'q' => core().dump_domains(),
         b'e' => core().dump_events(),
         b'g' => core().dump_grants(),
-        b'a' => core().report_audit(None),
+        b'a' => {
+            if let Some(what) = SPOIL.lock().take() {
+                core().spoil(what);
+            }
+            core().report_audit(None);
+        }
         b'R' => power::halt(Halt::Reboot),
         _ => say!("no debug key {:?}; h: help", char::from(key)),
     }

@@ -14,7 +14,7 @@ use ferrule_core::{Cpu, CpuId};
 use crate::boot_info::{BootInfo, Range};
 use crate::machine::{self, Core, Machine};
 use crate::paging::Early;
-use crate::{acpi_tables, apic, console, construct, cpu, heap, layout, paging, physical, power, smp, time, trap};
+use crate::{acpi_tables, apic, console, construct, cpu, heap, keys, layout, paging, physical, power, smp, time, trap};
 
 /// The heap's first memory.
 const HEAP_BYTES: u64 = 1 << 20;
@@ -72,6 +72,9 @@ extern "C" fn start(magic: u32, info: u64) -> ! {
         time::tsc_hz() / 1_000_000,
         time::tsc_hz() / 1000 % 1000
     );
+    if let Some(what) = boot.option("audit-inject") {
+        keys::spoil_next(what);
+    }
     console::enable_interrupt();
     construct::initial_domain(&boot);
     let now = time::now();

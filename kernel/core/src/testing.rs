@@ -469,7 +469,12 @@ pub const READ_ONLY: PteFlags = PteFlags(5);
 ///
 /// The tables are mapped read-only behind them: page `pages` is the L1.
 pub fn guest(core: &TestCore, privilege: Privilege, pages: usize) -> Guest {
-    let new = NewDomain { privilege, max_pages: pages as u64 + 4 + 64, ..NewDomain::ordinary(1) };
+    guest_of(core, NewDomain { privilege, ..NewDomain::ordinary(1) }, pages)
+}
+
+/// The same, in a domain of one's own making.
+pub fn guest_of(core: &TestCore, new: NewDomain, pages: usize) -> Guest {
+    let new = NewDomain { max_pages: pages as u64 + 4 + 64, ..new };
     let domain = core.create_domain(&new).expect("memory for a domain");
     let page = || core.alloc_domain_page(&domain).expect("memory for a guest");
     let frames: Vec<Frame> = (0..pages).map(|_| page()).collect();

@@ -43,7 +43,7 @@ pub fn run(place: &Place, only: Option<&str>) -> Result<Tally> {
     let core = built(place, Part::Core, "").context("the core did not build")?;
     let mut tally = Tally::default();
     let wanted = |case: &&Case| only.is_none_or(|part| case.0.contains(part));
-    for (name, case) in CASES.iter().chain(super::shell::CASES).filter(wanted) {
+    for (name, case) in CASES.iter().chain(super::shell::CASES).chain(super::audit::CASES).filter(wanted) {
         for smp in [1, 2] {
             let log = place.logs("e2e")?.join(format!("{name}-{smp}.log"));
             let setting = Setting { place, core: core.clone(), smp, log };

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every check there is, in stages, each with its time and result.
 
+mod audit;
 mod e2e;
 mod host;
 mod shell;

@@ -18,7 +18,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Domains that dom0 knows and does not start: one that sleeps for good, one that dies at once, one that ends.
-const MANIFEST: &str = r#"
+pub const MANIFEST: &str = r#"
 [[domain]]
 name = "sleeper"
 kernel = "foreign-2"
@@ -39,10 +39,15 @@ autostart = false
 /// How often a domain is made and unmade.
 const ROUNDS: usize = 50;
 /// Ctrl-A three times: the core's debug keys, on or off.
-const KEYS: &[u8] = b"\x01\x01\x01";
+pub const KEYS: &[u8] = b"\x01\x01\x01";
 
 /// dom0 with a manifest and the images it may name, at its first prompt.
 fn boot(setting: &Setting<'_>, manifest: &str) -> Result<Running> {
+    boot_with(setting, "", manifest)
+}
+
+/// The same, on a core with these options.
+pub fn boot_with(setting: &Setting<'_>, options: &str, manifest: &str) -> Result<Running> {
     let image = |name: &str| built(setting.place, Part::Domains, name).with_context(|| format!("no image {name}"));
     let mut files = vec![("first".to_string(), image("first")?)];
     for what in [1, 2] {
@@ -51,13 +56,13 @@ fn boot(setting: &Setting<'_>, manifest: &str) -> Result<Running> {
     let ramdisk = setting.log.with_extension("ramdisk");
     world::ramdisk(&ramdisk, manifest.as_bytes(), &files)?;
     let initrd = format!("{} log-consoles,{}", image("dom0")?.display(), ramdisk.display());
-    let mut machine = setting.start(&setting.machine("", &initrd))?;
+    let mut machine = setting.start(&setting.machine(options, &initrd))?;
     attach(&mut machine, PATIENCE)?;
     Ok(machine)
 }
 
 /// A command that must work; what it printed.
-fn tell(machine: &mut Running, line: &str) -> Result<Vec<String>> {
+pub fn tell(machine: &mut Running, line: &str) -> Result<Vec<String>> {
     command(machine, line, PATIENCE)
 }
 
@@ -85,7 +90,7 @@ fn expect_log(machine: &mut Running, who: &str, what: &str) -> Result<()> {
     Ok(())
 }
 
-fn power_off(mut machine: Running) -> Result<()> {
+pub fn power_off(mut machine: Running) -> Result<()> {
     machine.send(b"poweroff\n")?;
     expect_line(&mut machine, "ferrule: power-off")?;
     expect_ending(machine, Ending::PowerOff)

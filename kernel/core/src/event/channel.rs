@@ -326,7 +326,7 @@ impl<P: Platform> Core<P> {
 
 impl<P: Platform> Both<'_, P> {
     /// The peer's port of an interdomain channel, if `near`'s port is one to `far`.
-    fn peer_port(&self, port: Port, far: &Arc<Domain<P>>) -> Option<Port> {
+    pub(super) fn peer_port(&self, port: Port, far: &Arc<Domain<P>>) -> Option<Port> {
         match self.near.get(port) {
             Some(Channel { bound: Bound::Interdomain(peer), .. }) if Arc::ptr_eq(&peer.domain, far) => Some(peer.port),
             _ => None,

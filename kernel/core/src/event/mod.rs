@@ -8,6 +8,7 @@
 //! This page has what the ports are; [`deliver`](self) is how an event reaches a vCPU, `channel` what
 //! event_channel_op does to ports.
 
+mod audit;
 mod channel;
 mod deliver;
 mod info;

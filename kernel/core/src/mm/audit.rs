@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use abi::{Errno, Pte, TABLE_ENTRIES};
+use abi::{DomId, Errno, Port, Pte, TABLE_ENTRIES};
 
 use super::entry::{CACHE, CORE_SLOTS, RW};
 use crate::Core;
@@ -37,17 +37,23 @@ pub enum Fault {
     BadList,
 }
 
-/// A frame, its state, and what is wrong with it.
+/// What was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// The frame.
-    pub frame: Frame,
-    /// Whose it is.
-    pub owner: Owner,
-    /// What it says of itself.
-    pub state: State,
-    /// What is wrong.
-    pub fault: Fault,
+pub enum Finding {
+    /// A frame, whose it is, what it says of itself, and what is wrong with it.
+    Frame(Frame, Owner, State, Fault),
+    /// An open port to which nothing corresponds.
+    Port(DomId, Port),
+}
+
+/// What was looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    domains: u64,
+    frames: u64,
+    /// References that holders add up to.
+    references: u64,
+    ports: u64,
 }
 
 /// The counts that holders add up to.
@@ -62,13 +68,16 @@ struct Audit<'a, P: Platform> {
     counts: Vec<Count>,
     base: usize,
     findings: Vec<Finding>,
+    seen: Seen,
     /// How many vCPUs' states could not be looked at.
     unseen: usize,
 }
 
 /// Findings kept; more are not told apart.
 const MOST: usize = 64;
-/// Frames whose counts are kept at once, at least: all of them where there is memory for it.
+/// Frames whose counts are kept at once, 8 bytes each: where there is memory for it, and at least. The fewer, the oftener
+/// everything is walked.
+const USUAL_WINDOW: usize = 1 << 16;
 const SMALLEST_WINDOW: usize = 1024;
 
 impl<P: Platform> Core<P> {
@@ -76,13 +85,14 @@ impl<P: Platform> Core<P> {
     ///
     /// `running` is the state of the vCPU that the caller runs on, if any: its lock is held. While others run
     /// somewhere, roots and descriptor tables may have more references than are found. ENOMEM where there is no room
-    /// for counts, 8 bytes each; the less there is, the oftener everything is walked.
+    /// for counts.
     pub fn audit(&self, running: Option<&Run>) -> Result<Vec<Finding>, Errno> {
-        self.audit_by(running, self.frames.len().max(1))
+        Ok(self.audit_by(running, USUAL_WINDOW)?.0)
     }
 
     /// The same, with the counts of at most so many frames at once.
-    pub(super) fn audit_by(&self, running: Option<&Run>, mut window: usize) -> Result<Vec<Finding>, Errno> {
+    pub(super) fn audit_by(&self, running: Option<&Run>, window: usize) -> Result<(Vec<Finding>, Seen), Errno> {
+        let mut window = window.min(self.frames.len()).max(1);
         let mut counts = Vec::new();
         while counts.try_reserve_exact(window).is_err() {
             window = window.div_ceil(2);
@@ -92,24 +102,42 @@ impl<P: Platform> Core<P> {
         }
         let mut findings = Vec::new();
         findings.try_reserve_exact(MOST).map_err(|_| Errno::ENOMEM)?;
-        let mut audit = Audit { core: self, counts, base: 0, findings, unseen: 0 };
+        let mut audit = Audit { core: self, counts, base: 0, findings, seen: Seen::default(), unseen: 0 };
         for base in (0..self.frames.len()).step_by(window) {
             audit.window(base, window.min(self.frames.len() - base), running);
         }
-        Ok(audit.findings)
+        for domain in self.domains.table.read().iter() {
+            audit.seen.domains += 1;
+            let findings = &mut audit.findings;
+            audit.seen.ports += self.audit_ports(domain, |port| {
+                if findings.len() < MOST {
+                    findings.push(Finding::Port(domain.id, port));
+                }
+            });
+        }
+        Ok((audit.findings, audit.seen))
     }
-}
 
-impl<P: Platform> Core<P> {
     /// Says on the console what [`audit`](Self::audit) finds.
     pub fn report_audit(&self, running: Option<&Run>) {
-        match self.audit(running) {
-            Err(_) => self.log(format_args!("audit: no memory for it")),
-            Ok(findings) if findings.is_empty() => self.log(format_args!("audit: all is well")),
-            Ok(findings) => findings.iter().for_each(|f| {
-                self.log(format_args!("audit: {:?} of {:?}, state {:#x}: {:?}", f.frame, f.owner, f.state.0, f.fault));
-            }),
+        let Ok((findings, seen)) = self.audit_by(running, USUAL_WINDOW) else {
+            return self.log(format_args!("audit: no memory for it"));
+        };
+        for finding in &findings {
+            match finding {
+                Finding::Port(domain, port) => self.log(format_args!("audit: port {} of d{}", port.0, domain.0)),
+                Finding::Frame(frame, owner, state, fault) => {
+                    let (frame, state) = (frame.mfn().0, state.0);
+                    self.log(format_args!("audit: frame {frame:#x} of {owner:?}, state {state:#x}: {fault:?}"));
+                }
+            }
         }
+        let Seen { domains, frames, references, ports } = seen;
+        self.log(format_args!(
+            "audit: {}, {} findings in {frames} frames, {references} references, {ports} ports of {domains} domains",
+            if findings.is_empty() { "ok" } else { "FAILED" },
+            findings.len(),
+        ));
     }
 }
 
@@ -137,7 +165,7 @@ impl<P: Platform> Audit<'_, P> {
         }
         let info = self.core.frames.info(frame);
         if self.findings.len() < MOST {
-            self.findings.push(Finding { frame, owner: info.owner(), state: info.state(), fault });
+            self.findings.push(Finding::Frame(frame, info.owner(), info.state(), fault));
         }
     }
 
@@ -272,6 +300,8 @@ impl<P: Platform> Audit<'_, P> {
         let state = self.core.frames.info(frame).state();
         let Some(count) = frame.index().checked_sub(self.base).and_then(|at| self.counts.get(at)) else { return };
         let found = (u64::from(count.refs), u64::from(count.types));
+        self.seen.frames += 1;
+        self.seen.references += found.0;
         let counted = (state.refs(), state.type_refs());
         let held_unseen = self.unseen > 0
             && matches!(state.kind(), PageType::L4 | PageType::SegmentDescriptor)

@@ -24,6 +24,7 @@ mod ldt;
 mod pin;
 mod relinquish;
 mod root;
+mod spoil;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub use entry::{CORE_SLOTS, is_guest_address};
 pub use grant::MapAt;
 pub use io::has_devices as may_choose_caching;
 pub use ldt::descriptors_are_fit;
+pub use spoil::Spoil;
 pub use trapped::Trapped;
 pub use update::MappedOwner;
 pub(crate) use update::Store;

@@ -3,7 +3,8 @@
 
 use super::*;
 use crate::frame::State;
-use crate::mm::audit::Fault;
+use crate::mm::Spoil;
+use crate::mm::audit::{Fault, Finding};
 use abi::{Maddr, Mfn, Vaddr};
 use std::sync::Arc;
 
@@ -275,13 +276,13 @@ fn the_audit_fails_on_an_extra_reference() {
     let (core, guest) = machine(8);
     assert!(core.get_again(guest.frames[2]));
     let findings = core.audit(None).unwrap();
-    assert!(matches!(findings[..], [f] if f.frame == guest.frames[2]
-        && f.fault == Fault::Refs { found: (2, 1), counted: (3, 1) }));
+    let extra = Fault::Refs { found: (2, 1), counted: (3, 1) };
+    assert!(matches!(findings[..], [Finding::Frame(f, _, _, fault)] if f == guest.frames[2] && fault == extra));
     // A window at a time it finds the same.
-    assert_eq!(core.audit_by(None, 100).unwrap(), findings);
+    assert_eq!(core.audit_by(None, 100).unwrap().0, findings);
     core.put_page(guest.frames[2]);
     sound(&core);
-    assert_eq!(core.audit_by(None, 100), Ok(Vec::new()));
+    assert_eq!(core.audit_by(None, 100).unwrap().0, []);
     core.get_type(guest.frames[2], PageType::Writable, guest.domain.dirty()).unwrap();
     assert_eq!(core.audit(None).unwrap().len(), 1);
 }
@@ -296,8 +297,45 @@ fn the_audit_fails_on_a_writable_alias_of_a_table() {
     let info = core.frames.info(l1);
     let _ = info.update(|state| Some(State(state.0 + State::TYPE_REF)));
     let findings = core.audit(None).unwrap();
-    assert!(findings.iter().any(|f| f.frame == l1 && f.fault == Fault::WritableAlias(l1)), "{findings:?}");
-    assert!(!findings.iter().any(|f| matches!(f.fault, Fault::Refs { .. })), "{findings:?}");
+    let alias = |f: &&Finding| matches!(f, Finding::Frame(frame, .., fault) if *frame == l1 && *fault == Fault::WritableAlias(l1));
+    assert_eq!(findings.iter().filter(alias).count(), 1, "{findings:?}");
+    let counts = |f: &Finding| matches!(f, Finding::Frame(.., Fault::Refs { .. }));
+    assert!(!findings.iter().any(counts), "{findings:?}");
+}
+
+/// The audit finds half a channel, and no fault with whole ones.
+#[test]
+fn the_audit_fails_on_a_leaked_port() {
+    let (core, guest) = machine(8);
+    let other = testing::guest(&core, Privilege::empty(), 4);
+    let near = core.alloc_unbound(&guest.domain, other.domain.id).unwrap();
+    core.bind_interdomain(&other.domain, &guest.domain, near).unwrap();
+    let own = core.alloc_unbound(&guest.domain, guest.domain.id).unwrap();
+    core.bind_interdomain(&guest.domain, &guest.domain, own).unwrap();
+    core.bind_virq(&guest.domain, abi::Virq::TIMER, abi::VcpuId(0)).unwrap();
+    core.bind_ipi(&guest.domain, abi::VcpuId(0)).unwrap();
+    sound(&core);
+    let leaked = core.leak_port(&guest.domain).unwrap();
+    assert_eq!(core.audit(None), Ok(std::vec![Finding::Port(guest.domain.id, leaked)]));
+    core.close(&guest.domain, leaked).unwrap();
+    sound(&core);
+}
+
+/// What the core's option `audit-inject=` spoils is found, whichever it is.
+#[test]
+fn what_the_test_aid_spoils_is_found() {
+    for (what, frame) in [(Spoil::Reference, true), (Spoil::Alias, true), (Spoil::Port, false)] {
+        let core = testing::core(256, 1);
+        assert!(!core.spoil(what), "nothing to spoil yet");
+        let guest = testing::guest_of(&core, crate::lifecycle::NewDomain::initial(1), 8);
+        protect(&core, &guest, 4, READ_ONLY);
+        assert_eq!(pin(&core, &guest, 1, guest.frames[4]), 0);
+        sound(&core);
+        assert!(core.spoil(what), "{what:?}");
+        let findings = core.audit(None).unwrap();
+        assert!(!findings.is_empty(), "{what:?}");
+        assert!(findings.iter().all(|f| matches!(f, Finding::Frame(..)) == frame), "{what:?}: {findings:?}");
+    }
 }
 
 /// The simulated TLB finds a translation that should have been flushed.

@@ -1,0 +1,60 @@
+//! What the audit checks of event channels.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::SeqCst;
+
+use abi::{Errno, Port};
+
+use super::{Both, Bound, Channel, Peer};
+use crate::Core;
+use crate::domain::{Domain, Stage};
+use crate::platform::Platform;
+
+impl<P: Platform> Core<P> {
+    /// Looks at each open port of a domain, and complains of those to which nothing corresponds: half a channel, an
+    /// interrupt that goes elsewhere, any port of a domain that is gone. Returns how many are open.
+    pub(crate) fn audit_ports(&self, domain: &Arc<Domain<P>>, mut complain: impl FnMut(Port)) -> u64 {
+        let mut open = 0;
+        for port in (1..self.valid_ports(domain)).map(Port) {
+            let Some(sound) = self.is_sound(domain, port) else { continue };
+            open += 1;
+            if !sound || domain.stage() == Stage::Zombie {
+                complain(port);
+            }
+        }
+        open
+    }
+
+    /// None for a port that is not open.
+    fn is_sound(&self, domain: &Arc<Domain<P>>, port: Port) -> Option<bool> {
+        let far = {
+            let ports = domain.events.ports.lock();
+            let channel = ports.get(port)?;
+            match &channel.bound {
+                Bound::Free | Bound::Reserved => return None,
+                Bound::Interdomain(peer) => peer.domain.clone(),
+                Bound::Unbound(_) | Bound::Ipi => return Some(true),
+                Bound::Pirq(pirq) => return Some(ports.pirqs.contains(&(*pirq, port))),
+                Bound::Virq(virq) => {
+                    let slots = domain.vcpus.iter().filter_map(|vcpu| vcpu.events.virq(*virq));
+                    return Some(slots.filter(|slot| slot.load(SeqCst) == port.0).count() == 1);
+                }
+            }
+        };
+        let mut both = Both::lock(domain, &far);
+        // It may have been closed meanwhile.
+        let remote = both.peer_port(port, &far)?;
+        let back = both.far().get(remote).map(|channel| &channel.bound);
+        Some(matches!(back, Some(Bound::Interdomain(peer)) if Arc::ptr_eq(&peer.domain, domain) && peer.port == port))
+    }
+
+    /// For tests of the audit: opens half a channel.
+    pub(crate) fn leak_port(&self, domain: &Arc<Domain<P>>) -> Result<Port, Errno> {
+        let port = self.alloc_unbound(domain, domain.id)?;
+        if let Some(channel) = domain.events.ports.lock().get_mut(port) {
+            let peer = Peer { domain: domain.clone(), port: Port(u32::MAX), vcpu: channel.vcpu };
+            *channel = Channel { bound: Bound::Interdomain(peer), vcpu: channel.vcpu };
+        }
+        Ok(port)
+    }
+}
