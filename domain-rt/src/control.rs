@@ -6,7 +6,7 @@ use abi::domctl::{Domctl, DomctlOp, GetDomainInfo, VcpuContext};
 use abi::event::{AllocUnbound, EvtchnOp};
 use abi::memory::{MemoryOp, MemoryReservation};
 use abi::mmu::{MmuextCmd, MmuextOp};
-use abi::sysctl::{PhysInfo, ReadConsole, Sysctl, SysctlOp};
+use abi::sysctl::{AvailHeap, PhysInfo, ReadConsole, Sysctl, SysctlOp};
 use abi::vcpu::VcpuGuestContext;
 use abi::{DomId, Errno, Mfn, Port, Vaddr, VcpuId};
 
@@ -83,6 +83,16 @@ pub fn machine() -> Result<PhysInfo, Errno> {
     // SAFETY: the payload holds no address.
     unsafe { hypercall::sysctl(&mut call)? };
     Ok(call.payload.get())
+}
+
+/// Bytes of memory that nobody has.
+pub fn free_memory() -> Result<u64, Errno> {
+    let all = AvailHeap { min_bitwidth: 0, max_bitwidth: 0, node: -1, ..AvailHeap::default() };
+    let mut call = Sysctl::new(SysctlOp::AVAILHEAP, &all);
+    // SAFETY: the payload holds no address.
+    unsafe { hypercall::sysctl(&mut call)? };
+    let answer: AvailHeap = call.payload.get();
+    Ok(answer.avail_bytes)
 }
 
 /// Copies the hypervisor's log from position `index` on; returns how many bytes, and the position after them.

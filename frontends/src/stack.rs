@@ -37,7 +37,9 @@ pub async fn start(context: Context, store: Store) -> Result<(Stack<'static>, St
     stack.wait_config_up().await;
     if let Some(config) = stack.config_v4() {
         let gateway = config.gateway.map_or_else(|| "none".into(), |gateway| alloc::format!("{gateway}"));
-        println!("net: {mac} has {}, gateway {gateway}", config.address);
+        let first = stats.counters().first_sent.unwrap_or_default() / 1000;
+        let (ms, us) = (first / 1000, first % 1000);
+        println!("net: {mac} has {}, gateway {gateway}, first packet at {ms}.{us:03} ms", config.address);
         // For the toolstack's lists; a store that does not let us is no reason to stop.
         let _ = store.write("data/ipv4", config.address.address()).await;
     }

@@ -135,16 +135,17 @@ impl State {
     fn destroy(&mut self, name: &str) -> Result<String> {
         let domain = self.find(name)?;
         let name = self.name(domain);
-        let served = self.tools.served_by(domain).join(", ");
+        let (begin, served) = (time::now(), self.tools.served_by(domain).join(", "));
         if served.is_empty() {
             self.tools.destroy(domain)?;
             self.tools.forget_restarts(&name);
-            self.log(&name, "destroyed");
         } else {
-            self.tools.replace(domain, time::now())?;
-            self.log(&name, &format!("destroyed, restart: it serves {served}"));
+            self.tools.replace(domain, begin)?;
         }
+        // The last of its frames go with the rings that are mapped here.
         self.sweep();
+        let restart = if served.is_empty() { String::new() } else { format!(", restart: it serves {served}") };
+        self.log(&name, &format!("destroyed, in {}{restart}", super::Milliseconds(time::now() - begin)));
         self.plan_restarts();
         Ok(String::new())
     }

@@ -17,7 +17,7 @@ use core::fmt;
 
 use abi::sched::ShutdownReason;
 use abi::start_info::StartInfo;
-use abi::{DomId, PAGE_SIZE, Virq};
+use abi::{DomId, Virq};
 use dom0::control::Control;
 use dom0::cpio;
 use dom0::manifest::{self, Domain as Config, Manifest};
@@ -156,19 +156,27 @@ struct Created {
 impl fmt::Display for Created {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { domain: DomId(domain), memory, time, core, dom0 } = self;
-        let (ms, us) = (time / 1_000_000, time / 1000 % 1000);
-        write!(f, "created, domain {domain}, {memory} MiB, in {ms}.{us:03} ms, ")?;
+        write!(f, "created, domain {domain}, {memory} MiB, in {}, ", Milliseconds(*time))?;
         write!(f, "{} KiB of the core, {dom0} bytes of dom0", core >> 10)
     }
 }
 
-/// Pages of the machine that nobody has.
-fn free_pages() -> u64 {
-    control::machine().map_or(0, |machine| machine.free_pages)
+/// Bytes of the machine that nobody has.
+fn free_memory() -> u64 {
+    control::free_memory().unwrap_or_default()
+}
+
+/// A time in nanoseconds, for people.
+struct Milliseconds(u64);
+
+impl fmt::Display for Milliseconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03} ms", self.0 / 1_000_000, self.0 / 1000 % 1000)
+    }
 }
 
 fn try_start(state: &Shared, config: &Config) -> Result<Created, Refusal> {
-    let (begin, free, used) = (time::now(), free_pages(), heap::used());
+    let (begin, free, used) = (time::now(), free_memory(), heap::used());
     let mut borrowed = state.borrow_mut();
     let built = borrowed.tools.create(config, begin)?;
     let channel = match Channel::open(&built) {
@@ -190,12 +198,12 @@ fn try_start(state: &Shared, config: &Config) -> Result<Created, Refusal> {
     }
     borrowed.watch_devices(built.domain);
     borrowed.pump();
-    let own = u64::from(config.memory) << 8;
+    let own = u64::from(config.memory) << 20;
     Ok(Created {
         domain: built.domain,
         memory: config.memory,
         time: time::now() - begin,
-        core: free.saturating_sub(free_pages()).saturating_sub(own) * PAGE_SIZE as u64,
+        core: free.saturating_sub(free_memory()).saturating_sub(own),
         dom0: heap::used().saturating_sub(used),
     })
 }

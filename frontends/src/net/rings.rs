@@ -32,6 +32,8 @@ pub struct Counters {
     pub sent: u64,
     /// Bytes of them.
     pub sent_bytes: u64,
+    /// System time of the first of them, nanoseconds.
+    pub first_sent: Option<u64>,
     /// Events sent to the backend.
     pub notifications: u64,
     /// Packets dropped: bad checksums, errors of the backend.
@@ -166,6 +168,7 @@ impl Rings {
         if push_packet(&mut self.tx, &[fragment], Checksum::Unknown, None).is_ok() {
             self.tx_busy[usize::from(page)] = true;
             counters.sent += 1;
+            counters.first_sent.get_or_insert_with(domain_rt::time::now);
             counters.sent_bytes += frame.len() as u64;
         } else {
             self.tx_free.push(page);
