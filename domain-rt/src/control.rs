@@ -6,7 +6,7 @@ use abi::domctl::{Domctl, DomctlOp, GetDomainInfo, VcpuContext};
 use abi::event::{AllocUnbound, EvtchnOp};
 use abi::memory::{MemoryOp, MemoryReservation};
 use abi::mmu::{MmuextCmd, MmuextOp};
-use abi::sysctl::{AvailHeap, PhysInfo, ReadConsole, Sysctl, SysctlOp};
+use abi::sysctl::{AvailHeap, GetCpuInfo, PhysInfo, ReadConsole, Sysctl, SysctlOp};
 use abi::vcpu::VcpuGuestContext;
 use abi::{DomId, Errno, Mfn, Port, Vaddr, VcpuId};
 
@@ -83,6 +83,17 @@ pub fn machine() -> Result<PhysInfo, Errno> {
     // SAFETY: the payload holds no address.
     unsafe { hypercall::sysctl(&mut call)? };
     Ok(call.payload.get())
+}
+
+/// Nanoseconds that all CPUs together were idle.
+pub fn idle() -> Result<u64, Errno> {
+    let mut times = [0u64; 256];
+    let all =
+        GetCpuInfo { max_cpus: times.len() as u32, info: Vaddr(times.as_mut_ptr() as u64), ..GetCpuInfo::default() };
+    let mut call = Sysctl::new(SysctlOp::GETCPUINFO, &all);
+    // SAFETY: the hypervisor writes at most `max_cpus` words, which are borrowed.
+    unsafe { hypercall::sysctl(&mut call)? };
+    Ok(times.iter().sum())
 }
 
 /// Bytes of memory that nobody has.

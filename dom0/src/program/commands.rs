@@ -317,6 +317,9 @@ fn machine() -> Result<String> {
     let (free, all) = memory::usage();
     let mut table = Table::new(&["machine", ""]);
     table.row(["CPUs".into(), format!("{} at {} MHz", machine.nr_cpus, machine.cpu_khz / 1000)]);
+    let (idle, up) = (control::idle()?, time::now().saturating_mul(machine.nr_cpus.into()));
+    let busy = up.saturating_sub(idle);
+    table.row(["busy".into(), format!("{} of {}, idle the rest", super::Milliseconds(busy), super::Milliseconds(up))]);
     table.row(["memory".into(), format!("{} MiB, {} MiB free", machine.total_pages >> 8, machine.free_pages >> 8)]);
     table.row(["dom0".into(), format!("{} MiB, {} MiB free, {} KiB of heap", all >> 8, free >> 8, heap::used() >> 10)]);
     Ok(table.to_string())
