@@ -56,6 +56,7 @@ unsafe extern "C" {
     static entry_stubs: [u64; 22];
     static entry_stubs_rest: u8;
     fn entry_syscall();
+    fn entry_syscall32();
 }
 
 impl Tables {
@@ -168,11 +169,11 @@ fn load_syscall() {
     use x86_64::registers::model_specific::Msr;
     // TF, IF, DF, IOPL, NT, RF, AC: all off in ring 0.
     const MASK: u64 = 0x0005_7700;
-    // SAFETY: the selectors are those of `fill` (SYSRET adds 8 and 16 to e023), the entry is entry.s's.
+    // SAFETY: the selectors are those of `fill` (SYSRET adds 8 and 16 to e023), the entries are entry.s's.
     unsafe {
         Msr::new(0xc000_0081).write(0xe023_u64 << 48 | u64::from(CORE_CS) << 32);
         Msr::new(0xc000_0082).write(entry_syscall as *const () as u64);
-        Msr::new(0xc000_0083).write(0);
+        Msr::new(0xc000_0083).write(entry_syscall32 as *const () as u64);
         Msr::new(0xc000_0084).write(MASK);
     }
 }

@@ -8,104 +8,110 @@
     .set PERCPU_FRAME_END, 16
     .set PERCPU_STACK, 24
     .set REGS_ERROR, 120
+    .set REGS_RIP, 128
     .set REGS_CS, 136
+    .set REGS_RFLAGS, 144
+    .set FLAT_CS32, 0xe023
     .set FLAT_CS64, 0xe033
     .set FLAT_SS, 0xe02b
 
     .macro PUSH_REGISTERS
-    pushq %rdi
-    pushq %rsi
-    pushq %rdx
-    pushq %rcx
-    pushq %rax
-    pushq %r8
-    pushq %r9
-    pushq %r10
-    pushq %r11
-    pushq %rbx
-    pushq %rbp
-    pushq %r12
-    pushq %r13
-    pushq %r14
-    pushq %r15
+    .irp register, rdi, rsi, rdx, rcx, rax, r8, r9, r10, r11, rbx, rbp, r12, r13, r14, r15
+    pushq %\register
+    .endr
     .endm
 
     .macro POP_REGISTERS
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbp
-    popq %rbx
-    popq %r11
-    popq %r10
-    popq %r9
-    popq %r8
-    popq %rax
-    popq %rcx
-    popq %rdx
-    popq %rsi
-    popq %rdi
+    .irp register, r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi
+    popq %\register
+    .endr
     .endm
+
+    # A fault at `at` in ring 0 goes on at `landing` (core_trap).
+    .macro FIXUP at, landing
+    .pushsection .rodata.fixups, "a"
+    .quad \at, \landing
+    .popsection
+    .endm
+
+    # Room for an instruction of three bytes that cpu.rs puts there on CPUs with SMAP: clac (ca) or stac (cb).
+    .macro SMAP opcode
+771:
+    .byte 0x0f, 0x1f, 0x00                 # nopl (%rax)
+    .pushsection .rodata.smap, "a"
+    .quad 771b, 0x\opcode\()010f
+    .popsection
+    .endm
+
+    .section .rodata.fixups, "a"
+    .align 8
+    .global fixups
+fixups:
+    .section .rodata.smap, "a"
+    .align 8
+    .global smap_places
+smap_places:
 
     .section .text.entry, "ax"
 
 # ---- SYSCALL: hypercalls, and system calls of guests' user mode. ----------------------------------------------------
-    .align 64
-    .global entry_syscall
-entry_syscall:
+    .macro SYSCALL_ENTRY cs, handler
     swapgs
     movq %rsp, %gs:PERCPU_SCRATCH
     movq %gs:PERCPU_FRAME_END, %rsp
     pushq $FLAT_SS
     pushq %gs:PERCPU_SCRATCH
     pushq %r11
-    pushq $FLAT_CS64
+    pushq $\cs
     pushq %rcx
-    subq $8, %rsp
-    movl $0, (%rsp)
-    movl $0x100, 4(%rsp)                   # TRAP_syscall
+    pushq $0
+    movb $1, 5(%rsp)                       # TRAP_syscall, 0x100, in entry_vector
     PUSH_REGISTERS
-    movq %rsp, %rdi
     movq %gs:PERCPU_STACK, %rsp
-    xorl %ebp, %ebp
-    call guest_syscall
+    call \handler
+    .endm
+
+    .align 64
+    .global entry_syscall32
+entry_syscall32:                           # 32-bit code, on CPUs that have SYSCALL there
+    SYSCALL_ENTRY FLAT_CS32, guest_syscall32
+    jmp resume_guest
+
+    .align 64
+    .global entry_syscall
+entry_syscall:
+    SYSCALL_ENTRY FLAT_CS64, guest_syscall
 
 # ---- Back to the guest whose register file rax points to. ---------------------------------------------------------------
     .global resume_guest
 resume_guest:
     movq %rax, %rsp
-    testl $0x100, REGS_ERROR + 4(%rsp)
+    # sysretq where the guest was entered by SYSCALL or a bounce, and it loads what is wanted: flat selectors, a canonical
+    # address (lesson 15) and no odd flags.
+    testb $1, REGS_ERROR + 5(%rsp)
     jz 1f
-    # sysretq, where it loads what is wanted: flat selectors, a canonical address and no odd flags.
-    cmpw $FLAT_CS64, REGS_CS(%rsp)
-    jne 1f
-    cmpw $FLAT_SS, 160(%rsp)
-    jne 1f
-    movq 128(%rsp), %rcx
+    movq REGS_RIP(%rsp), %rcx
     movq %rcx, %rax
     shlq $16, %rax
     sarq $16, %rax
     cmpq %rax, %rcx
     jne 1f
-    movl 144(%rsp), %r11d
+    movl REGS_RFLAGS(%rsp), %r11d
     testl $0x30100, %r11d                  # VM, RF, TF
     jnz 1f
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbp
-    popq %rbx
+    cmpw $FLAT_CS64, REGS_CS(%rsp)
+    jne 1f
+    .irp register, r15, r14, r13, r12, rbp, rbx
+    popq %\register
+    .endr
     addq $8, %rsp                          # r11 is rflags
-    popq %r10
-    popq %r9
-    popq %r8
-    popq %rax
+    .irp register, r10, r9, r8, rax
+    popq %\register
+    .endr
     addq $8, %rsp                          # rcx is rip
-    popq %rdx
-    popq %rsi
-    popq %rdi
+    .irp register, rdx, rsi, rdi
+    popq %\register
+    .endr
     movq 32(%rsp), %rsp
     swapgs
     sysretq
@@ -175,19 +181,19 @@ entry_stubs_rest:
 entry_common:
     PUSH_REGISTERS
     cld
+    SMAP ca
     testb $3, REGS_CS(%rsp)
     jz entry_from_core
     swapgs
 entry_from_guest:
     movq %rsp, %rdi
     movq %gs:PERCPU_STACK, %rsp
-    xorl %ebp, %ebp
     call guest_trap
     jmp resume_guest
 
 entry_from_core:
     leaq entry_iretq(%rip), %rax
-    cmpq %rax, 128(%rsp)
+    cmpq %rax, REGS_RIP(%rsp)
     je entry_failed_return
     movq %rsp, %rdi
     movq %rsp, %rbx
@@ -204,7 +210,6 @@ entry_failed_return:
     swapgs
     movq %rsp, %rdi
     movq %gs:PERCPU_STACK, %rsp
-    xorl %ebp, %ebp
     call guest_failed_return
     jmp resume_guest
 
@@ -233,9 +238,11 @@ entry_ist:
     movq 16(%rax), %rax
     PUSH_REGISTERS
     cld
+    SMAP ca
     jmp entry_from_guest
 1:  PUSH_REGISTERS
     cld
+    SMAP ca
     movl $0xc0000101, %ecx                 # GS_BASE
     rdmsr
     shlq $32, %rdx
@@ -261,30 +268,39 @@ entry_ist:
     addq $8, %rsp
     iretq
 
-# ---- Copies to and from guests. A page fault inside goes to the matching landing (trap.rs), which returns what is left. -
+# ---- Copies to and from guests: a page fault inside is the end of it. -------------------------------------------------
     .align 16
     .global user_copy
-user_copy:                                 # rdi to, rsi from, rdx bytes; returns bytes not copied
+user_copy:                                 # rdi to, rsi from, rdx bytes; returns 0 if all were copied
     movq %rdx, %rcx
+    SMAP cb
     shrq $3, %rcx
+    xorl %eax, %eax
     andl $7, %edx
-    .global user_copy_words
-user_copy_words:
-    rep movsq
+2:  rep movsq
+    jz 4f                                  # of the and
     movl %edx, %ecx
-    .global user_copy_bytes
-user_copy_bytes:
-    rep movsb
+3:  rep movsb
+4:  SMAP ca
+    ret
+5:  movl $1, %eax
+    jmp 4b
+    FIXUP 2b, 5b
+    FIXUP 3b, 5b
+
+# ---- RDMSR and XSETBV of registers that may not be there. --------------------------------------------------------------
+    .align 16
+    .global rdmsr_or_fault
+rdmsr_or_fault:                            # edi the register, rsi where its value goes; returns 0 if there is one
+    movl %edi, %ecx
+2:  rdmsr
+    movl %eax, (%rsi)
+    movl %edx, 4(%rsi)
     xorl %eax, %eax
     ret
-    .global user_copy_words_fault
-user_copy_words_fault:
-    leaq (%rdx, %rcx, 8), %rax
+3:  movl $1, %eax
     ret
-    .global user_copy_bytes_fault
-user_copy_bytes_fault:
-    movq %rcx, %rax
-    ret
+    FIXUP 2b, 3b
 
     .section .rodata.stubs, "a"
     .align 8
@@ -293,23 +309,31 @@ entry_stubs:
     .quad stub_0, stub_1, stub_2, stub_3, stub_4, stub_5, stub_6, stub_7, stub_8, stub_9, stub_10
     .quad stub_11, stub_12, stub_13, stub_14, stub_15, stub_16, stub_17, stub_18, stub_19, stub_20, stub_21
 
-# ---- A vCPU's selectors. A load that faults is made again with 0. --------------------------------------------------------
+# ---- A vCPU's selectors. One that does not load becomes 0. ---------------------------------------------------------------
     .section .text.entry, "ax"
     .align 16
     .global load_selectors
 load_selectors:                            # edi es, esi ds, edx fs, ecx gs. GS base: the guest's is loaded by swapgs around
-    movl %edi, %eax
-    .global load_selectors_faults
-load_selectors_faults:
-    movw %ax, %es
-    movl %esi, %eax
-    movw %ax, %ds
-    movl %edx, %eax
-    movw %ax, %fs
-    movl %ecx, %eax
+2:  movw %di, %es
+3:  movw %si, %ds
+4:  movw %dx, %fs
     swapgs
-1:  movw %ax, %gs
-    .global load_selectors_faults_end
-load_selectors_faults_end:
+5:  movw %cx, %gs
     swapgs
     ret
+    .macro ZERO at, register
+6:  xorl %\register, %\register
+    jmp \at\()b
+    FIXUP \at\()b, 6b
+    .endm
+    ZERO 2, edi
+    ZERO 3, esi
+    ZERO 4, edx
+    ZERO 5, ecx
+
+    .section .rodata.fixups, "a"
+    .global fixups_end
+fixups_end:
+    .section .rodata.smap, "a"
+    .global smap_places_end
+smap_places_end:

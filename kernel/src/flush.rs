@@ -48,24 +48,26 @@ pub fn local(what: Flush) {
 /// Flushes on all of `cpus`, and returns when that is done.
 pub fn on(cpus: CpuSet, what: Flush) {
     let me = ferrule_core::CpuId(percpu::id());
-    if cpus == CpuSet::of(me) { local(what) } else { on_others(me, cpus, what) }
-}
-
-#[inline(never)]
-fn on_others(me: ferrule_core::CpuId, cpus: CpuSet, what: Flush) {
     let others = cpus.without(me);
-    let mut targets = [0u64; MAX_CPUS];
-    for cpu in others.iter() {
-        targets[cpu.0 as usize % MAX_CPUS] = requests(cpu.0).wanted.fetch_add(1, Ordering::AcqRel) + 1;
-        apic::send(cpu.0, apic::FLUSH_VECTOR);
+    if !others.is_empty() {
+        ask(others);
     }
     if cpus.has(me) {
         local(what);
     }
-    for cpu in others.iter() {
-        while requests(cpu.0).done.load(Ordering::Acquire) < targets[cpu.0 as usize % MAX_CPUS] {
+    // Whoever has served a later request has served this one too.
+    for cpu in others.iter().map(|cpu| requests(cpu.0)) {
+        let wanted = cpu.wanted.load(Ordering::Acquire);
+        while cpu.done.load(Ordering::Acquire) < wanted {
             serve();
             core::hint::spin_loop();
         }
+    }
+}
+
+fn ask(others: CpuSet) {
+    for cpu in others.iter() {
+        requests(cpu.0).wanted.fetch_add(1, Ordering::AcqRel);
+        apic::send(cpu.0, apic::FLUSH_VECTOR);
     }
 }

@@ -43,7 +43,12 @@ pub fn core() -> &'static Core {
 /// This CPU, as the core's logic sees it.
 #[inline(always)]
 pub fn cpu() -> &'static Cpu<Machine> {
-    &core().cpus[percpu::id() as usize]
+    let percpu = percpu::get();
+    percpu.cpu.get().unwrap_or_else(|| {
+        let cpu = &core().cpus[percpu.id as usize];
+        percpu.cpu.set(Some(cpu));
+        cpu
+    })
 }
 
 /// In [`Cpu::pending`]: lines of [`RAISED`] wait.
@@ -187,9 +192,8 @@ impl Platform for Machine {
         paging::hypervisor_slots()
     }
 
-    fn load_segments(&self, run: &Run) {
+    fn load_tables(&self, run: &Run) {
         load_windows(run);
-        load_bases(run);
     }
 
     fn ldt_offset(&self, address: u64) -> Option<u64> {
@@ -223,7 +227,7 @@ impl Platform for Machine {
         write_msr(FS_BASE, fs);
     }
 
-    fn save_segments(&self, run: &mut Run) {
+    fn save_bases(&self, run: &mut Run) {
         run.fs_base = read_msr(FS_BASE);
         let gs = read_msr(KERNEL_GS_BASE);
         if run.kernel_mode { run.gs_base_kernel = gs } else { run.gs_base_user = gs }
@@ -252,8 +256,13 @@ impl Platform for Machine {
     }
 
     fn rdmsr(&self, msr: u32) -> Option<u64> {
-        // Those that every 64-bit CPU has: APIC base, PAT, EFER, STAR's group, the bases.
-        matches!(msr, 0x1b | 0x277 | 0xc000_0080..=0xc000_0084 | 0xc000_0100..=0xc000_0102).then(|| read_msr(msr))
+        unsafe extern "C" {
+            fn rdmsr_or_fault(msr: u32, to: &mut u64) -> u32;
+        }
+        let mut value = 0;
+        // SAFETY: reading a register that the core asks for by name changes nothing; one that is not there is a fault that
+        // the routine catches.
+        (unsafe { rdmsr_or_fault(msr, &mut value) } == 0).then_some(value)
     }
 
     fn xsetbv(&self, _value: u64) -> Result<(), Fault> {

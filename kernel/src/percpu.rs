@@ -1,11 +1,11 @@
 //! What each CPU has for itself, found by GS.
 
 use alloc::sync::Arc;
-use core::cell::UnsafeCell;
+use core::cell::{Cell, UnsafeCell};
 use core::mem::offset_of;
 
 use ferrule_core::sync::ArcGuard;
-use ferrule_core::{Domain, Run, Vcpu};
+use ferrule_core::{Cpu, Domain, Run, Vcpu};
 
 use crate::descriptors::Tables;
 use crate::machine::Machine;
@@ -29,6 +29,8 @@ pub struct PerCpu {
     pub frame_end: UnsafeCell<u64>,
     /// The top of this CPU's stack.
     pub stack_top: u64,
+    /// The CPU as the core's logic sees it, once there is a core.
+    pub cpu: Cell<Option<&'static Cpu<Machine>>>,
     /// Which CPU this is.
     pub id: u32,
     /// Its local APIC's identifier.
@@ -53,6 +55,7 @@ impl PerCpu {
             scratch: 0,
             frame_end: UnsafeCell::new(stack_top),
             stack_top,
+            cpu: Cell::new(None),
             id,
             apic,
             current: UnsafeCell::new(None),
@@ -75,9 +78,9 @@ impl PerCpu {
 pub fn get() -> &'static PerCpu {
     let this: *const PerCpu;
     // SAFETY: GS holds the address of this CPU's `PerCpu` whenever Rust code runs in ring 0 (`install`, and swapgs at
-    // each entry), its first word is that address, and it is never freed.
+    // each entry), its first word is that address and never changes, and it is never freed.
     unsafe {
-        core::arch::asm!("mov {}, gs:[0]", out(reg) this, options(nostack, readonly, preserves_flags));
+        core::arch::asm!("mov {}, gs:[0]", out(reg) this, options(pure, nomem, nostack, preserves_flags));
         &*this
     }
 }

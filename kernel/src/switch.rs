@@ -5,11 +5,12 @@ use core::sync::atomic::Ordering;
 
 use ferrule_core::platform::Platform;
 use ferrule_core::sched::Next;
-use ferrule_core::{Cpu, CpuSet, Domain, Vcpu};
+use ferrule_core::{Caller, Cpu, CpuSet, Domain, Vcpu};
 use x86_64::instructions::interrupts;
 
 use crate::machine::{self, Machine, core};
 use crate::percpu::{self, Current};
+use crate::trap::with_caller;
 use crate::{fpu, paging};
 
 /// Asks the scheduler who is to run here, and switches to it.
@@ -29,12 +30,8 @@ pub fn reschedule(cpu: &Cpu<Machine>) {
         (left.domain, left.vcpu)
     });
     *current = next.and_then(lock);
-    let entered = current.as_ref();
-    change_space(cpu, left.as_ref().map(|(domain, _)| domain), entered);
-    if let Some(entered) = entered {
-        load(entered);
-        core().write_runstate(&entered.vcpu, &entered.run);
-    }
+    change_space(cpu, left.as_ref().map(|(domain, _)| domain), current.as_ref());
+    with_caller(load);
     if let Some((_, vcpu)) = left {
         core().descheduled(cpu, vcpu);
     }
@@ -51,20 +48,27 @@ fn lock(vcpu: Arc<Vcpu<Machine>>) -> Option<Current> {
 fn save(current: &mut Current) {
     let run = &mut *current.run;
     machine::save_selectors(run);
-    core().platform.save_segments(run);
+    core().platform.save_bases(run);
     fpu::save(run);
 }
 
 /// Gives the hardware what it has to hold of a vCPU. Its root is loaded already.
-fn load(current: &Current) {
-    let run = &*current.run;
-    machine::store_registers_in(run);
-    machine::load_windows(run);
-    machine::load_selectors(run);
-    core().platform.load_bases(run);
-    core().platform.load_control(run);
-    core().platform.load_debug_registers(run);
-    fpu::load(run);
+fn load(c: &mut Caller<'_, Machine>) {
+    machine::store_registers_in(c.run);
+    machine::load_windows(c.run);
+    let r = &c.run.regs;
+    for selector in [r.es, r.ds, r.fs, r.gs] {
+        // Those of the LDT are loaded from the window, where its pages are only once they are used.
+        if selector & 4 != 0 {
+            c.map_ldt(u64::from(selector & !7));
+        }
+    }
+    machine::load_selectors(c.run);
+    c.core.platform.load_bases(c.run);
+    c.core.platform.load_control(c.run);
+    c.core.platform.load_debug_registers(c.run);
+    fpu::load(c.run);
+    c.core.write_runstate(c.vcpu, c.run);
 }
 
 /// Loads the root of the vCPU that is entered, or the core's own. This CPU counts among those whose TLB may know a domain
@@ -74,7 +78,7 @@ fn change_space(cpu: &Cpu<Machine>, left: Option<&Arc<Domain<Machine>>>, entered
     match entered {
         Some(entered) => {
             entered.domain.dirty_cpus.fetch_or(here, Ordering::SeqCst);
-            core().platform.load_root(&entered.run);
+            core().load_root(&entered.run);
         }
         None => machine::load_cr3(paging::root()),
     }

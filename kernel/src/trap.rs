@@ -1,5 +1,7 @@
 //! From the entry code into the core's logic and back to a guest.
 
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+
 use abi::Vaddr;
 use abi::regs::CpuUserRegs;
 use ferrule_core::Caller;
@@ -9,15 +11,6 @@ use x86_64::registers::control::Cr2;
 use crate::machine::{self, Machine, core};
 use crate::percpu::{self, Current};
 use crate::{apic, flush, switch};
-
-unsafe extern "C" {
-    fn user_copy_words();
-    fn user_copy_bytes();
-    fn user_copy_words_fault();
-    fn user_copy_bytes_fault();
-    fn load_selectors_faults();
-    fn load_selectors_faults_end();
-}
 
 const DEBUG: u32 = 1;
 const NMI: u32 = 2;
@@ -35,10 +28,22 @@ fn running() -> Option<&'static mut Current> {
 }
 
 /// Calls `f` for the vCPU that runs here.
+#[inline(always)]
 pub fn with_caller<R>(f: impl FnOnce(&mut Caller<'_, Machine>) -> R) -> Option<R> {
     let Current { domain, vcpu, run } = running()?;
-    let cpu = machine::cpu();
-    Some(f(&mut Caller { core: core(), cpu, domain, vcpu, run: &mut *run }))
+    Some(f(&mut Caller { core: core(), cpu: machine::cpu(), domain, vcpu, run: &mut *run }))
+}
+
+/// Calls `f` for the vCPU that runs here, and leaves to the guest. Where nothing waits, that is at once.
+#[inline(always)]
+fn serve(f: impl FnOnce(&mut Caller<'_, Machine>)) -> *const CpuUserRegs {
+    let regs = with_caller(|c| {
+        f(c);
+        // Whoever posts something from another CPU interrupts this one; so a plain look is enough.
+        let quiet = c.cpu.pending.load(Relaxed) == 0 && !c.core.has_news(c.vcpu);
+        quiet.then_some(&raw const c.run.regs)
+    });
+    regs.flatten().unwrap_or_else(leave)
 }
 
 /// An exception or interrupt while a guest ran. Its registers are in its [`Run`](ferrule_core::Run) already.
@@ -54,11 +59,9 @@ extern "C" fn guest_trap(regs: &mut CpuUserRegs) -> *const CpuUserRegs {
                 DEBUG => take_dr6(),
                 _ => 0,
             };
-            with_caller(|c| c.core.exception(c, vector as u8, error, extra));
+            return serve(|c| c.core.exception(c, vector as u8, error, extra));
         }
-        SYSTEM_CALL => {
-            with_caller(|c| c.core.software_interrupt(c, SYSTEM_CALL as u8));
-        }
+        SYSTEM_CALL => return serve(|c| c.core.software_interrupt(c, SYSTEM_CALL as u8)),
         _ => interrupt(vector as u8),
     }
     leave()
@@ -66,15 +69,17 @@ extern "C" fn guest_trap(regs: &mut CpuUserRegs) -> *const CpuUserRegs {
 
 /// A hypercall, or a system call of a guest's user mode.
 #[unsafe(no_mangle)]
-extern "C" fn guest_syscall(_regs: &mut CpuUserRegs) -> *const CpuUserRegs {
-    with_caller(|c| {
-        if c.run.kernel_mode {
-            ferrule_core::dispatch::hypercall(c);
-        } else {
-            c.core.syscall_from_user(c);
-        }
-    });
-    leave()
+extern "C" fn guest_syscall() -> *const CpuUserRegs {
+    serve(|c| match c.run.kernel_mode {
+        true => ferrule_core::dispatch::hypercall(c),
+        false => c.core.syscall_from_user(c),
+    })
+}
+
+/// SYSCALL in 32-bit code, which makes no hypercalls.
+#[unsafe(no_mangle)]
+extern "C" fn guest_syscall32() -> *const CpuUserRegs {
+    serve(|c| c.core.syscall_from_user(c))
 }
 
 /// The way back to a guest faulted: what it asked for cannot be loaded. `fault` is the fault's own frame, whose general
@@ -82,23 +87,24 @@ extern "C" fn guest_syscall(_regs: &mut CpuUserRegs) -> *const CpuUserRegs {
 #[unsafe(no_mangle)]
 extern "C" fn guest_failed_return(fault: &CpuUserRegs) -> *const CpuUserRegs {
     let fault = *fault;
-    with_caller(|c| {
+    let address = Cr2::read_raw();
+    serve(|c| {
         let regs = &mut c.run.regs;
         let rest = (regs.rip, regs.cs, regs.saved_upcall_mask, regs.rflags, regs.rsp, regs.ss);
         let selectors = (regs.es, regs.ds, regs.fs, regs.gs);
         *regs = fault;
         (regs.rip, regs.cs, regs.saved_upcall_mask, regs.rflags, regs.rsp, regs.ss) = rest;
         (regs.es, regs.ds, regs.fs, regs.gs) = selectors;
-        c.core.exception(c, fault.entry_vector as u8, fault.error_code, 0);
-    });
-    leave()
+        c.core.failed_return(c, fault.entry_vector as u8, fault.error_code, address);
+    })
 }
 
 /// Looks after all that waits, until the vCPU that is to run may go on; returns its register file.
+#[inline(never)]
 pub fn leave() -> *const CpuUserRegs {
     let cpu = machine::cpu();
     loop {
-        let bits = cpu.pending.swap(0, ::core::sync::atomic::Ordering::SeqCst);
+        let bits = cpu.pending.swap(0, SeqCst);
         if bits & pending::TIMER != 0 {
             core().run_timers(cpu, running().map(|c| &c.vcpu));
         }
@@ -112,12 +118,14 @@ pub fn leave() -> *const CpuUserRegs {
             continue;
         }
         let regs = with_caller(|c| {
-            c.core.return_to_guest(c);
+            if c.core.has_news(c.vcpu) {
+                c.core.deliver_news(c);
+            }
             &raw const c.run.regs
         });
         match regs {
             None => switch::idle(cpu),
-            Some(regs) if cpu.pending.load(::core::sync::atomic::Ordering::SeqCst) == 0 => return regs,
+            Some(regs) if cpu.pending.load(SeqCst) == 0 => return regs,
             Some(_) => {}
         }
     }
@@ -137,22 +145,26 @@ fn interrupt(vector: u8) {
     apic::end_of_interrupt();
 }
 
-/// A fault in ring 0: a copy to or from a guest, the idle loop's interrupt, or the end.
+/// A fault in ring 0: a copy to or from a guest or something else that may, the idle loop's interrupt, or the end.
 #[unsafe(no_mangle)]
 extern "C" fn core_trap(regs: &mut CpuUserRegs) {
-    let at = regs.rip;
-    let (words, bytes) = (user_copy_words as *const () as u64, user_copy_bytes as *const () as u64);
     match regs.entry_vector {
         32.. => interrupt(regs.entry_vector as u8),
-        PAGE_FAULT | 12 | 13 if at == words => regs.rip = user_copy_words_fault as *const () as u64,
-        PAGE_FAULT | 12 | 13 if at == bytes => regs.rip = user_copy_bytes_fault as *const () as u64,
-        10..=14
-            if (load_selectors_faults as *const () as u64..load_selectors_faults_end as *const () as u64)
-                .contains(&at) =>
-        {
-            regs.rax = 0;
-        }
+        11..=14 if let Some([_, landing]) = fixups().iter().find(|[at, _]| *at == regs.rip) => regs.rip = *landing,
         _ => unexpected(regs),
+    }
+}
+
+/// Where ring 0 may fault, and where it goes on then.
+fn fixups() -> &'static [[u64; 2]] {
+    unsafe extern "C" {
+        static fixups: [u64; 2];
+        static fixups_end: [u64; 2];
+    }
+    // SAFETY: entry.s puts the table between the two symbols, in read-only data.
+    unsafe {
+        let start = &raw const fixups;
+        ::core::slice::from_raw_parts(start, (&raw const fixups_end).offset_from_unsigned(start))
     }
 }
 
@@ -171,7 +183,9 @@ fn take_dr6() -> u64 {
 #[unsafe(no_mangle)]
 extern "C" fn core_trap_ist(regs: &mut CpuUserRegs) {
     match regs.entry_vector {
-        1 => {}
+        // A breakpoint of the guest's on memory that the core copies, or one that the first instruction in ring 0 met: not
+        // to be seen by the next debug trap.
+        DEBUG => drop(take_dr6()),
         NMI => machine_nmi(),
         _ => unexpected(regs),
     }

@@ -105,11 +105,11 @@ impl<P: Platform> Caller<'_, P> {
 
 /// Makes the hypercall that the caller's registers ask for: number in rax (its low half, as Xen takes it), result back
 /// in rax.
+#[inline]
 pub fn hypercall<P: Platform>(c: &mut Caller<'_, P>) {
     let regs = &c.run.regs;
     let number = regs.rax as u32;
     let mut args = Args([regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8]);
-    let before = args;
     match call(c, number, &mut args) {
         Ok(value) => c.run.regs.rax = value as u64,
         Err(Stop::Error(errno)) => c.run.regs.rax = errno.code() as u64,
@@ -119,9 +119,7 @@ pub fn hypercall<P: Platform>(c: &mut Caller<'_, P>) {
             let regs = &mut c.run.regs;
             // SYSCALL is two bytes long: it is executed again, with what is left to do.
             regs.rip = regs.rip.wrapping_sub(SYSCALL_BYTES);
-            if args != before {
-                [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8] = args.0;
-            }
+            [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8] = args.0;
         }
     }
 }
@@ -129,45 +127,63 @@ pub fn hypercall<P: Platform>(c: &mut Caller<'_, P>) {
 const SYSCALL_BYTES: u64 = 2;
 
 /// Makes one hypercall, of its own or inside a multicall.
+#[inline]
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, number: u32, a: &mut Args) -> HcResult {
-    use crate::hypercall as h;
-    let allowed = 1u64.checked_shl(number).is_some_and(|bit| c.domain.hypercalls.load(Ordering::Relaxed) & bit != 0);
-    if !allowed {
-        return Err(Errno::ENOSYS.into());
-    }
-    c.core.count(c.cpu, Counter::Hypercall(number));
-    c.run.recent.rotate_left(1);
-    c.run.recent[15] = number as u8;
-    match Hypercall(number) {
-        Hypercall::SET_TRAP_TABLE => h::set_trap_table::call(c, a),
-        Hypercall::MMU_UPDATE => h::mmu_update::call(c, a),
-        Hypercall::SET_GDT => h::set_gdt::call(c, a),
-        Hypercall::STACK_SWITCH => h::stack_switch::call(c, a),
-        Hypercall::SET_CALLBACKS => h::set_callbacks::call(c, a),
-        Hypercall::FPU_TASKSWITCH => h::fpu_taskswitch::call(c, a),
-        Hypercall::SET_DEBUGREG => h::debugreg::set(c, a),
-        Hypercall::GET_DEBUGREG => h::debugreg::get(c, a),
-        Hypercall::UPDATE_DESCRIPTOR => h::update_descriptor::call(c, a),
-        Hypercall::MEMORY_OP => h::memory_op::call(c, a),
-        Hypercall::MULTICALL => h::multicall::call(c, a),
-        Hypercall::UPDATE_VA_MAPPING => h::update_va_mapping::call(c, a),
-        Hypercall::SET_TIMER_OP => h::set_timer_op::call(c, a),
-        Hypercall::XEN_VERSION => h::xen_version::call(c, a),
-        Hypercall::CONSOLE_IO => h::console_io::call(c, a),
-        Hypercall::GRANT_TABLE_OP => h::grant_table_op::call(c, a),
-        Hypercall::VM_ASSIST => h::vm_assist::call(c, a),
-        Hypercall::UPDATE_VA_MAPPING_OTHERDOMAIN => h::update_va_mapping::other_domain(c, a),
-        Hypercall::IRET => h::iret::call(c, a),
-        Hypercall::VCPU_OP => h::vcpu_op::call(c, a),
-        Hypercall::SET_SEGMENT_BASE => h::set_segment_base::call(c, a),
-        Hypercall::MMUEXT_OP => h::mmuext_op::call(c, a),
-        Hypercall::NMI_OP => h::callback_op::nmi_op(c, a),
-        Hypercall::SCHED_OP => h::sched_op::call(c, a),
-        Hypercall::CALLBACK_OP => h::callback_op::call(c, a),
-        Hypercall::EVENT_CHANNEL_OP => h::event_channel_op::call(c, a),
-        Hypercall::PHYSDEV_OP => h::physdev_op::call(c, a),
-        Hypercall::SYSCTL => h::sysctl::call(c, a),
-        Hypercall::DOMCTL => h::domctl::call(c, a),
+    let allowed = c.domain.hypercalls.load(Ordering::Relaxed);
+    match Core::<P>::HANDLERS.get(number as usize) {
+        Some(handler) if allowed >> (number & 63) & 1 != 0 => {
+            c.core.count(c.cpu, Counter::Hypercall(number));
+            c.run.recent = c.run.recent << 8 | u64::from(number);
+            handler(c, a)
+        }
         _ => Err(Errno::ENOSYS.into()),
     }
+}
+
+/// What makes one hypercall.
+type Handler<P> = fn(&mut Caller<'_, P>, &mut Args) -> HcResult;
+
+impl<P: Platform> Core<P> {
+    /// The hypercalls, by number.
+    const HANDLERS: [Handler<P>; 64] = {
+        use crate::hypercall as h;
+        let mut table: [Handler<P>; 64] = [|_, _| Err(Stop::Error(Errno::ENOSYS)); 64];
+        let calls: [(Hypercall, Handler<P>); 29] = [
+            (Hypercall::SET_TRAP_TABLE, h::set_trap_table::call),
+            (Hypercall::MMU_UPDATE, h::mmu_update::call),
+            (Hypercall::SET_GDT, h::set_gdt::call),
+            (Hypercall::STACK_SWITCH, h::stack_switch::call),
+            (Hypercall::SET_CALLBACKS, h::set_callbacks::call),
+            (Hypercall::FPU_TASKSWITCH, h::fpu_taskswitch::call),
+            (Hypercall::SET_DEBUGREG, h::debugreg::set),
+            (Hypercall::GET_DEBUGREG, h::debugreg::get),
+            (Hypercall::UPDATE_DESCRIPTOR, h::update_descriptor::call),
+            (Hypercall::MEMORY_OP, h::memory_op::call),
+            (Hypercall::MULTICALL, h::multicall::call),
+            (Hypercall::UPDATE_VA_MAPPING, h::update_va_mapping::call),
+            (Hypercall::SET_TIMER_OP, h::set_timer_op::call),
+            (Hypercall::XEN_VERSION, h::xen_version::call),
+            (Hypercall::CONSOLE_IO, h::console_io::call),
+            (Hypercall::GRANT_TABLE_OP, h::grant_table_op::call),
+            (Hypercall::VM_ASSIST, h::vm_assist::call),
+            (Hypercall::UPDATE_VA_MAPPING_OTHERDOMAIN, h::update_va_mapping::other_domain),
+            (Hypercall::IRET, h::iret::call),
+            (Hypercall::VCPU_OP, h::vcpu_op::call),
+            (Hypercall::SET_SEGMENT_BASE, h::set_segment_base::call),
+            (Hypercall::MMUEXT_OP, h::mmuext_op::call),
+            (Hypercall::NMI_OP, h::callback_op::nmi_op),
+            (Hypercall::SCHED_OP, h::sched_op::call),
+            (Hypercall::CALLBACK_OP, h::callback_op::call),
+            (Hypercall::EVENT_CHANNEL_OP, h::event_channel_op::call),
+            (Hypercall::PHYSDEV_OP, h::physdev_op::call),
+            (Hypercall::SYSCTL, h::sysctl::call),
+            (Hypercall::DOMCTL, h::domctl::call),
+        ];
+        let mut n = 0;
+        while n < calls.len() {
+            table[calls[n].0.0 as usize] = calls[n].1;
+            n += 1;
+        }
+        table
+    };
 }

@@ -432,7 +432,7 @@ impl FrameTable {
         (info.owner_word() != Owner::NotRam.word()).then_some(Frame(mfn.0 as u32))
     }
 
-    /// The frame that an entry of a validated table above L1 names: such entries name nothing but RAM.
+    /// The frame that is known to be RAM: an entry of a validated table above L1 names it, or it is held.
     #[inline(always)]
     pub(crate) fn table(&self, mfn: Mfn) -> Option<Frame> {
         ((mfn.0 as usize) < self.infos.len()).then_some(Frame(mfn.0 as u32))

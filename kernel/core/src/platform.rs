@@ -90,21 +90,19 @@ pub trait Platform: Sized + Send + Sync + 'static {
 
     // ---- The vCPU that runs on this CPU -------------------------------------------------------------------------
 
-    /// Takes `run`'s descriptor-table frames, LDT and segment bases into the hardware.
-    fn load_segments(&self, run: &Run);
+    /// Takes `run`'s descriptor-table frames and LDT into the hardware.
+    fn load_tables(&self, run: &Run);
     /// Reads the segment registers' bases, which a guest may change by loads of its own, back into `run`.
-    fn save_segments(&self, run: &mut Run);
+    fn save_bases(&self, run: &mut Run);
     /// The byte of the guest's LDT that a faulting address stands for, if it is where this CPU maps that.
     fn ldt_offset(&self, _address: u64) -> Option<u64> {
         None
     }
     /// Takes `run`'s FS base and its mode's GS base into the hardware.
-    fn load_bases(&self, run: &Run) {
-        self.load_segments(run);
-    }
+    fn load_bases(&self, _run: &Run) {}
     /// `run`'s mode is about to change: keeps the GS base of the mode it leaves, and loads that of the other.
     fn swap_gs(&self, run: &mut Run) {
-        self.save_segments(run);
+        self.save_bases(run);
         run.kernel_mode = !run.kernel_mode;
         self.load_bases(run);
         run.kernel_mode = !run.kernel_mode;

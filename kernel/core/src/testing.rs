@@ -343,8 +343,8 @@ impl Platform for TestMachine {
         [3; 16]
     }
 
-    fn load_segments(&self, _run: &Run) {}
-    fn save_segments(&self, _run: &mut Run) {}
+    fn load_tables(&self, _run: &Run) {}
+    fn save_bases(&self, _run: &mut Run) {}
     fn set_task_switched(&self, run: &mut Run, set: bool) {
         run.cr0 = if set { run.cr0 | 8 } else { run.cr0 & !8 };
     }

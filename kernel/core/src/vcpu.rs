@@ -73,8 +73,8 @@ pub struct Run {
     pub iopl: u8,
     /// Enabled kinds of vm_assist are the domain's; see [`Domain::assist`].
     pub fpu: Box<FpuState>,
-    /// The last hypercalls, newest last, for the story of a crash.
-    pub recent: [u8; 16],
+    /// The last eight hypercalls, newest in the lowest byte, for the story of a crash.
+    pub recent: u64,
 }
 
 const _: () = assert!((core::mem::offset_of!(Run, regs) + core::mem::offset_of!(CpuUserRegs, es)).is_multiple_of(16));
@@ -150,7 +150,7 @@ impl Run {
             xcr0: 1,
             iopl: 0,
             fpu,
-            recent: [0xff; 16],
+            recent: u64::MAX,
         })
     }
 

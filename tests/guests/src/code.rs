@@ -20,6 +20,8 @@ pub const CLI: &[u8] = &[0xfa];
 pub const STI: &[u8] = &[0xfb];
 /// `syscall`
 pub const SYSCALL: &[u8] = &[0x0f, 0x05];
+/// `push 0xe023; push rdi; retfq`: goes on at rdi in 32-bit code
+pub const TO_32: &[u8] = &[0x68, 0x23, 0xe0, 0, 0, 0x57, 0x48, 0xcb];
 /// `mov rax, [rdi]`
 pub const LOAD: &[u8] = &[0x48, 0x8b, 0x07];
 /// `mov [rdi], rax`

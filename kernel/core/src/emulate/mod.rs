@@ -94,6 +94,7 @@ impl<P: Platform> Core<P> {
     }
 
     /// #UD: CPUID by the forced prefix?
+    #[inline(never)]
     pub(crate) fn emulate_invalid_opcode(&self, c: &mut Caller<'_, P>) -> bool {
         /// `ud2; .ascii "xen"; cpuid`.
         const FORCED_CPUID: [u8; 7] = [0x0f, 0x0b, b'x', b'e', b'n', 0x0f, 0xa2];

@@ -23,12 +23,16 @@ mod number {
     pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
 }
 
+/// What MISC_ENABLE says of performance monitoring, which guests do not have: bits clear (7, available) and set (11 and
+/// 12, no branch tracing and no event sampling; 23, no task priority messages).
+const NO_PMU: (u64, u64) = (1 << 7, 1 << 11 | 1 << 12 | 1 << 23);
+
 impl<P: Platform> Core<P> {
     pub(super) fn read_msr(&self, c: &mut Caller<'_, P>, length: u64) -> Outcome {
         let msr = c.run.regs.rcx as u32;
         let base = matches!(msr, number::FS_BASE | number::GS_BASE | number::KERNEL_GS_BASE);
         if base {
-            self.platform.save_segments(c.run);
+            self.platform.save_bases(c.run);
         }
         let value = match msr {
             number::FS_BASE => c.run.fs_base,
@@ -36,6 +40,7 @@ impl<P: Platform> Core<P> {
             number::KERNEL_GS_BASE => c.run.gs_base_user,
             number::TSC => self.platform.tsc(),
             number::PAT | number::EFER | number::MISC_ENABLE | number::BIOS_SIGN_ID => match self.platform.rdmsr(msr) {
+                Some(value) if msr == number::MISC_ENABLE => value & !NO_PMU.0 | NO_PMU.1,
                 Some(value) => value,
                 None => return Outcome::Refused,
             },

@@ -21,7 +21,8 @@ impl<P: Platform> Core<P> {
     pub fn upcall_due(&self, vcpu: &Vcpu<P>) -> bool {
         let (frame, at) = vcpu.info.get();
         let word = guest::shared_word(&self.platform, frame, at + layout::UPCALL).load(SeqCst);
-        word & layout::UPCALL_PENDING != 0 && word & layout::UPCALL_MASK == 0
+        // Of the two bytes the upper, the mask, is 0, and the lower, pending, is not.
+        (1..=layout::UPCALL_PENDING).contains(&(word & (layout::UPCALL_PENDING | layout::UPCALL_MASK)))
     }
 
     /// Are a vCPU's upcalls masked?
@@ -35,11 +36,10 @@ impl<P: Platform> Core<P> {
     #[inline(always)]
     pub fn set_upcall_mask(&self, vcpu: &Vcpu<P>, masked: bool) -> bool {
         let (frame, at) = vcpu.info.get();
-        let word = at + layout::UPCALL;
-        let old = guest::clear_bits(&self.platform, frame, word, layout::UPCALL_MASK);
-        if masked {
-            guest::set_bits(&self.platform, frame, word, 1 << 8);
-        }
+        let old = match masked {
+            true => guest::set_bits(&self.platform, frame, at + layout::UPCALL, 1 << 8),
+            false => guest::clear_bits(&self.platform, frame, at + layout::UPCALL, layout::UPCALL_MASK),
+        };
         old & layout::UPCALL_MASK != 0
     }
 

@@ -24,27 +24,24 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     let count = u64::from(count as u32);
     for done in 0..count {
         let at = list.wrapping_add(done.wrapping_mul(ENTRY_BYTES));
-        let mut entry: MulticallEntry = c.get(at)?;
-        let [a0, a1, a2, a3, a4, _] = entry.args;
+        // The last argument is no hypercall's.
+        let [op, _, a0, a1, a2, a3, a4]: [u64; 7] = c.get(at)?;
         let mut args = Args([a0, a1, a2, a3, a4]);
-        let result = match entry.op {
+        let result = match op {
             MULTICALL => Err(Stop::Error(Errno::EINVAL)),
-            op => u32::try_from(op)
-                .map_err(|_| Stop::Error(Errno::ENOSYS))
-                .and_then(|op| dispatch::call(c, op, &mut args)),
+            _ => dispatch::call(c, u32::try_from(op).unwrap_or(u32::MAX), &mut args),
         };
-        entry.result = match result {
+        let result = match result {
             Ok(value) => value as u64,
             Err(Stop::Error(errno)) => errno.code() as u64,
             Err(Stop::Replaced) => return Err(Stop::Replaced),
             Err(Stop::Preempted) => {
-                entry.args[..5].copy_from_slice(&args.0);
-                c.put(at, &entry)?;
+                c.put(at.wrapping_add(ARGS_AT), &args.0)?;
                 *a = Args([at, count - done, a.0[2], a.0[3], a.0[4]]);
                 return Err(Stop::Preempted);
             }
         };
-        c.put(at.wrapping_add(RESULT_AT), &entry.result)?;
+        c.put(at.wrapping_add(RESULT_AT), &result)?;
         if !c.run.kernel_mode || c.domain.stage() != Stage::Alive {
             return Err(Stop::Replaced);
         }
@@ -59,3 +56,5 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
 
 const ENTRY_BYTES: u64 = size_of::<MulticallEntry>() as u64;
 const RESULT_AT: u64 = core::mem::offset_of!(MulticallEntry, result) as u64;
+const ARGS_AT: u64 = core::mem::offset_of!(MulticallEntry, args) as u64;
+const _: () = assert!(core::mem::offset_of!(MulticallEntry, op) == 0 && RESULT_AT == 8 && ARGS_AT == 16);

@@ -36,7 +36,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     let frames = c.core.claim_gdt(c.domain, &mfns, entries)?;
     let mut old = core::mem::replace(&mut c.run.gdt, frames);
     c.run.gdt_entries = entries as u32;
-    c.core.platform.load_segments(c.run);
+    c.core.platform.load_tables(c.run);
     // Only now: the hardware has let go of them, so that whoever writes them next flushes what is left.
     c.core.release_gdt(&mut old);
     Ok(0)

@@ -43,7 +43,7 @@ pub fn set<P: Platform>(c: &mut Caller<'_, P>, which: Base, base: u64) -> Result
     if !Vaddr(base).is_canonical() {
         return Err(Errno::EINVAL);
     }
-    c.core.platform.save_segments(c.run);
+    c.core.platform.save_bases(c.run);
     match which {
         Base::Fs => c.run.fs_base = base,
         Base::GsUser => c.run.gs_base_user = base,

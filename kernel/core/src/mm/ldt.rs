@@ -29,7 +29,7 @@ impl<P: Platform> Core<P> {
         if run.ldt_entries != 0 && run.ldt.iter().any(Option::is_some) {
             let frames = core::mem::replace(&mut run.ldt, [None; LDT_FRAMES]);
             // The hardware lets go of them first.
-            self.platform.load_segments(run);
+            self.platform.load_tables(run);
             frames.into_iter().flatten().for_each(|frame| self.put_page_and_type(frame));
         }
     }
@@ -51,7 +51,7 @@ impl<P: Platform> Caller<'_, P> {
         self.core.unmap_ldt(self.run);
         self.run.ldt_base = base;
         self.run.ldt_entries = entries;
-        self.core.platform.load_segments(self.run);
+        self.core.platform.load_tables(self.run);
         Ok(())
     }
 
@@ -74,7 +74,7 @@ impl<P: Platform> Caller<'_, P> {
         if slot.is_none() {
             return false;
         }
-        self.core.platform.load_segments(self.run);
+        self.core.platform.load_tables(self.run);
         true
     }
 }

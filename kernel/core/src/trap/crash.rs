@@ -91,6 +91,6 @@ impl<P: Platform> Core<P> {
             c.run.fs_base,
             c.run.gs_base()
         ));
-        self.log(format_args!("  last hypercalls, newest last: {:?}", c.run.recent));
+        self.log(format_args!("  last hypercalls, newest last: {:?}", c.run.recent.to_be_bytes()));
     }
 }

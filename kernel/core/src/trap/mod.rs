@@ -16,13 +16,12 @@ use core::sync::atomic::Ordering::Relaxed;
 use crate::Core;
 use crate::dispatch::Caller;
 use crate::platform::Platform;
-use crate::vcpu::Run;
+use crate::vcpu::{Run, Vcpu};
 use abi::layout::FLAT_RING3_CS32;
 use abi::regs::rflags;
 use abi::trap::{TrapInfo, vector};
 use abi::{Errno, Vaddr};
 pub(crate) use bounce::ARCHITECTURAL_IOPL;
-pub use bounce::Bounce;
 pub use crash::Crash;
 
 /// Bits of a page fault's error code.
@@ -92,7 +91,7 @@ pub struct Callbacks {
     pub failsafe: Callback,
     /// SYSCALL from 64-bit user mode.
     pub syscall: Callback,
-    /// SYSCALL from 32-bit user mode; without it the 64-bit one is used.
+    /// SYSCALL from 32-bit code; without it that is an invalid opcode.
     pub syscall32: Callback,
     /// SYSENTER from user mode.
     pub sysenter: Callback,
@@ -162,6 +161,7 @@ impl<P: Platform> Core<P> {
         }
     }
 
+    #[inline(never)]
     fn page_fault(&self, c: &mut Caller<'_, P>, error: u32, address: u64) {
         let write = error & (fault::PRESENT | fault::WRITE | fault::RESERVED | fault::FETCH);
         if c.run.kernel_mode && write == fault::PRESENT | fault::WRITE && self.emulate_table_write(c, address) {
@@ -178,6 +178,7 @@ impl<P: Platform> Core<P> {
 
     /// `int n` traps with the vector in the error code, since no gate of the hardware's table may be used from
     /// ring 3 but those of int3 and into.
+    #[inline(never)]
     fn general_protection(&self, c: &mut Caller<'_, P>, error: u32) {
         const EXTERNAL: u32 = 1;
         const IDT: u32 = 2;
@@ -189,7 +190,7 @@ impl<P: Platform> Core<P> {
                 return self.inject(c, Exception::new(vector));
             }
         }
-        if error == 0 && self.emulate_privileged(c) {
+        if error == 0 && (self.emulate_privileged(c) || self.sysenter(c)) {
             return;
         }
         self.inject(c, Exception::protection(error));
@@ -224,74 +225,68 @@ impl<P: Platform> Core<P> {
         if gate.address == Vaddr::NULL {
             return self.crash(c, Crash::Unhandled(e));
         }
-        let b = Bounce { address: gate.address.0, masks: gate.masks_events(), error, segments: None };
-        self.bounce(c, &b);
+        self.bounce(c, Callback { address: gate.address.0, masks: gate.masks_events() }, error);
     }
 
-    /// A guest's user mode executed SYSCALL. `regs` hold rip behind it, and the 32-bit selector if it was such code.
+    /// A guest's user mode executed SYSCALL, or 32-bit code in either mode. `regs` hold rip behind it, and the 32-bit
+    /// selector if it was such code.
     pub fn syscall_from_user(&self, c: &mut Caller<'_, P>) {
         let callbacks = &c.run.callbacks;
-        let compat = c.run.regs.cs == FLAT_RING3_CS32 && callbacks.syscall32.address != 0;
+        let compat = c.run.regs.cs == FLAT_RING3_CS32;
         let callback = if compat { callbacks.syscall32 } else { callbacks.syscall };
         if callback.address == 0 {
             c.run.regs.rip = c.run.regs.rip.wrapping_sub(2);
             return self.inject(c, Exception::new(vector::UD));
         }
-        self.bounce(c, &Bounce::callback(callback));
+        self.bounce(c, callback, None);
         c.run.regs.rflags &= !rflags::DF;
         c.run.regs.r11 = c.run.regs.rflags;
     }
 
-    /// A guest's user mode executed SYSENTER.
-    pub fn sysenter_from_user(&self, c: &mut Caller<'_, P>) {
+    /// SYSENTER of a guest's user mode, which the core leaves to fault: goes to the guest's callback, if it has one.
+    fn sysenter(&self, c: &mut Caller<'_, P>) -> bool {
         let callback = c.run.callbacks.sysenter;
-        if callback.address == 0 || c.run.kernel_mode {
-            return self.inject(c, Exception::protection(0));
+        let taken = !c.run.kernel_mode
+            && callback.address != 0
+            && self.fetch(c).is_some_and(|code| code.bytes().starts_with(&[0x0f, 0x34]));
+        if taken {
+            self.bounce(c, callback, None);
         }
-        self.bounce(c, &Bounce::callback(callback));
+        taken
     }
 
-    /// The hardware would not take the guest's segment registers: tells the guest, with their selectors.
-    pub fn failsafe(&self, c: &mut Caller<'_, P>) {
-        let r = &c.run.regs;
-        let segments = [r.ds, r.es, r.fs, r.gs].map(u64::from);
-        let b = Bounce { segments: Some(segments), ..Bounce::callback(c.run.callbacks.failsafe) };
-        self.bounce(c, &b);
+    /// Is there something to tell the guest before it goes on?
+    #[inline(always)]
+    pub fn has_news(&self, vcpu: &Vcpu<P>) -> bool {
+        self.upcall_due(vcpu) || vcpu.sched.nmi.load(Relaxed)
     }
 
-    /// The last step before a guest goes on: an NMI or an upcall that is due becomes a bounce frame.
+    /// An NMI or an upcall that is due becomes a bounce frame.
     ///
-    /// Neither SYSRET nor IRETQ ever meets an address that is not canonical (lesson 15): the guest gets the
-    /// protection fault here.
-    pub fn return_to_guest(&self, c: &mut Caller<'_, P>) {
-        if !Vaddr(c.run.regs.rip).is_canonical() {
-            self.inject(c, Exception::protection(0));
-        }
-        if !c.run.callbacks.in_nmi && c.vcpu.sched.nmi.load(Relaxed) {
-            c.vcpu.sched.nmi.store(false, Relaxed);
+    /// Whether the address that the guest goes on at is canonical (lesson 15) is looked at by the very last
+    /// instructions: no SYSRET meets one that is not, and the fault of an IRETQ becomes the guest's.
+    #[inline(never)]
+    pub fn deliver_news(&self, c: &mut Caller<'_, P>) {
+        if !c.run.callbacks.in_nmi && c.vcpu.sched.nmi.swap(false, Relaxed) {
             let gate = c.run.traps.get(vector::NMI);
             if gate.address != Vaddr::NULL {
                 c.run.callbacks.in_nmi = true;
-                self.bounce(
-                    c,
-                    &Bounce { address: gate.address.0, masks: gate.masks_events(), error: None, segments: None },
-                );
+                self.bounce(c, Callback { address: gate.address.0, masks: gate.masks_events() }, None);
             }
         }
         if self.upcall_due(c.vcpu) {
-            let event = Callback { masks: true, ..c.run.callbacks.event };
-            self.bounce(c, &Bounce::callback(event));
+            self.bounce(c, Callback { masks: true, ..c.run.callbacks.event }, None);
         }
     }
 
-    /// IRETQ to the guest faulted, or a segment register could not be loaded: the guest is told as if it had faulted
-    /// itself, with its own frame as it stands.
-    pub fn failed_return(&self, c: &mut Caller<'_, P>, vector: u8, error: u32) {
+    /// The IRETQ to the guest faulted: what it wants to go on with cannot be loaded. It is told as if it had faulted
+    /// itself, with its own frame as it stands; `address` is CR2.
+    pub fn failed_return(&self, c: &mut Caller<'_, P>, vector: u8, error: u32, address: u64) {
         if error == 0 && vector == vector::GP {
             // No instruction of the guest's is at fault: there is nothing to emulate.
             return self.inject(c, Exception::protection(0));
         }
-        self.exception(c, vector, error, 0);
+        self.exception(c, vector, error, address);
     }
 
     /// Moves between kernel and user mode: the GS base and the page table go along.

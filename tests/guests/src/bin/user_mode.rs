@@ -6,15 +6,17 @@ use conformance_guests::abi::Pte;
 use conformance_guests::abi::hypercall::Hypercall;
 use conformance_guests::abi::mmu::MmuextCmd;
 use conformance_guests::abi::trap::vector;
-use conformance_guests::domain_rt::probe::{self, Entry, Regs, call, exec_user};
-use conformance_guests::ops::{mmuext, update_va};
+use conformance_guests::domain_rt::probe::{self, Entry, Regs, call, exec, exec_user};
+use conformance_guests::ops::{READ, TABLE, mmu_update, mmuext, update_va};
 use conformance_guests::{Test, code, guest};
 
 guest!(run);
 
 fn run(t: &mut Test) {
+    low_code(t);
     let table = user_table(t);
     syscalls(t);
+    syscalls_32(t);
     exceptions(t);
     interrupts(t);
     returns(t);
@@ -74,6 +76,35 @@ fn syscalls(t: &mut Test) {
     let mut regs = Regs { rax: 17, ..Regs::default() };
     t.traps("syscall 17 is a system call", exec_user(&[], &mut regs), Entry::Syscall, 0);
     t.eq("rax is left", regs.rax, 17);
+}
+
+/// Where the 32-bit code is: its addresses have 32 bits.
+const LOW: u64 = 0x1_0000;
+
+/// Maps a page with `syscall` in it at [`LOW`].
+fn low_code(t: &mut Test) {
+    let [l3, l2, l1, code] = [(); 4].map(|()| probe::page());
+    code.set(0, u64::from_le_bytes([0x0f, 0x05, 0x0f, 0x0b, 0, 0, 0, 0]));
+    l1.set((LOW >> 12) as usize, Pte::new(code.mfn, READ).0);
+    l2.set(0, Pte::new(l1.mfn, TABLE).0);
+    l3.set(0, Pte::new(l2.mfn, TABLE).0);
+    for table in [l1, l2, l3] {
+        t.ok("protect", table.protect(false));
+    }
+    let slot = probe::mfn_of(conformance_guests::l4()).maddr().0;
+    t.ok("low addresses", mmu_update(slot, Pte::new(l3.mfn, TABLE).0));
+}
+
+/// SYSCALL in 32-bit code: CPUs of one maker have none, those of the other enter ring 0 elsewhere, and for want of a
+/// callback it is an invalid opcode as well.
+fn syscalls_32(t: &mut Test) {
+    let mut low = Regs { rdi: LOW, ..Regs::default() };
+    let invalid = Entry::Exception(vector::UD);
+    let got = t.traps("syscall in 32-bit code", exec_user(code::TO_32, &mut low), invalid, 0);
+    t.eq("where", got.map(|f| (f.cs, f.rip)), Some((0xe023, LOW)));
+    low.rsp = 0;
+    let got = t.traps("in kernel mode", exec(code::TO_32, &mut low), invalid, 0);
+    t.eq("where", got.map(|f| (f.cs, f.rip)), Some((0xe020, LOW)));
 }
 
 fn exceptions(t: &mut Test) {
