@@ -17,7 +17,7 @@ pub use memory::{
     Page, mfn_of, modify, page, peek, poke, pte_slot, set_shared_info, set_vcpu_info, shared_info, spare_va,
     start_tables, vcpu_info,
 };
-pub use vcpu::{ap_context, ap_progress, ap_runs};
+pub use vcpu::{ap_context, ap_progress, ap_runs, work};
 
 use crate::arch;
 use abi::hypercall::Hypercall;

@@ -1,11 +1,11 @@
-//! A second vCPU that counts, and sleeps when told to.
+//! A second vCPU that works, and counts the pieces.
 
 use abi::PAGE_SIZE;
 use abi::layout::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 use abi::vcpu::VcpuGuestContext;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Incremented by the vCPU as long as it runs.
+/// Pieces of work that the vCPU has done.
 static PROGRESS: AtomicU64 = AtomicU64::new(0);
 
 #[repr(C, align(4096))]
@@ -15,12 +15,20 @@ static mut STACK: Stack = Stack([0; PAGE_SIZE]);
 /// Where the vCPU starts; it never returns.
 extern "C" fn spin() -> ! {
     loop {
+        work(1);
         PROGRESS.fetch_add(1, Ordering::Relaxed);
-        core::hint::spin_loop();
     }
 }
 
-/// How far the vCPU came.
+/// Computes: `pieces` of work, each of some thousand instructions that depend on one another.
+pub fn work(pieces: u64) {
+    let mut state = pieces;
+    for _ in 0..pieces * 1000 {
+        state = core::hint::black_box(state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
+    }
+}
+
+/// How many pieces of work the vCPU has done.
 pub fn ap_progress() -> u64 {
     PROGRESS.load(Ordering::Relaxed)
 }
@@ -37,7 +45,7 @@ pub fn ap_runs(ticks: u64) -> bool {
     false
 }
 
-/// Fills in the state of a vCPU that counts, on the page table with base `cr3`.
+/// Fills in the state of a vCPU that works, on the page table with base `cr3`.
 pub fn ap_context(context: &mut VcpuGuestContext, cr3: u64) {
     *context = VcpuGuestContext::default();
     context.flags = VcpuGuestContext::VGCF_IN_KERNEL;

@@ -39,11 +39,12 @@ const CASES: &[Case] = &[
 
 /// Runs every case, or those whose name contains `only`, on one CPU and on two.
 pub fn run(place: &Place, only: Option<&str>) -> Result<Tally> {
-    build(place, &[Part::Core, Part::Domains])?;
+    build(place, &Part::ALL)?;
     let core = built(place, Part::Core, "").context("the core did not build")?;
     let mut tally = Tally::default();
     let wanted = |case: &&Case| only.is_none_or(|part| case.0.contains(part));
-    for (name, case) in CASES.iter().chain(super::shell::CASES).chain(super::audit::CASES).filter(wanted) {
+    let others = [super::shell::CASES, super::audit::CASES, super::flood::CASES, super::time::CASES];
+    for (name, case) in CASES.iter().chain(others.into_iter().flatten()).filter(wanted) {
         for smp in [1, 2] {
             let log = place.logs("e2e")?.join(format!("{name}-{smp}.log"));
             let setting = Setting { place, core: core.clone(), smp, log };
@@ -63,6 +64,11 @@ pub fn run(place: &Place, only: Option<&str>) -> Result<Tally> {
 }
 
 impl Setting<'_> {
+    /// How many CPUs.
+    pub fn smp(&self) -> u32 {
+        self.smp
+    }
+
     /// A machine of the case's CPUs.
     pub fn machine(&self, append: &str, initrd: &str) -> Machine {
         let mut machine = Machine::new(&self.core, append, initrd);

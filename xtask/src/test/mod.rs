@@ -2,9 +2,11 @@
 
 mod audit;
 mod e2e;
+mod flood;
 mod host;
 mod shell;
 mod tally;
+mod time;
 
 use crate::metadata::Metadata;
 use crate::place::Place;

@@ -57,6 +57,8 @@ pub struct VcpuSched {
     affinity: AtomicU64,
     /// What is left of its time slice, in nanoseconds.
     slice: AtomicU64,
+    /// When it stopped running last.
+    left: AtomicU64,
     /// It gave up the rest of its turn.
     yielded: AtomicBool,
     /// The port it polls, if it polls just one.
@@ -73,6 +75,7 @@ impl VcpuSched {
             cpu: AtomicU32::new(0),
             affinity: AtomicU64::new(u64::MAX),
             slice: AtomicU64::new(POLICY.slice()),
+            left: AtomicU64::new(0),
             yielded: AtomicBool::new(false),
             poll_port: AtomicU32::new(0),
             nmi: AtomicBool::new(false),
@@ -223,8 +226,10 @@ impl<P: Platform> Core<P> {
             _ => self.pick(cpu, current),
         };
         if let Some(before) = current {
-            self.charge(cpu, before, now, ran);
-            if !matches!(next, Next::Stay) {
+            let stays = matches!(next, Next::Stay);
+            self.charge(cpu, before, now, ran, stays);
+            if !stays {
+                before.sched.left.store(now, Ordering::Relaxed);
                 before.sched.state.leave();
                 self.note_runstate(before, now);
             }
@@ -246,7 +251,7 @@ impl<P: Platform> Core<P> {
             Next::Switch(v) => Some(v),
             Next::Idle => None,
         };
-        cpu.queue.set_until(runs.map_or(u64::MAX, |v| self.turn_ends(cpu, v, now)));
+        cpu.queue.set_until(runs.map_or(u64::MAX, |v| self.turn_ends(cpu, v)));
         self.program(cpu, runs);
         next
     }
@@ -265,12 +270,16 @@ impl<P: Platform> Core<P> {
 
     /// Does what a change of a vCPU's state asks for.
     fn apply(&self, vcpu: &Arc<Vcpu<P>>, todo: Resched) {
-        self.note_runstate(vcpu, self.platform.now());
+        let now = self.platform.now();
+        self.note_runstate(vcpu, now);
         match todo {
             Resched::Stay => {}
             Resched::Enqueue => {
-                let place = POLICY.woken(vcpu.sched.slice.load(Ordering::Relaxed));
-                self.enqueue(vcpu.clone(), place);
+                let others = self.cpu(vcpu.sched.cpu()).map_or(0, |cpu| cpu.queue.len() as u64 + 1);
+                let slept = now.saturating_sub(vcpu.sched.left.load(Ordering::Relaxed));
+                let slice = POLICY.rested(vcpu.sched.slice.load(Ordering::Relaxed), slept, others);
+                vcpu.sched.slice.store(slice, Ordering::Relaxed);
+                self.enqueue(vcpu.clone(), POLICY.woken(slice));
             }
             Resched::Vacate => {
                 if let Some(cpu) = self.cpu(vcpu.sched.cpu()) {
@@ -375,20 +384,25 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// Takes the time it ran off a vCPU's slice; one that used it up while nobody waits gets another.
-    fn charge(&self, cpu: &Cpu<P>, vcpu: &Vcpu<P>, now: u64, ran: u64) {
+    /// Takes the time it ran off a vCPU's slice; one that used it up while nobody waits gets another. The turn of one
+    /// that stays goes on: however often it is looked at, it began when it began.
+    fn charge(&self, cpu: &Cpu<P>, vcpu: &Vcpu<P>, now: u64, ran: u64, stays: bool) {
         let left = vcpu.sched.slice.load(Ordering::Relaxed).saturating_sub(ran);
-        let left = if left == 0 && cpu.queue.is_empty() { POLICY.slice() } else { left };
+        if stays && left != 0 {
+            return;
+        }
+        let left = if left == 0 && (stays || cpu.queue.is_empty()) { POLICY.slice() } else { left };
         vcpu.sched.slice.store(left, Ordering::Relaxed);
         cpu.queue.begin(now);
     }
 
     /// When the turn of the vCPU that runs ends: never, while nobody waits.
-    fn turn_ends(&self, cpu: &Cpu<P>, vcpu: &Vcpu<P>, now: u64) -> u64 {
+    fn turn_ends(&self, cpu: &Cpu<P>, vcpu: &Vcpu<P>) -> u64 {
         if cpu.queue.is_empty() {
             return u64::MAX;
         }
         let slice = vcpu.sched.slice.load(Ordering::Relaxed);
-        now.saturating_add(if cpu.queue.is_pressed() { slice.min(POLICY.least()) } else { slice })
+        let length = if cpu.queue.is_pressed() { slice.min(POLICY.least()) } else { slice };
+        cpu.queue.since().saturating_add(length)
     }
 }

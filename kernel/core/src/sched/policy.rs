@@ -17,6 +17,9 @@ pub trait Policy {
     fn slice(&self) -> u64;
     /// How long a vCPU runs at least before one that was woken takes its place.
     fn least(&self) -> u64;
+    /// What is left of the slice of a vCPU that was woken: it had `left`, and slept for `slept` while `others` used or
+    /// wanted its CPU.
+    fn rested(&self, left: u64, slept: u64, others: u64) -> u64;
     /// Where a vCPU goes that was woken with `left` of its slice.
     fn woken(&self, left: u64) -> Place;
     /// Where a vCPU goes that stopped running with `left` of its slice while it could go on.
@@ -26,7 +29,8 @@ pub trait Policy {
 /// Each in turn, for one slice.
 ///
 /// A vCPU that waits before its slice is over keeps the rest and, when woken, goes before those that compute; it
-/// lines up behind them when the rest is used up. So what answers quickly is answered quickly, and nobody starves.
+/// lines up behind them when the rest is used up. While it sleeps it earns its share of the time, up to a slice. So what
+/// answers quickly is answered quickly, whoever else computes, and nobody starves.
 pub struct RoundRobin;
 
 impl Policy for RoundRobin {
@@ -36,6 +40,10 @@ impl Policy for RoundRobin {
 
     fn least(&self) -> u64 {
         200_000
+    }
+
+    fn rested(&self, left: u64, slept: u64, others: u64) -> u64 {
+        left.saturating_add(slept / others.saturating_add(1)).min(self.slice())
     }
 
     fn woken(&self, left: u64) -> Place {

@@ -19,7 +19,7 @@ pub struct Queue<P: Platform> {
     idle: AtomicBool,
     /// One that was woken is in front and wants the CPU.
     pressed: AtomicBool,
-    /// When the turn of the vCPU that runs began, or was last charged to it.
+    /// When the turn of the vCPU that runs began.
     since: AtomicU64,
     /// When it ends.
     until: AtomicU64,

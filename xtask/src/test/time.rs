@@ -1,0 +1,140 @@
+//! Time: virtual against real, the clocks' rates, what two CPUs are worth, what idling costs.
+
+use super::e2e::{Case, PATIENCE, Setting, expect_ending, expect_line};
+use crate::build::{Part, built};
+use crate::qemu::{Ending, Machine, Running};
+use crate::run::console::{attach, command};
+use crate::run::log::number_before;
+use crate::run::world;
+use anyhow::{Context, Result, ensure};
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+pub const CASES: &[Case] =
+    &[("virtual-time", virtual_time), ("clock-rates", clock_rates), ("two-cpus", two_cpus), ("idle", idle)];
+
+/// What two CPUs may take of the time of one.
+const SPEED_UP: f64 = 0.7;
+/// Instructions a virtual second of an idle system.
+const IDLE: f64 = 2e6;
+
+/// A test guest as the initial domain.
+fn alone(setting: &Setting<'_>, guest: &str, args: &str) -> Result<Machine> {
+    let image = built(setting.place, Part::Guests, guest).with_context(|| format!("no guest {guest}"))?;
+    Ok(setting.machine("dom0_max_vcpus=2", &format!("{} {args}", image.display())))
+}
+
+fn succeeds(mut running: Running) -> Result<()> {
+    expect_line(&mut running, "SUCCESS")?;
+    expect_ending(running, Ending::PowerOff)
+}
+
+/// A domain's virtual time is its time in RUNSTATE_running, to the last per cent, under contention.
+fn virtual_time(setting: &Setting<'_>) -> Result<()> {
+    let mut machine = alone(setting, "compute", "exact")?;
+    machine.icount = true;
+    succeeds(setting.start(&machine)?)
+}
+
+/// TSC and APIC timer keep pace with a clock that neither was calibrated against.
+fn clock_rates(setting: &Setting<'_>) -> Result<()> {
+    let mut machine = alone(setting, "rates", "")?;
+    machine.icount = true;
+    succeeds(setting.start(&machine)?)
+}
+
+/// Two vCPUs that compute end sooner on two CPUs than on one.
+fn two_cpus(setting: &Setting<'_>) -> Result<()> {
+    let machine = alone(setting, "compute", "speed-up")?;
+    if machine.smp < 2 {
+        return Ok(());
+    }
+    let mut running = setting.start(&machine)?;
+    expect_line(&mut running, "SUCCESS")?;
+    let sitting = |line: &str| {
+        let said = line.split_once("compute: alone ")?.1;
+        let (one, two) = said.split_once(", both ")?;
+        Some(number_before(two, "us")? / number_before(one, "us")?)
+    };
+    let best = running.lines().iter().filter_map(|line| sitting(&line.text)).fold(f64::MAX, f64::min);
+    expect_ending(running, Ending::PowerOff)?;
+    if best > SPEED_UP {
+        let host = (0..3).map(|_| host_speed_up()).fold(f64::MAX, f64::min);
+        ensure!(host > SPEED_UP - 0.1, "two CPUs take {best:.2} of the time of one; two threads of the host {host:.2}");
+        println!("       no verdict: this host has no two CPUs to spare, its own threads take {host:.2}");
+    }
+    Ok(())
+}
+
+/// What two threads take of the time of one, here and now.
+fn host_speed_up() -> f64 {
+    fn work(pieces: u64) {
+        let mut state = pieces;
+        (0..pieces).for_each(|_| state = black_box(state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1)));
+    }
+    fn timed(f: impl FnOnce()) -> Duration {
+        let start = Instant::now();
+        f();
+        start.elapsed()
+    }
+    const PIECES: u64 = 200_000_000;
+    let one = timed(|| work(PIECES));
+    let two = timed(|| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| work(PIECES / 2));
+            work(PIECES / 2);
+        });
+    });
+    two.as_secs_f64() / one.as_secs_f64()
+}
+
+/// The tour's machine, when all has been done, does next to nothing.
+fn idle(setting: &Setting<'_>) -> Result<()> {
+    if setting.smp() > 1 {
+        return Ok(()); // icount has one CPU
+    }
+    let config = setting.place.root.join("examples/tour.toml");
+    let manifest = crate::check::read(&config)?;
+    let ramdisk = setting.log.with_extension("ramdisk");
+    let files = world::named(setting.place, &manifest, &setting.place.root)?;
+    world::ramdisk(&ramdisk, &std::fs::read(&config)?, &files)?;
+    let disk = world::disk(setting.place)?;
+    let dom0 = built(setting.place, Part::Domains, "dom0").context("no image dom0")?;
+    let mut machine = setting.machine("", &format!("{} log-consoles,{}", dom0.display(), ramdisk.display()));
+    (machine.icount, machine.mem) = (true, 512);
+    let drive = format!("if=none,id=disk0,format=raw,file={}", disk.image.display());
+    let net = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,addr=2"];
+    let block = ["-drive", &drive, "-device", "virtio-blk-pci,drive=disk0,addr=3"];
+    machine.extra = net.into_iter().chain(block).map(str::to_string).collect();
+    let mut machine = setting.start(&machine)?;
+    attach(&mut machine, PATIENCE)?;
+    // The client ends when it has done its part of the tour.
+    let done = |line: &str| line.contains("client: ended: poweroff");
+    machine.wait_line(0, 3 * PATIENCE, done).context("the client does not end")?;
+    command(&mut machine, "list", PATIENCE)?;
+
+    let (busy, from) = busy(&mut machine)?;
+    std::thread::sleep(Duration::from_secs(2));
+    let (busy_later, to) = self::busy(&mut machine)?;
+    let seconds = (to - from) / 1e6;
+    ensure!(seconds > 5.0, "only {seconds} virtual seconds passed: it does not idle");
+    // A microsecond of virtual time is a thousand instructions.
+    let each = (busy_later - busy) * 1e3 / seconds;
+    println!("       idle: {:.2} M instructions a virtual second", each / 1e6);
+    ensure!(each <= IDLE, "{each:.0} instructions a virtual second");
+    machine.send(b"poweroff\n")?;
+    expect_ending(machine, Ending::PowerOff)
+}
+
+/// Microseconds that CPU 0 was not idle, and that have passed.
+fn busy(machine: &mut Running) -> Result<(f64, f64)> {
+    let from = machine.lines().len();
+    machine.send(b"\x01\x01\x01q\x01\x01\x01")?;
+    let line = machine.wait_line(from, PATIENCE, |line| line.contains("CPU 0: idle ")).context("no line of CPU 0")?;
+    machine.wait_line(from, PATIENCE, |line| line.contains("debug keys off")).context("the debug keys stay on")?;
+    let said = machine.lines().get(line).map(|line| line.text.clone()).unwrap_or_default();
+    let (idle, total) = said.split_once(" of ").context("no total")?;
+    let idle: f64 = idle.rsplit(' ').next().and_then(|n| n.parse().ok()).context("no idle time")?;
+    let total = number_before(total, "us").context("no time")?;
+    Ok((total - idle, total))
+}
