@@ -63,14 +63,25 @@ pub fn built(place: &Place, part: Part, name: &str) -> Option<PathBuf> {
 
 /// Builds `parts`; the executables put out.
 pub fn build(place: &Place, parts: &[Part]) -> Result<Vec<PathBuf>> {
+    some(place, parts, &[])
+}
+
+/// Builds those of `parts` that are called so, or all for no names.
+fn some(place: &Place, parts: &[Part], names: &[String]) -> Result<Vec<PathBuf>> {
     if place.as_built {
         return Ok(Vec::new());
     }
     let Some(route) = Route::ready() else { unable!("no compiler for the images: cargo xtask setup") };
     let metadata = Metadata::read(place)?;
     let mut out = Vec::new();
+    let known: Vec<&str> =
+        Part::ALL.iter().flat_map(|part| part.packages(&metadata)).map(|p| p.name.as_str()).collect();
+    if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
+        unable!("nothing to build is called {unknown}; there are: {}", known.join(", "));
+    }
     for part in parts {
-        let packages = part.packages(&metadata);
+        let mut packages = part.packages(&metadata);
+        packages.retain(|package| names.is_empty() || names.contains(&package.name));
         if !packages.is_empty() {
             compile(place, route, &packages)?;
         }
@@ -124,12 +135,12 @@ pub fn loadable(path: &Path) -> Result<u64> {
     Ok(Image::parse(&read(path)?)?.loadable())
 }
 
-/// `cargo xtask build`: everything there is, with sizes.
-pub fn command(place: &Place) -> Result<()> {
+/// `cargo xtask build`: everything there is, or the packages of these names, with sizes.
+pub fn command(place: &Place, names: &[String]) -> Result<()> {
     let route = Route::ready().map(Route::describe).unwrap_or_default();
     println!("building with {route}");
     let start = Instant::now();
-    for path in build(place, &Part::ALL)? {
+    for path in some(place, &Part::ALL, names)? {
         let size = std::fs::metadata(&path)?.len();
         println!("  {:6} KiB  {}", size.div_ceil(1024), place.show(&path));
     }

@@ -60,7 +60,10 @@ enum Task {
     /// Install what building, running and testing need
     Setup,
     /// Build the core, the domains and the test guests into target/ferrule/
-    Build,
+    Build {
+        /// Only these packages
+        names: Vec<String>,
+    },
     /// Boot the machine under QEMU, watch the tour, then dom0's prompt
     Run(run::Options),
     /// Read a manifest as dom0 will, and show what is wrong with it
@@ -99,9 +102,9 @@ fn dispatch(cli: Cli) -> Result<()> {
             need(&setup::for_test())?;
             println!("all is there: {}", toolchain::Route::ready().map(toolchain::Route::describe).unwrap_or_default());
         }
-        Some(Task::Build) => {
+        Some(Task::Build { names }) => {
             need(&setup::for_build())?;
-            build::command(&place)?;
+            build::command(&place, &names)?;
         }
         Some(Task::Run(options)) => {
             need(&setup::for_run())?;
@@ -135,7 +138,10 @@ fn main() -> ExitCode {
     if let Err(error) = process::end_children_on_signals() {
         eprintln!("warning: {error:#}");
     }
-    match dispatch(cli) {
+    let result = dispatch(cli);
+    // A thread may still hold a machine of its own.
+    let _children = process::end_children();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if !error.is::<fail::Said>() {

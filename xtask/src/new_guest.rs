@@ -23,7 +23,7 @@ pub fn command(place: &Place, name: &str) -> Result<()> {
     copy(&place.root.join("examples/guests").join(TEMPLATE), &to, name)?;
     println!("made {}", place.show(&to));
     println!("  its code      {}", place.show(&to.join("src/main.rs")));
-    println!("  build it      cargo xtask build");
+    println!("  build it      cargo xtask build {name}");
     println!("  boot it       cargo xtask run --dom0 {}", place.show(&place.out().join(name)));
     Ok(())
 }

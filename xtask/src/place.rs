@@ -44,6 +44,25 @@ impl Place {
         Ok(dir)
     }
 
+    /// The workspace's own files, from its root: all but what git keeps and what was built.
+    pub fn files(&self) -> Result<Vec<String>> {
+        let mut files = Vec::new();
+        let mut folders = vec![self.root.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
+                let path = entry?.path();
+                let is_left_out =
+                    [".git", "target"].iter().any(|name| path.file_name().is_some_and(|file| file == *name));
+                match path.is_dir() {
+                    true if is_left_out || path == self.target => {}
+                    true => folders.push(path),
+                    false => files.push(self.show(&path).to_string()),
+                }
+            }
+        }
+        Ok(files)
+    }
+
     /// A path as people want to read it: from the workspace root where it lies inside.
     pub fn show<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
         path.strip_prefix(&self.root).unwrap_or(path).display()

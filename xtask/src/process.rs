@@ -19,14 +19,19 @@ pub fn end_children_on_signals() -> Result<()> {
     ctrlc::set_handler(|| end_everything()).context("catching Ctrl-C")
 }
 
-/// Ends the children that [`Guarded`] knows, puts the terminal back and exits with 130.
-pub fn end_everything() -> ! {
-    // The lock is kept: no other child starts while this program goes away.
+/// Ends the children that [`Guarded`] knows. While the result lives, no other starts.
+pub fn end_children() -> impl Drop {
     let children = lock(&CHILDREN);
-    crate::terminal::restore();
     for child in children.iter() {
         let _ = lock(child).kill();
     }
+    children
+}
+
+/// Ends the children, puts the terminal back and exits with 130.
+pub fn end_everything() -> ! {
+    let _children = end_children();
+    crate::terminal::restore();
     eprintln!("\nstopped; nothing is left running");
     std::process::exit(130)
 }

@@ -47,13 +47,13 @@ impl Route {
 
     /// One line for people.
     pub fn describe(self) -> String {
-        let version = |program: &str| {
+        let version = |program: PathBuf| {
             let out = quiet(Command::new(program).arg("-V"), Duration::from_secs(20));
             out.map(|out| out.text.trim().to_string()).unwrap_or_default()
         };
         match self {
-            Route::Active => format!("{} with target {TARGET}", version("rustc")),
-            Route::Debian => format!("{} of Debian, building core from source", version(DEBIAN_RUSTC)),
+            Route::Active => format!("{} with target {TARGET}", version("rustc".into())),
+            Route::Debian => format!("{} of Debian, building core from source", version(debian(DEBIAN_RUSTC))),
         }
     }
 
@@ -61,7 +61,7 @@ impl Route {
     pub fn cargo_build(self, place: &Place) -> Command {
         let mut cargo = match self {
             Route::Active => Command::new("cargo"),
-            Route::Debian => Command::new(DEBIAN_CARGO),
+            Route::Debian => Command::new(debian(DEBIAN_CARGO)),
         };
         cargo.current_dir(&place.root).args(["build", "--profile", "image", "--target", TARGET]);
         // What the outer cargo and rustup set for this program must not leak into another toolchain.
@@ -71,7 +71,7 @@ impl Route {
         cargo.env("CARGO_TARGET_DIR", place.image_target().join(self.folder()));
         cargo.env("CARGO_TARGET_X86_64_UNKNOWN_NONE_RUSTFLAGS", "-C linker=ld -C linker-flavor=ld");
         if self == Route::Debian {
-            cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
+            cargo.env("RUSTC", debian(DEBIAN_RUSTC)).env("RUSTC_BOOTSTRAP", "1");
             cargo.args(["-Zbuild-std=core,alloc,compiler_builtins", "-Zbuild-std-features=compiler-builtins-mem"]);
         }
         cargo
@@ -108,11 +108,19 @@ fn active_has_target() -> bool {
 
 fn debian_is_there() -> bool {
     let files = [DEBIAN_RUSTC, DEBIAN_CARGO, DEBIAN_SOURCE];
-    if !files.iter().all(|file| Path::new(file).exists()) {
+    if !files.iter().all(|file| debian(file).exists()) {
         return false;
     }
-    let version = quiet(Command::new(DEBIAN_RUSTC).arg("-V"), Duration::from_secs(20));
+    let version = quiet(Command::new(debian(DEBIAN_RUSTC)).arg("-V"), Duration::from_secs(20));
     version.is_ok_and(|out| out.ok && minor(&out.text) >= minor(env!("CARGO_PKG_RUST_VERSION")))
+}
+
+/// A file of Debian's toolchain; below `FERRULE_DEBIAN_ROOT` if that is set (for tests of the routes).
+fn debian(file: &str) -> PathBuf {
+    match std::env::var_os("FERRULE_DEBIAN_ROOT") {
+        Some(root) => Path::new(&root).join(file.trim_start_matches('/')),
+        None => file.into(),
+    }
 }
 
 /// The minor number of the first `1.N` in a version line.

@@ -11,7 +11,7 @@ use crate::metadata::Metadata;
 use crate::place::Place;
 use crate::process::stdout_of;
 use crate::toolchain::{Route, TARGET};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use limits::Source;
 use std::io::IsTerminal;
 use std::process::{Command, Stdio};
@@ -62,13 +62,16 @@ fn loadable_of(part: Part, path: &std::path::Path) -> Result<u64> {
     }
 }
 
-/// Every text file that git knows or would add.
+/// Every text file that git knows or would add; where git does not answer, all but what was built.
 fn sources(place: &Place) -> Result<Vec<Source>> {
     let mut git = Command::new("git");
     git.current_dir(&place.root).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
-    let list = stdout_of(&mut git).context("lint looks at what git tracks")?;
-    let read = |path: &str| Some((path.to_string(), std::fs::read_to_string(place.root.join(path)).ok()?));
-    Ok(list.split('\0').filter(|path| !path.is_empty()).filter_map(read).collect())
+    let paths = match stdout_of(&mut git) {
+        Ok(list) => list.split('\0').filter(|path| !path.is_empty()).map(str::to_string).collect(),
+        Err(_) => place.files()?,
+    };
+    let read = |path: String| std::fs::read_to_string(place.root.join(&path)).ok().map(|text| (path, text));
+    Ok(paths.into_iter().filter_map(read).collect())
 }
 
 fn unsafety(place: &Place, metadata: &Metadata, sources: &[Source]) -> Vec<String> {

@@ -16,11 +16,17 @@ pub fn attach(machine: &mut Running, limit: Duration) -> Result<()> {
     }
 }
 
-/// Types a command and returns what it printed, without its echo and without lines of the log.
+/// Types a command and returns what it printed, without its echo and without lines of the log and of the core.
 ///
 /// # Errors
 /// If no prompt comes within `limit`, or if the command itself fails: it prints one line then, `error: ` and why.
 pub fn command(machine: &mut Running, line: &str, limit: Duration) -> Result<Vec<String>> {
+    let printed = with_core(machine, line, limit)?;
+    Ok(printed.into_iter().filter(|line| !is_of_the_core(line)).collect())
+}
+
+/// The same with the core's lines left in: for `dmesg`, which prints such.
+pub fn with_core(machine: &mut Running, line: &str, limit: Duration) -> Result<Vec<String>> {
     let from = machine.lines().len();
     machine.send(format!("{line}\n").as_bytes())?;
     // Where the core printed behind the prompt, the echo stands alone.
@@ -35,10 +41,9 @@ pub fn command(machine: &mut Running, line: &str, limit: Duration) -> Result<Vec
         bail!("no answer to {line:?} within {} s; the last line: {last}", limit.as_secs());
     };
     let printed = machine.lines().get(echoed + 1..).unwrap_or_default().iter().map(|line| line.text.clone());
-    let is_log = |text: &str| Entry::parse(text).is_some() || (is_of_the_core(text) && line != "dmesg");
-    let is_result = |line: &String| !is_log(line) && !line.starts_with(PROMPT);
+    let is_result = |line: &String| Entry::parse(line).is_none() && !line.starts_with(PROMPT);
     let printed: Vec<String> = printed.filter(is_result).collect();
-    match printed.first().and_then(|first| first.strip_prefix("error: ")) {
+    match printed.iter().find(|line| !is_of_the_core(line)).and_then(|first| first.strip_prefix("error: ")) {
         Some(why) => bail!("{line}: {why}"),
         None => Ok(printed),
     }
@@ -74,10 +79,12 @@ mod tests {
         let mut machine = machine(
             r#"printf '[  0.100] dom0: ready\r\ndom0# \r\033[K[  0.200] web: up\r\ndom0# '; read line
             printf 'list\r\none\r\n[  0.300] web: console: x\r\ntwo\r\ndom0# (core) a word\r\n'; read line
+            printf 'dmesg\r\n(core) said\r\n[  0.400] web: up\r\ndom0# '; read line
             printf 'nonsense\r\nerror: no such command\r\ndom0# '; read line"#,
         );
         attach(&mut machine, SOON).unwrap();
         assert_eq!(command(&mut machine, "list", SOON).unwrap(), ["one", "two"]);
+        assert_eq!(with_core(&mut machine, "dmesg", SOON).unwrap(), ["(core) said"]);
         let error = command(&mut machine, "nonsense", SOON).unwrap_err();
         assert_eq!(error.to_string(), "nonsense: no such command");
         assert!(command(&mut machine, "list", SOON).is_err(), "the machine has ended");

@@ -2,21 +2,23 @@
 
 pub mod console;
 mod hand_over;
-mod http;
+pub mod http;
 pub mod log;
+pub mod system;
 mod tour;
 pub mod world;
 
 use crate::build::{Part, build, built};
 use crate::check;
 use crate::place::Place;
-use crate::qemu::{Accel, Ending, Machine, Running, require_free_port};
+use crate::qemu::{Accel, Ending, Machine, Running, free_port, require_free_port};
 use crate::terminal::is_interactive;
 use crate::unable;
 use anyhow::{Context, Result, bail};
 use dom0::manifest::Manifest;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use system::Plan;
 use tour::{Count, Tour};
 
 /// The manifest of the tour.
@@ -38,7 +40,7 @@ pub struct Options {
     /// Memory of the machine in MiB
     #[arg(long, default_value_t = 512, value_name = "MIB")]
     mem: u32,
-    /// Port of 127.0.0.1 that leads to port 80 of `web`
+    /// Port of 127.0.0.1 that leads to port 80 of `web`; 0 takes any free one
     #[arg(long, default_value_t = 8080, value_name = "PORT")]
     http_port: u16,
     /// What executes guest code
@@ -56,6 +58,9 @@ pub struct Options {
     /// Take only this step of the tour
     #[arg(long, value_name = "NAME")]
     step: Option<String>,
+    /// Where the run's log and disk are made; for a second run at the same time [default: target/ferrule]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
     /// Boot only this PV64 image as the initial domain, without the tour; arguments follow it, in the same quotes
     #[arg(long, value_name = "IMAGE", conflicts_with_all = ["config", "add", "step"])]
     dom0: Option<String>,
@@ -102,125 +107,143 @@ fn one_image(place: &Place, options: &Options, accel: Accel, image: &str) -> Res
         unable!("no image {}", path.display());
     }
     build(place, &[Part::Core])?;
-    let mut running = machine(place, options, accel, image)?.start(&log_file(place)?)?;
-    let ending = hand_over::until_end(&mut running)?;
-    close(place, running, ending)
+    let core = built(place, Part::Core, "").context("the core did not build")?;
+    let machine = Machine::new(&core, &format!("log={}", options.log.name()), image);
+    let mut running = options.applied(place, machine, accel).start(&log_file(&options.dir(place))?)?;
+    hand_over::until_end(&mut running)?;
+    close(place, running, Duration::ZERO)
 }
 
 /// dom0, the driver domains, two guests; the tour; the prompt.
 fn whole(place: &Place, options: &Options, accel: Accel) -> Result<()> {
-    if let Some(name) = &options.step
-        && !tour::STEPS.iter().any(|step| step.name == name)
-    {
-        let names: Vec<&str> = tour::STEPS.iter().map(|step| step.name).collect();
-        unable!("no step {name}; there are: {}", names.join(", "));
-    }
     let config = options.config.clone().unwrap_or_else(|| place.root.join(MANIFEST));
     let manifest = check::read(&config)?;
+    let steps = tour::steps(&manifest, options.step.as_deref())?;
     enough_memory(options.mem, &manifest)?;
-    require_free_port(options.http_port)?;
+    let port = http_port(options.http_port)?;
     build(place, &[Part::Core, Part::Domains])?;
-    let Some(dom0) = built(place, Part::Domains, "dom0") else {
-        unable!("dom0 has no image yet; `cargo xtask run --dom0 IMAGE` boots any PV64 image as the initial domain");
-    };
-    let ramdisk = place.out().join("ferrule-ramdisk");
-    let beside = config.parent().unwrap_or(&place.root);
-    let files = [world::added(&options.add)?, world::named(place, &manifest, beside)?].concat();
-    world::ramdisk(&ramdisk, &std::fs::read(&config)?, &files)?;
-    let disk = world::disk(place)?;
-    let initrd = format!("{} log-consoles log={},{}", dom0.display(), options.log.name(), ramdisk.display());
-    let mut machine = machine(place, options, accel, &initrd)?;
-    let devices = [
-        "-netdev",
-        &format!("user,id=net0,hostfwd=tcp:127.0.0.1:{}-:80", options.http_port),
-        "-device",
-        "virtio-net-pci,netdev=net0,addr=2",
-        "-drive",
-        &format!("if=none,id=disk0,format=raw,file={}", disk.image.display()),
-        "-device",
-        "virtio-blk-pci,drive=disk0,addr=3",
-    ];
-    machine.extra.splice(0..0, devices.map(str::to_string));
-    let counted = count_instructions(place, &machine, options.gdb);
-    let mut running = machine.start(&log_file(place)?)?;
-    header(place, &mut running, accel, options.gdb)?;
-    let domains = manifest.domains.iter().filter(|domain| domain.autostart).map(|domain| domain.name.clone()).collect();
-    if let Err(error) = console::attach(&mut running, boot_limit(options.gdb)) {
-        for line in log::last_about(running.lines(), "dom0", 20) {
-            println!("       | {line}");
-        }
-        bail!("{error:#} {}\nfull log: {}", running.end(), place.show(&log_file(place)?));
+    let dir = options.dir(place);
+    let plan =
+        Plan { config: &config, add: &options.add, level: options.log.name(), forwards: &[(port, None)], dir: &dir };
+    let (machine, disk) = system::assemble(place, &plan)?;
+    let machine = options.applied(place, machine, accel);
+    let counted = count_instructions(&machine, &dir, options.gdb);
+    let mut running = machine.start(&log_file(&dir)?)?;
+    let begun = header(place, &mut running, accel, options.gdb).and_then(|()| await_prompt(&mut running, options));
+    if let Err(error) = begun {
+        // Where the machine has ended, how it ended says more.
+        return if running.ended() { close(place, running, Duration::ZERO) } else { Err(error) };
     }
-    let mut tour = Tour::new(running, disk, options.http_port, domains, counted);
-    let with_config = options.config.iter().map(|config| format!(" --config {}", config.display())).collect::<String>();
-    let all = tour::take(&mut tour, options.step.as_deref(), &format!("cargo xtask run{with_config} --step"));
+    let domains = manifest.domains.iter().filter(|domain| domain.autostart).map(|domain| domain.name.clone()).collect();
+    let mut tour = Tour::new(running, disk, port, domains, counted);
+    let all = tour::take(&mut tour, &steps, &again(std::env::args()));
     let mut running = tour.machine;
     if is_interactive() {
         println!("try: list | console web (leave: Ctrl-]) | store ls | help | poweroff   (Ctrl-C twice ends it all)");
         print!("{}", running.partial());
         std::io::Write::flush(&mut std::io::stdout())?;
+        hand_over::until_end(&mut running)?;
     } else {
         running.send(b"poweroff\r")?;
     }
-    let ending = match is_interactive() {
-        true => hand_over::until_end(&mut running)?,
-        false => running.finish(Duration::from_secs(30))?,
-    };
-    close(place, running, ending)?;
+    close(place, running, Duration::from_secs(30))?;
     if !all {
         bail!("not every step held");
     }
     Ok(())
 }
 
+/// Waits for dom0's prompt; shows its last lines if it does not come.
+fn await_prompt(running: &mut Running, options: &Options) -> Result<()> {
+    let attached = console::attach(running, boot_limit(options.gdb));
+    if attached.is_err() {
+        log::last_about(running.lines(), "dom0", 20).iter().for_each(|line| println!("       | {line}"));
+    }
+    attached
+}
+
+/// The port asked for, which must be free; any free one for 0.
+fn http_port(asked: u16) -> Result<u16> {
+    match asked {
+        0 => free_port(),
+        port => require_free_port(port).map(|()| port),
+    }
+}
+
+/// This very command with another `--step` at its end, up to the step's name, as a person would type it.
+fn again(args: impl Iterator<Item = String>) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+".contains(c);
+    let quoted = |arg: String| match !arg.is_empty() && arg.chars().all(is_plain) {
+        true => arg,
+        false => format!("'{}'", arg.replace('\'', r"'\''")),
+    };
+    let mut command = "cargo xtask".to_string();
+    let mut args = args.skip(1).peekable();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--" => break,
+            "--step" => drop(args.next()),
+            arg if arg.starts_with("--step=") => {}
+            _ => command = format!("{command} {}", quoted(arg)),
+        }
+    }
+    // What follows `--` is QEMU's; the step comes before it.
+    let rest: String = args.map(|arg| format!(" {}", quoted(arg))).collect();
+    if rest.is_empty() { format!("{command} --step STEP") } else { format!("{command} --step STEP --{rest}") }
+}
+
 fn boot_limit(gdb: bool) -> Duration {
     if gdb { Duration::from_secs(24 * 3600) } else { BOOT }
 }
 
-/// What every machine of `run` has.
-fn machine(place: &Place, options: &Options, accel: Accel, initrd: &str) -> Result<Machine> {
-    let core = built(place, Part::Core, "").context("the core did not build")?;
-    let mut machine = Machine::new(&core, &format!("log={}", options.log.name()), initrd);
-    (machine.smp, machine.mem, machine.accel) = (options.smp, options.mem, accel);
-    machine.extra = options.qemu.clone();
-    if options.gdb {
-        let symbols = crate::toolchain::Route::ready().map(|route| route.artefact(place, crate::build::CORE));
-        println!("waiting for: gdb -ex 'target remote :1234' {}", symbols.unwrap_or_default().display());
-        machine.extra.extend(["-s".to_string(), "-S".to_string()]);
+impl Options {
+    /// Where this run's log, disk and ramdisk are.
+    fn dir(&self, place: &Place) -> PathBuf {
+        self.dir.clone().unwrap_or_else(|| place.out())
     }
-    Ok(machine)
+
+    /// A machine with what was asked for on the command line.
+    fn applied(&self, place: &Place, mut machine: Machine, accel: Accel) -> Machine {
+        (machine.smp, machine.mem, machine.accel) = (self.smp, self.mem, accel);
+        machine.extra.extend(self.qemu.iter().cloned());
+        if self.gdb {
+            let symbols = crate::toolchain::Route::ready().map(|route| route.artefact(place, crate::build::CORE));
+            println!("waiting for: gdb -ex 'target remote :1234' {}", symbols.unwrap_or_default().display());
+            machine.extra.extend(["-s".to_string(), "-S".to_string()]);
+        }
+        machine
+    }
 }
 
-fn log_file(place: &Place) -> Result<PathBuf> {
-    std::fs::create_dir_all(place.out())?;
-    Ok(place.out().join("run.log"))
+fn log_file(dir: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    Ok(dir.join("run.log"))
 }
 
 /// The first line: version, CPUs and memory as the core counts them.
 fn header(place: &Place, running: &mut Running, accel: Accel, gdb: bool) -> Result<()> {
     let is_banner = |line: &str| line.contains("ferrule ") && line.contains(" CPU");
     let Some(index) = running.wait_line(0, boot_limit(gdb), is_banner) else {
-        let log = log_file(place)?;
-        bail!("the core did not start; full log: {}", place.show(&log));
+        bail!("the core did not start; full log: {}", place.show(&running.log));
     };
     let line = running.lines().get(index).map(|line| line.text.clone()).unwrap_or_default();
     let version = line.split("ferrule ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or("?");
     let cpus = log::number_before(&line, "CPUs").unwrap_or(1.0);
     let mib = log::number_before(&line, "MiB").context("no memory in the core's first line")?;
     let noun = if cpus == 1.0 { "CPU" } else { "CPUs" };
-    let log = log_file(place)?;
-    println!("ferrule {version}   {cpus} {noun} ({})   {mib} MiB   full log: {}", accel.name(), place.show(&log));
+    let log = place.show(&running.log);
+    println!("ferrule {version}   {cpus} {noun} ({})   {mib} MiB   full log: {log}", accel.name());
     Ok(())
 }
 
 /// Boots the same images once more as far as dom0, counting instructions, beside the machine that is shown.
-fn count_instructions(place: &Place, machine: &Machine, gdb: bool) -> Count {
+fn count_instructions(machine: &Machine, dir: &Path, gdb: bool) -> Count {
     if gdb {
         return Box::new(|| None);
     }
     let mut counted = machine.clone();
     (counted.icount, counted.extra) = (true, Vec::new());
-    let log = place.out().join("run-icount.log");
+    let log = dir.join("run-icount.log");
     let thread = std::thread::spawn(move || -> Option<f64> {
         let mut running = counted.start(&log).ok()?;
         let index = running.wait_line(0, BOOT, |line| line.contains("d0 starts after"))?;
@@ -241,8 +264,9 @@ fn enough_memory(mem: u32, manifest: &Manifest) -> Result<()> {
     Ok(())
 }
 
-/// What the machine's end means for the person who started it.
-fn close(place: &Place, running: Running, ending: Ending) -> Result<()> {
+/// Waits for the machine's end, and says what it means for the person who started it.
+fn close(place: &Place, mut running: Running, limit: Duration) -> Result<()> {
+    let ending = running.finish(limit)?;
     let log = running.log.clone();
     let messages = running.end();
     match ending {
@@ -266,6 +290,14 @@ mod tests {
         assert_eq!(crate::fail::code(&error), 2);
         assert!(error.to_string().contains("328 MiB"), "{error}");
         assert!(enough_memory(512, &manifest(200)).is_ok());
+    }
+
+    #[test]
+    fn the_command_for_one_step_keeps_everything_else() {
+        let again = |args: &[&str]| again(args.iter().map(|arg| arg.to_string()));
+        assert_eq!(again(&["xtask", "run"]), "cargo xtask run --step STEP");
+        let args = ["xtask", "run", "--step", "ping", "--mem", "256", "--step=disk", "--", "-M", "q35", "a b'c"];
+        assert_eq!(again(&args), r"cargo xtask run --mem 256 --step STEP -- -M q35 'a b'\''c'");
     }
 
     #[test]

@@ -7,9 +7,11 @@ use super::http;
 use super::log::{Entry, last_about, number_before};
 use super::world::Disk;
 use crate::qemu::{Line, Running};
+use crate::unable;
 use anyhow::{Context, Result, ensure};
+use dom0::manifest::Manifest;
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a step waits for what it looks for, on a loaded machine; and once a step before it has failed.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -38,26 +40,48 @@ pub struct Step {
     /// For `--step`.
     pub name: &'static str,
     at_fault: &'static str,
+    /// The domains it looks at, each of the image of its name.
+    of: &'static [&'static str],
     look: fn(&mut Tour) -> Result<String>,
 }
 
 /// In the order of the tour.
 pub const STEPS: &[Step] = &[
-    Step { name: "core", at_fault: "dom0", look: core },
-    Step { name: "drivers", at_fault: "netback", look: drivers },
-    Step { name: "domains", at_fault: "dom0", look: domains },
-    Step { name: "address", at_fault: "web", look: address },
-    Step { name: "ping", at_fault: "client", look: ping },
-    Step { name: "fetch", at_fault: "client", look: guest_fetches },
-    Step { name: "status", at_fault: "web", look: status },
-    Step { name: "download", at_fault: "web", look: download },
-    Step { name: "disk", at_fault: "client", look: disk },
+    Step { name: "core", at_fault: "dom0", of: &[], look: core },
+    Step { name: "drivers", at_fault: "netback", of: &["netback", "blkback"], look: drivers },
+    Step { name: "domains", at_fault: "dom0", of: &[], look: domains },
+    Step { name: "address", at_fault: "web", of: &["web"], look: address },
+    Step { name: "ping", at_fault: "client", of: &["client", "web"], look: ping },
+    Step { name: "fetch", at_fault: "client", of: &["client", "web"], look: guest_fetches },
+    Step { name: "status", at_fault: "web", of: &["web"], look: status },
+    Step { name: "download", at_fault: "web", of: &["web"], look: download },
+    Step { name: "disk", at_fault: "client", of: &["client"], look: disk },
 ];
 
-/// Takes every step, or the one of that name; whether all held. `again`, and a step's name behind it, reruns one alone.
-pub fn take(tour: &mut Tour, only: Option<&str>, again: &str) -> bool {
+/// The steps for a manifest: those whose domains it starts; or only the one of that name.
+pub fn steps(manifest: &Manifest, only: Option<&str>) -> Result<Vec<&'static Step>> {
+    let starts = |name: &&str| {
+        let is_it =
+            |domain: &dom0::manifest::Domain| domain.name == *name && domain.kernel == *name && domain.autostart;
+        manifest.domains.iter().any(is_it)
+    };
+    let Some(only) = only else {
+        return Ok(STEPS.iter().filter(|step| step.of.iter().all(|name| starts(name))).collect());
+    };
+    let Some(step) = STEPS.iter().find(|step| step.name == only) else {
+        let names: Vec<&str> = STEPS.iter().map(|step| step.name).collect();
+        unable!("no step {only}; there are: {}", names.join(", "));
+    };
+    if let Some(missing) = step.of.iter().find(|name| !starts(name)) {
+        unable!("step {only} looks at a domain {missing}, which this manifest does not start");
+    }
+    Ok(vec![step])
+}
+
+/// Takes the steps; whether all held. `again` reruns one alone once its name stands where it says STEP.
+pub fn take(tour: &mut Tour, steps: &[&Step], again: &str) -> bool {
     let mut all = true;
-    for step in STEPS.iter().filter(|step| only.is_none_or(|name| name == step.name)) {
+    for step in steps {
         match (step.look)(tour) {
             Ok(seen) => println!("{seen}"),
             Err(error) => {
@@ -67,7 +91,7 @@ pub fn take(tour: &mut Tour, only: Option<&str>, again: &str) -> bool {
                 for line in last_about(tour.machine.lines(), step.at_fault, SHOWN) {
                     println!("       | {line}");
                 }
-                println!("       again: {again} {}", step.name);
+                println!("       again: {}", again.replace("STEP", step.name));
             }
         }
     }
@@ -144,10 +168,18 @@ fn drivers(tour: &mut Tour) -> Result<String> {
 /// dom0 lists every domain of the manifest.
 fn domains(tour: &mut Tour) -> Result<String> {
     let (at, _) = tour.entry(0, "dom0", "ready", |entry| (entry.what == "ready").then_some(()))?;
-    let list = command(&mut tour.machine, "list", tour.patience)?;
-    let is_listed = |name: &&String| list.iter().any(|line| line.split_whitespace().any(|word| word == name.as_str()));
-    let missing: Vec<&str> = tour.domains.iter().filter(|name| !is_listed(name)).map(String::as_str).collect();
-    ensure!(missing.is_empty(), "not running: {}", missing.join(", "));
+    // One that reboots just now is back soon.
+    let end = Instant::now() + tour.patience;
+    loop {
+        let list = command(&mut tour.machine, "list", tour.patience)?;
+        let is_listed = |name: &&String| list.iter().any(|line| line.split(' ').next() == Some(name.as_str()));
+        let missing: Vec<&str> = tour.domains.iter().filter(|name| !is_listed(name)).map(String::as_str).collect();
+        if missing.is_empty() {
+            break;
+        }
+        ensure!(Instant::now() < end, "not running: {}", missing.join(", "));
+        tour.machine.read(Duration::from_millis(100));
+    }
     Ok(row(at, "dom0", &format!("{} domains: {}", tour.domains.len(), tour.domains.join(", "))))
 }
 

@@ -33,9 +33,8 @@ pub struct Disk {
     pub served: Vec<Served>,
 }
 
-/// Makes target/ferrule/run/disk.img anew: `web` with a file system and files, `client` empty.
-pub fn disk(place: &Place) -> Result<Disk> {
-    let dir = place.out().join("run");
+/// Makes `disk.img` in a folder anew: the partition `web` with a file system and files, `client` empty.
+pub fn disk(dir: &Path) -> Result<Disk> {
     let files = dir.join("www");
     std::fs::create_dir_all(files.join("deep/er"))?;
     let noise = noise(64 * MIB);

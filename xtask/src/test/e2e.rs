@@ -5,6 +5,7 @@ use crate::build::{Part, build, built};
 use crate::place::Place;
 use crate::process::stdout_of;
 use crate::qemu::{Ending, Machine, Running};
+use crate::run::log::number_before;
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,7 +19,8 @@ pub struct Setting<'a> {
     /// The workspace.
     pub place: &'a Place,
     core: PathBuf,
-    smp: u32,
+    /// CPUs of the machine.
+    pub smp: u32,
     /// Where the serial output is kept.
     pub log: PathBuf,
 }
@@ -35,32 +37,52 @@ const CASES: &[Case] = &[
     ("no-image", no_image),
     ("debug-keys", debug_keys),
     ("example-first", example_first),
+    ("memory-of-dom0", memory_of_dom0),
 ];
 
-/// Runs every case, or those whose name contains `only`, on one CPU and on two.
+/// The cases of a machine, each taken on one CPU and on two.
+const MACHINES: &[&[Case]] =
+    &[CASES, super::shell::CASES, super::audit::CASES, super::system::CASES, super::flood::CASES, super::time::CASES];
+/// What is the same on any machine, taken once.
+const ONCE: &[&[Case]] =
+    &[super::tool::CASES, super::refusals::CASES, super::signals::CASES, super::routes::CASES, super::system::ONCE];
+
+/// Runs every case, or those whose name contains `only`.
 pub fn run(place: &Place, only: Option<&str>) -> Result<Tally> {
     build(place, &Part::ALL)?;
     let core = built(place, Part::Core, "").context("the core did not build")?;
     let mut tally = Tally::default();
-    let wanted = |case: &&Case| only.is_none_or(|part| case.0.contains(part));
-    let others = [super::shell::CASES, super::audit::CASES, super::flood::CASES, super::time::CASES];
-    for (name, case) in CASES.iter().chain(others.into_iter().flatten()).filter(wanted) {
-        for smp in [1, 2] {
-            let log = place.logs("e2e")?.join(format!("{name}-{smp}.log"));
-            let setting = Setting { place, core: core.clone(), smp, log };
-            let start = Instant::now();
-            let result = case(&setting);
-            let mark = if result.is_ok() { "ok" } else { "FAIL" };
-            println!("  {mark:4} {name}, {smp} CPU   {:.1} s", start.elapsed().as_secs_f64());
-            if let Err(error) = &result {
-                println!("       {error:#}\n       {}", place.show(&setting.log));
-                println!("       again: cargo xtask test e2e --only {name}");
+    let named = |cases: &[&'static [Case]]| -> Vec<&'static Case> {
+        let all = cases.iter().flat_map(|cases| cases.iter());
+        all.filter(|case| only.is_none_or(|part| case.0.contains(part))).collect()
+    };
+    for (cases, cpus) in [(named(MACHINES), &[1, 2][..]), (named(ONCE), &[2])] {
+        for (name, case) in cases {
+            for smp in cpus {
+                tally += Tally::one(take(place, &core, name, *case, *smp)?);
             }
-            tally += Tally::one(result.is_ok());
         }
     }
     ensure!(tally != Tally::default(), "no end-to-end test is called {}", only.unwrap_or(""));
     Ok(tally)
+}
+
+/// Takes one case and prints how it went.
+fn take(place: &Place, core: &Path, name: &str, case: fn(&Setting<'_>) -> Result<()>, smp: u32) -> Result<bool> {
+    let log = place.logs("e2e")?.join(format!("{name}-{smp}.log"));
+    let setting = Setting { place, core: core.to_path_buf(), smp, log };
+    let start = Instant::now();
+    let result = case(&setting);
+    let mark = if result.is_ok() { "ok" } else { "FAIL" };
+    println!("  {mark:4} {name}, {smp} CPU   {:.1} s", start.elapsed().as_secs_f64());
+    match &result {
+        Ok(()) => drop(std::fs::remove_dir_all(setting.dir())),
+        Err(error) => {
+            println!("       {error:#}\n       {}", place.show(&setting.log));
+            println!("       again: cargo xtask test e2e --only {name}");
+        }
+    }
+    Ok(result.is_ok())
 }
 
 impl Setting<'_> {
@@ -79,6 +101,11 @@ impl Setting<'_> {
     /// Starts it, with the case's log.
     pub fn start(&self, machine: &Machine) -> Result<Running> {
         machine.start(&self.log)
+    }
+
+    /// The case's own folder, for all but the serial output; removed once the case has held.
+    pub fn dir(&self) -> PathBuf {
+        self.log.with_extension("")
     }
 
     /// tests/e2e/foreign.S as an image; `what` is its WHAT.
@@ -195,6 +222,35 @@ fn example_first(setting: &Setting<'_>) -> Result<()> {
     expect_ending(running, Ending::PowerOff)
 }
 
-fn shown(path: &Path) -> String {
+/// `dom0_mem=` says how much the initial domain gets; without it 128 MiB where there is a ramdisk, else what is there.
+fn memory_of_dom0(setting: &Setting<'_>) -> Result<()> {
+    let image = shown(&built(setting.place, Part::Domains, "first").context("the example did not build")?);
+    let with_ramdisk = format!("{image},{image}");
+    let mib = |append: &str, initrd: &str| -> Result<f64> {
+        let mut running = setting.start(&setting.machine(append, initrd))?;
+        expect_line(&mut running, "first: hello from a domain of")?;
+        let kib = running
+            .lines()
+            .iter()
+            .find_map(|line| number_before(&line.text, "KiB").filter(|_| line.text.contains("first: hello")));
+        expect_ending(running, Ending::PowerOff)?;
+        Ok(kib.context("no number of KiB")? / 1024.0)
+    };
+    for (append, initrd, least, most) in [
+        ("dom0_mem=48M", &image, 48.0, 48.0),
+        ("dom0_mem=96M", &with_ramdisk, 96.0, 96.0),
+        ("", &with_ramdisk, 128.0, 128.0),
+        ("", &image, 200.0, 256.0),
+    ] {
+        let got = mib(append, initrd)?;
+        ensure!(
+            (least..=most).contains(&got),
+            "with {append:?} and {initrd} dom0 has {got} MiB, not {least} to {most}"
+        );
+    }
+    Ok(())
+}
+
+pub fn shown(path: &Path) -> String {
     path.display().to_string()
 }

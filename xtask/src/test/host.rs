@@ -22,22 +22,22 @@ pub fn unit(place: &Place) -> Result<Tally> {
     run(place, "unit", &mut cargo)
 }
 
-/// The crates that have a loom half, by their dependency on it.
-pub fn loom_crates(metadata: &Metadata) -> Vec<String> {
-    let has_loom = |package: &&crate::metadata::Package| package.dependencies.iter().any(|d| d.name == "loom");
-    metadata.packages.iter().filter(has_loom).map(|package| package.name.clone()).collect()
-}
-
-/// Every interleaving of the words that two sides share. Built apart: loom's flag changes every crate.
-pub fn loom(place: &Place, crates: &[String]) -> Result<Tally> {
-    let mut cargo = cargo(place);
-    cargo.args(["test", "--release", "--lib", "--no-fail-fast"]);
-    for name in crates {
-        cargo.args(["-p", name]);
+/// Every interleaving of the words that two sides share, crate by crate. Built apart: loom's flag changes every crate.
+///
+/// A crate with a dependency on loom has its tests in `tests/loom.rs`, or in modules of its own called `loom`.
+pub fn loom(place: &Place, metadata: &Metadata) -> Result<Tally> {
+    let mut tally = Tally::default();
+    for package in metadata.packages.iter().filter(|p| p.dependencies.iter().any(|d| d.name == "loom")) {
+        let mut cargo = cargo(place);
+        cargo.args(["test", "--release", "--no-fail-fast", "-p", &package.name]);
+        match package.targets.iter().any(|target| target.name == "loom" && target.kind == ["test"]) {
+            true => cargo.args(["--test", "loom"]),
+            false => cargo.args(["--lib", "loom"]),
+        };
+        cargo.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", place.target.join("loom"));
+        tally += run(place, &format!("loom-{}", package.name), &mut cargo)?;
     }
-    cargo.arg("loom");
-    cargo.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", place.target.join("loom"));
-    run(place, "loom", &mut cargo)
+    Ok(tally)
 }
 
 fn cargo(place: &Place) -> Command {

@@ -4,10 +4,17 @@ mod audit;
 mod e2e;
 mod flood;
 mod host;
+mod refusals;
+mod routes;
 mod shell;
+mod signals;
+mod system;
 mod tally;
 mod time;
+mod tool;
+mod tour;
 
+use crate::build::{Part, build};
 use crate::metadata::Metadata;
 use crate::place::Place;
 use crate::{conformance, lint};
@@ -29,6 +36,8 @@ pub struct Options {
 /// A part of the tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Stage {
+    /// Everything that runs under QEMU builds, and is small
+    Images,
     /// Rules that a machine can check
     Lint,
     /// Unit, property and documentation tests on the host
@@ -39,36 +48,38 @@ enum Stage {
     Conformance,
     /// Whole machines under QEMU, on one CPU and on two
     E2e,
+    /// What `run` shows, on one CPU and on two, and on the other kind of machine
+    Tour,
 }
 
 impl Stage {
-    const ALL: [Stage; 5] = [Stage::Lint, Stage::Unit, Stage::Loom, Stage::Conformance, Stage::E2e];
-
-    /// A stage whose tests are not written yet is not listed.
-    fn exists(self, place: &Place) -> bool {
-        self != Stage::Conformance || conformance::list::path(place).is_file()
-    }
+    const ALL: [Stage; 7] =
+        [Stage::Images, Stage::Lint, Stage::Unit, Stage::Loom, Stage::Conformance, Stage::E2e, Stage::Tour];
 
     fn title(self) -> &'static str {
         match self {
+            Stage::Images => "images",
             Stage::Lint => "lint",
             Stage::Unit => "unit and property tests",
             Stage::Loom => "loom",
             Stage::Conformance => "conformance with Xen",
             Stage::E2e => "end to end",
+            Stage::Tour => "tour",
         }
     }
 
     fn run(self, place: &Place, options: &Options, no_install: bool) -> Result<Tally> {
         match self {
+            Stage::Images => build(place, &Part::ALL).map(|_| Tally::one(true)),
             Stage::Lint => lint::command(place).map(|()| Tally::one(true)),
             Stage::Unit => host::unit(place),
-            Stage::Loom => host::loom(place, &host::loom_crates(&Metadata::read(place)?)),
+            Stage::Loom => host::loom(place, &Metadata::read(place)?),
             Stage::Conformance => {
                 let tally = conformance::run(place, &conformance::Options::only(options.only.clone()), no_install)?;
                 Ok(Tally { passed: tally.passed, failed: tally.failed })
             }
             Stage::E2e => e2e::run(place, options.only.as_deref()),
+            Stage::Tour => tour::run(place),
         }
     }
 }
@@ -76,7 +87,7 @@ impl Stage {
 /// Runs the stages one after the other; an error if anything failed.
 pub fn command(place: &Place, options: &Options, no_install: bool) -> Result<()> {
     let stages = match options.stages.is_empty() {
-        true => Stage::ALL.into_iter().filter(|stage| stage.exists(place)).collect(),
+        true => Stage::ALL.to_vec(),
         false => options.stages.clone(),
     };
     let start = Instant::now();

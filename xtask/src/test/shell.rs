@@ -3,7 +3,7 @@
 use super::e2e::{Case, PATIENCE, Setting, expect_ending, expect_line};
 use crate::build::{Part, built};
 use crate::qemu::{Ending, Running};
-use crate::run::console::{attach, command};
+use crate::run::console::{attach, command, with_core};
 use crate::run::log::{Entry, number_before};
 use crate::run::world;
 use anyhow::{Context, Result, ensure};
@@ -78,12 +78,12 @@ fn refused(machine: &mut Running, line: &str, with: &str) -> Result<()> {
 }
 
 /// Whether some line has this in it.
-fn has(printed: &[String], what: &str) -> bool {
+pub fn has(printed: &[String], what: &str) -> bool {
     printed.iter().any(|line| line.contains(what))
 }
 
 /// The log must say this of a domain.
-fn expect_log(machine: &mut Running, who: &str, what: &str) -> Result<()> {
+pub fn expect_log(machine: &mut Running, who: &str, what: &str) -> Result<()> {
     let wanted = |line: &str| Entry::parse(line).is_some_and(|entry| entry.who == who && entry.what.contains(what));
     let found = machine.wait_line(0, PATIENCE, wanted);
     ensure!(found.is_some(), "the log does not say {what:?} of {who}");
@@ -104,7 +104,10 @@ fn shell_words(setting: &Setting<'_>) -> Result<()> {
         ensure!(help.iter().any(|line| line.trim_start().starts_with(word)), "help does not know {word}");
     }
     ensure!(has(&tell(&mut machine, "list")?, "Domain-0"), "list does not show dom0");
-    ensure!(has(&tell(&mut machine, "dmesg")?, "ferrule 0."), "dmesg does not show the core's first line");
+    ensure!(
+        has(&with_core(&mut machine, "dmesg", PATIENCE)?, "ferrule 0."),
+        "dmesg does not show the core's first line"
+    );
     ensure!(!tell(&mut machine, "info")?.is_empty(), "info is empty");
     ensure!(!tell(&mut machine, "uptime")?.is_empty(), "uptime is empty");
     tell(&mut machine, "network-list -v")?;
@@ -120,13 +123,16 @@ fn shell_words(setting: &Setting<'_>) -> Result<()> {
     expect_log(&mut machine, "sleeper", "created, domain 1, 8 MiB")?;
     ensure!(has(&tell(&mut machine, "list")?, "sleeper"), "list does not show a domain that runs");
     ensure!(!tell(&mut machine, "info sleeper")?.is_empty(), "info of a domain is empty");
-    let state = |printed: Vec<String>| printed.into_iter().find(|line| line.starts_with("sleeper"));
+    // xl's letters: r b p s c d.
+    let is_paused = |printed: Vec<String>| -> Result<bool> {
+        let line = printed.into_iter().find(|line| line.starts_with("sleeper")).context("sleeper is gone")?;
+        let letters = line.split_whitespace().nth(4).with_context(|| line.clone())?;
+        Ok(letters.chars().nth(2) == Some('p'))
+    };
     tell(&mut machine, "pause sleeper")?;
-    let paused = state(tell(&mut machine, "list")?).context("sleeper is gone")?;
-    ensure!(paused.contains("p---"), "not paused: {paused}");
+    ensure!(is_paused(tell(&mut machine, "list")?)?, "not paused");
     tell(&mut machine, "unpause sleeper")?;
-    let running = state(tell(&mut machine, "list")?).context("sleeper is gone")?;
-    ensure!(!running.contains("p---"), "still paused: {running}");
+    ensure!(!is_paused(tell(&mut machine, "list")?)?, "still paused");
     refused(&mut machine, "create sleeper", "sleeper")?;
     tell(&mut machine, "destroy sleeper")?;
     expect_log(&mut machine, "sleeper", "destroyed")?;
@@ -214,7 +220,7 @@ fn guest_crash(setting: &Setting<'_>) -> Result<()> {
     expect_log(&mut machine, "crasher", "ended: crash")?;
     let list = tell(&mut machine, "list")?;
     ensure!(has(&list, "sleeper") && !has(&list, "crasher"), "after the crash: {list:?}");
-    let report = tell(&mut machine, "dmesg")?;
+    let report = with_core(&mut machine, "dmesg", PATIENCE)?;
     ensure!(report.iter().any(|line| line.contains("rip")), "dmesg has no report of the crash");
     tell(&mut machine, "destroy sleeper")?;
     power_off(machine)

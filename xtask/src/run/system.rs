@@ -1,0 +1,56 @@
+//! A whole machine: the core, dom0 and the domains of a manifest, a disk with files, a network card.
+
+use super::world::{self, Disk};
+use crate::build::{Part, built};
+use crate::check;
+use crate::place::Place;
+use crate::qemu::Machine;
+use crate::unable;
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+
+/// What a machine is made from.
+pub struct Plan<'a> {
+    /// The manifest dom0 starts its domains from.
+    pub config: &'a Path,
+    /// Folders whose files go into the ramdisk as well.
+    pub add: &'a [PathBuf],
+    /// How much the core and dom0 log.
+    pub level: &'a str,
+    /// Ports of 127.0.0.1 and the guests' addresses whose port 80 they lead to; `None` is the first address given away.
+    pub forwards: &'a [(u16, Option<&'a str>)],
+    /// Where its disk and its ramdisk are made.
+    pub dir: &'a Path,
+}
+
+/// The machine, not started yet, and the disk it will have. The images must be built.
+pub fn assemble(place: &Place, plan: &Plan<'_>) -> Result<(Machine, Disk)> {
+    let core = built(place, Part::Core, "").context("the core did not build")?;
+    let Some(dom0) = built(place, Part::Domains, "dom0") else {
+        unable!("no image of dom0; `cargo xtask run --dom0 IMAGE` boots any PV64 image as the initial domain");
+    };
+    std::fs::create_dir_all(plan.dir).with_context(|| format!("making {}", plan.dir.display()))?;
+    let manifest = check::read(plan.config)?;
+    let beside = plan.config.parent().unwrap_or(&place.root);
+    let files = [world::added(plan.add)?, world::named(place, &manifest, beside)?].concat();
+    let ramdisk = plan.dir.join("ferrule-ramdisk");
+    world::ramdisk(&ramdisk, &std::fs::read(plan.config)?, &files)?;
+    let disk = world::disk(plan.dir)?;
+    let initrd = format!("{} log-consoles log={},{}", dom0.display(), plan.level, ramdisk.display());
+    let mut machine = Machine::new(&core, &format!("log={}", plan.level), &initrd);
+    let forward =
+        |(port, guest): &(u16, Option<&str>)| format!(",hostfwd=tcp:127.0.0.1:{port}-{}:80", guest.unwrap_or(""));
+    let forwards: String = plan.forwards.iter().map(forward).collect();
+    let devices = [
+        "-netdev",
+        &format!("user,id=net0{forwards}"),
+        "-device",
+        "virtio-net-pci,netdev=net0,addr=2",
+        "-drive",
+        &format!("if=none,id=disk0,format=raw,file={}", disk.image.display()),
+        "-device",
+        "virtio-blk-pci,drive=disk0,addr=3",
+    ];
+    machine.extra = devices.map(str::to_string).to_vec();
+    Ok((machine, disk))
+}

@@ -1,0 +1,247 @@
+//! `cargo xtask` itself as a person meets it: run as a process of its own, judged by what it prints and its exit code.
+
+use super::e2e::{Case, PATIENCE, Setting, expect_line, shown};
+use crate::build::{CORE, built};
+use crate::place::Place;
+use crate::process::which;
+use crate::qemu::{Ending, Running};
+use anyhow::{Context, Result, ensure};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+pub const CASES: &[Case] = &[
+    ("first-lines", first_lines),
+    ("new-guest", new_guest),
+    ("folder-added", folder_added),
+    ("terminal", terminal),
+    ("terminal-ctrl-c", terminal_ctrl_c),
+];
+
+/// How long a whole `run` may take, on a loaded machine.
+pub const WHOLE: Duration = Duration::from_secs(300);
+
+/// What a command printed, and how it ended.
+pub struct Said {
+    /// Its exit code; `None` for a signal or a time-out.
+    pub code: Option<i32>,
+    /// Both of its streams.
+    pub text: String,
+}
+
+impl Said {
+    /// It must have ended so, and said all of these.
+    pub fn expect(&self, code: i32, words: &[&str]) -> Result<()> {
+        ensure!(self.code == Some(code), "exit code {:?}, not {code}:\n{}", self.code, self.text);
+        for word in words {
+            ensure!(self.text.contains(word), "it does not say {word:?}:\n{}", self.text);
+        }
+        Ok(())
+    }
+}
+
+/// This program once more, with the images as they are built, on the workspace at `root`.
+pub fn xtask_at(place: &Place, root: &Path, args: &[&str]) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("this program's own file")?);
+    command.args(args).current_dir(root).stdin(Stdio::null());
+    command.env("CARGO_MANIFEST_DIR", root.join("xtask")).env("CARGO_TARGET_DIR", &place.target);
+    Ok(command)
+}
+
+/// [`xtask_at`] this workspace, building nothing.
+pub fn xtask(place: &Place, args: &[&str]) -> Result<Command> {
+    let mut command = xtask_at(place, &place.root, &["--no-build"])?;
+    command.args(args);
+    Ok(command)
+}
+
+/// Runs a command to its end; what it printed goes to `log` as well.
+pub fn say(command: &mut Command, log: &Path) -> Result<Said> {
+    let file = std::fs::File::create(log)?;
+    command.stdout(file.try_clone()?).stderr(file);
+    let mut child = command.spawn().context("starting this program once more")?;
+    let end = Instant::now() + WHOLE;
+    let status = loop {
+        match child.try_wait()? {
+            Some(status) => break Some(status),
+            None if Instant::now() < end => std::thread::sleep(Duration::from_millis(10)),
+            None => {
+                let _ = child.kill();
+                let _ = child.wait();
+                break None;
+            }
+        }
+    };
+    let text = String::from_utf8_lossy(&std::fs::read(log)?).into_owned();
+    Ok(Said { code: status.and_then(|status| status.code()), text })
+}
+
+/// Runs `cargo xtask ARGS` to its end.
+pub fn run(setting: &Setting<'_>, args: &[&str]) -> Result<Said> {
+    say(&mut xtask(setting.place, args)?, &setting.log)
+}
+
+/// The processes that have this folder in their arguments: what a `run --dir` has started and not ended.
+pub fn left_running(dir: &Path) -> Vec<u32> {
+    let dir = shown(dir);
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok());
+    let names_it = |id: &u32| {
+        let arguments = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&arguments).contains(&dir)
+    };
+    ids.filter(names_it).collect()
+}
+
+/// Waits until nothing of a `run --dir` is left.
+pub fn expect_nothing_left(dir: &Path) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while !left_running(dir).is_empty() {
+        ensure!(Instant::now() < end, "left running: {:?}", left_running(dir));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Alone it prints half a dozen useful lines.
+fn first_lines(setting: &Setting<'_>) -> Result<()> {
+    let said = run(setting, &[])?;
+    said.expect(0, &["cargo xtask run", "cargo xtask test", "cargo xtask build", "new-guest", "--help"])?;
+    let lines = said.text.lines().count();
+    ensure!((5..=8).contains(&lines), "{lines} lines:\n{}", said.text);
+    run(setting, &["--help"])?.expect(0, &["setup", "check", "conformance", "bench", "lint"])
+}
+
+/// A guest made by `new-guest` in a copy of the workspace builds there and boots.
+fn new_guest(setting: &Setting<'_>) -> Result<()> {
+    let root = setting.dir().join("workspace");
+    for file in setting.place.files()? {
+        let to = root.join(&file);
+        std::fs::create_dir_all(to.parent().unwrap_or(&root))?;
+        std::fs::copy(setting.place.root.join(&file), to)?;
+    }
+    let tool = |args: &[&str]| -> Result<Said> {
+        let mut command = xtask_at(setting.place, &root, args)?;
+        command.env("CARGO_TARGET_DIR", setting.place.target.join("new-guest"));
+        say(&mut command, &setting.log)
+    };
+    tool(&["new-guest", "Zebra!"])?.expect(2, &["Zebra!"])?;
+    tool(&["new-guest", "zebra"])?
+        .expect(0, &["examples/guests/zebra/src/main.rs", "cargo xtask build", "run --dom0"])?;
+    tool(&["new-guest", "zebra"])?.expect(2, &["there is a zebra already"])?;
+    tool(&["build", "zebra"])?.expect(0, &["zebra"])?;
+    let image = setting.place.target.join("new-guest/ferrule/zebra");
+    let mut running = setting.start(&setting.machine("", &shown(&image)))?;
+    expect_line(&mut running, "zebra: hello from a domain of")?;
+    super::e2e::expect_ending(running, Ending::PowerOff)
+}
+
+/// `run --dom0 IMAGE` boots it; `run --add DIR` puts files where `create` finds them.
+fn folder_added(setting: &Setting<'_>) -> Result<()> {
+    let first = built(setting.place, crate::build::Part::Domains, "first").context("no image first")?;
+    let core = built(setting.place, crate::build::Part::Core, CORE).context("no core")?;
+    ensure!(core.is_file(), "no core");
+    let dir = setting.dir();
+    let said = run(setting, &["run", "--dom0", &shown(&first), "--dir", &shown(&dir)])?;
+    said.expect(0, &["first: hello from a domain of", "ferrule: power-off"])?;
+    let mine = dir.join("mine");
+    std::fs::create_dir_all(&mine)?;
+    std::fs::copy(&first, mine.join("mine"))?;
+    std::fs::write(mine.join("mine.toml"), "name = 'mine'\nkernel = 'mine'\nmemory = 8\n")?;
+    let config = dir.join("empty.toml");
+    std::fs::write(&config, "[[domain]]\nname = 'idle'\nkernel = 'mine/mine'\nautostart = false\n")?;
+    let args = ["run", "--http-port", "0", "--config", &shown(&config), "--add", &shown(&mine), "--dir", &shown(&dir)];
+    let mut pty = Pty::start(setting, &args)?;
+    pty.expect("dom0#")?;
+    pty.send("create mine.toml\r")?;
+    pty.expect("mine: console: first: hello")?;
+    pty.send("poweroff\r")?;
+    pty.expect_end(0)
+}
+
+/// A command under a terminal of its own, by util-linux's `script`.
+struct Pty {
+    running: Running,
+    seen: usize,
+}
+
+impl Pty {
+    fn start(setting: &Setting<'_>, args: &[&str]) -> Result<Pty> {
+        ensure!(which("script").is_some(), "no `script` (Debian package bsdutils) to make a terminal with");
+        let command = xtask(setting.place, args)?;
+        let mut line = format!("exec {}", quoted(&shown(Path::new(command.get_program()))));
+        command.get_args().for_each(|arg| line = format!("{line} {}", quoted(&arg.to_string_lossy())));
+        let environment = format!(
+            "export CARGO_MANIFEST_DIR={} CARGO_TARGET_DIR={}; stty cols 120 rows 40; ",
+            quoted(&shown(&setting.place.root.join("xtask"))),
+            quoted(&shown(&setting.place.target))
+        );
+        let args = ["-q", "-e", "-f", "-c", &format!("{environment}{line}"), "/dev/null"].map(str::to_string);
+        Ok(Pty { running: Running::start("script", &args, &setting.log)?, seen: 0 })
+    }
+
+    /// Waits for `text` behind what was seen so far.
+    fn expect(&mut self, text: &str) -> Result<()> {
+        let found = self.running.wait_for(self.seen, WHOLE, |lines, partial| {
+            let line = lines.iter().position(|line| line.text.contains(text));
+            line.or_else(|| partial.contains(text).then_some(lines.len()))
+        });
+        let last: Vec<&str> = self.running.lines().iter().rev().take(3).map(|line| line.text.as_str()).collect();
+        self.seen = found.with_context(|| format!("no {text:?} on the terminal; the last lines: {last:?}"))?;
+        Ok(())
+    }
+
+    fn send(&mut self, text: &str) -> Result<()> {
+        self.running.send(text.as_bytes())
+    }
+
+    fn expect_end(mut self, code: i32) -> Result<()> {
+        let ending = self.running.finish(WHOLE)?;
+        let wanted = Ending::from_code(Some(code));
+        ensure!(ending == wanted, "ended as {ending:?}, not {wanted:?}; {}", self.running.end());
+        Ok(())
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// On a terminal the tour leaves one at dom0's prompt: lines to try, Ctrl-C for the guest, `poweroff` ends.
+fn terminal(setting: &Setting<'_>) -> Result<()> {
+    let dir = setting.dir();
+    let mut pty = Pty::start(setting, &["run", "--http-port", "0", "--step", "domains", "--dir", &shown(&dir)])?;
+    pty.expect("try: list | console web")?;
+    pty.expect("dom0#")?;
+    pty.send("list\r")?;
+    pty.expect("Domain-0")?;
+    pty.send("store watch /tool\r")?;
+    pty.expect("store watch /tool")?;
+    // Ctrl-C ends the watch, not the machine: the shell takes the next command.
+    pty.send("\x03")?;
+    std::thread::sleep(Duration::from_secs(1));
+    pty.send("uptime\r")?;
+    pty.expect("dom0# uptime")?;
+    pty.send("poweroff\r")?;
+    pty.expect("ferrule: power-off")?;
+    pty.expect_end(0)?;
+    expect_nothing_left(&dir)
+}
+
+/// Ctrl-C twice at the prompt, and once while the tour still goes on, ends everything.
+fn terminal_ctrl_c(setting: &Setting<'_>) -> Result<()> {
+    let dir = setting.dir();
+    let args = ["run", "--http-port", "0", "--step", "domains", "--dir", &shown(&dir)];
+    let mut pty = Pty::start(setting, &args)?;
+    pty.expect("try: list | console web")?;
+    pty.send("\x03\x03")?;
+    pty.expect("nothing is left running")?;
+    pty.expect_end(130)?;
+    expect_nothing_left(&dir)?;
+    let mut pty = Pty::start(setting, &args)?;
+    pty.expect("full log: ")?;
+    pty.send("\x03")?;
+    pty.expect("nothing is left running")?;
+    pty.expect_end(130)?;
+    expect_nothing_left(&dir)
+}
