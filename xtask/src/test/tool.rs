@@ -154,7 +154,7 @@ fn folder_added(setting: &Setting<'_>) -> Result<()> {
     let mut pty = Pty::start(setting, &args)?;
     pty.expect("dom0#")?;
     pty.send("create mine.toml\r")?;
-    pty.expect("mine: console: first: hello")?;
+    pty.expect("first: hello from a domain of 8192 KiB")?;
     pty.send("poweroff\r")?;
     pty.expect_end(0)
 }
