@@ -66,7 +66,7 @@ pub fn steps(manifest: &Manifest, only: Option<&str>) -> Result<Vec<&'static Ste
         manifest.domains.iter().any(is_it)
     };
     let Some(only) = only else {
-        return Ok(STEPS.iter().filter(|step| step.of.iter().all(|name| starts(name))).collect());
+        return Ok(STEPS.iter().filter(|step| step.of.iter().all(&starts)).collect());
     };
     let Some(step) = STEPS.iter().find(|step| step.name == only) else {
         let names: Vec<&str> = STEPS.iter().map(|step| step.name).collect();

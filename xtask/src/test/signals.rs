@@ -35,7 +35,7 @@ fn ended_by(setting: &Setting<'_>, signal: &str, to_group: bool) -> Result<()> {
         let _ = run.kill();
         let _ = run.wait();
     }
-    ensure!(started? == None, "it ended before it could be told to");
+    ensure!(started?.is_none(), "it ended before it could be told to");
     killed?;
     let status = ended?.context("it did not end")?;
     let wanted = if signal == "KILL" { status.signal() == Some(9) } else { status.code() == Some(130) };
