@@ -41,16 +41,12 @@ pub fn assemble(place: &Place, plan: &Plan<'_>) -> Result<(Machine, Disk)> {
     let forward =
         |(port, guest): &(u16, Option<&str>)| format!(",hostfwd=tcp:127.0.0.1:{port}-{}:80", guest.unwrap_or(""));
     let forwards: String = plan.forwards.iter().map(forward).collect();
-    let devices = [
-        "-netdev",
-        &format!("user,id=net0{forwards}"),
-        "-device",
-        "virtio-net-pci,netdev=net0,addr=2",
-        "-drive",
-        &format!("if=none,id=disk0,format=raw,file={}", disk.image.display()),
-        "-device",
-        "virtio-blk-pci,drive=disk0,addr=3",
-    ];
+    let netdev = format!("user,id=net0{forwards}");
+    let drive = format!("if=none,id=disk0,format=raw,file={}", disk.image.display());
+    // ioeventfd: see docs/caveats.md, QEMU 7.2.
+    let nic = "virtio-net-pci,netdev=net0,addr=2,ioeventfd=off";
+    let block = "virtio-blk-pci,drive=disk0,addr=3,ioeventfd=off";
+    let devices = ["-netdev", &netdev, "-device", nic, "-drive", &drive, "-device", block];
     machine.extra = devices.map(str::to_string).to_vec();
     Ok((machine, disk))
 }

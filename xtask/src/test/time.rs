@@ -5,7 +5,7 @@ use crate::build::{Part, built};
 use crate::qemu::{Ending, Machine, Running};
 use crate::run::console::{attach, command};
 use crate::run::log::number_before;
-use crate::run::world;
+use crate::run::system::{Plan, assemble};
 use anyhow::{Context, Result, ensure};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -94,18 +94,9 @@ fn idle(setting: &Setting<'_>) -> Result<()> {
         return Ok(()); // icount has one CPU
     }
     let config = setting.place.root.join("examples/tour.toml");
-    let manifest = crate::check::read(&config)?;
-    let ramdisk = setting.log.with_extension("ramdisk");
-    let files = world::named(setting.place, &manifest, &setting.place.root)?;
-    world::ramdisk(&ramdisk, &std::fs::read(&config)?, &files)?;
-    let disk = world::disk(setting.place)?;
-    let dom0 = built(setting.place, Part::Domains, "dom0").context("no image dom0")?;
-    let mut machine = setting.machine("", &format!("{} log-consoles,{}", dom0.display(), ramdisk.display()));
+    let plan = Plan { config: &config, add: &[], level: "info", forwards: &[], dir: &setting.dir() };
+    let (mut machine, _) = assemble(setting.place, &plan)?;
     (machine.icount, machine.mem) = (true, 512);
-    let drive = format!("if=none,id=disk0,format=raw,file={}", disk.image.display());
-    let net = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,addr=2"];
-    let block = ["-drive", &drive, "-device", "virtio-blk-pci,drive=disk0,addr=3"];
-    machine.extra = net.into_iter().chain(block).map(str::to_string).collect();
     let mut machine = setting.start(&machine)?;
     attach(&mut machine, PATIENCE)?;
     // The client ends when it has done its part of the tour.
