@@ -4,9 +4,9 @@
 //!   structure.
 //! - Returns: for increase_reservation, decrease_reservation and populate_physmap the number of extents done, however
 //!   few and whatever stopped it; for questions the answer; else 0.
-//! - Faults: ESRCH: no such domain. EPERM: another domain without the builder's privilege. EINVAL, EFAULT. ENOMEM:
-//!   exchange. EACCES: add_to_physmap and its inverse, which are for translated guests. E2BIG: a memory map of more than 128 regions.
-//!   ENOSYS: no memory map was set; an operation that this core has not.
+//! - Faults: ESRCH: no such domain. EPERM: another domain without the builder's privilege. EFAULT. EINVAL: what does not
+//!   fit together, a memory map of more than 1024 regions. ENOMEM: exchange. EACCES: add_to_physmap and its inverse,
+//!   which are for translated guests. ENOSYS: no memory map was set; an operation that this core has not.
 //! - Notes: frames come cleared. A frame that is given back while something still maps it is freed when nothing does.
 //!   Preemptible between extents.
 //! - Source: `memory.h`.
@@ -31,7 +31,7 @@ use crate::{Stop, guest};
 const ORDER: u32 = 9;
 const DEVICE_ORDER: u32 = 12;
 /// The most regions that a memory map has: `E820MAX` of Xen.
-const MAX_REGIONS: u32 = 128;
+const MAX_REGIONS: u32 = 1024;
 /// Where `shared_info.arch.max_pfn` is, in words.
 const MAX_PFN_WORD: usize = core::mem::offset_of!(abi::shared_info::SharedInfo, arch) / 8;
 
@@ -332,7 +332,7 @@ fn tell_regions<P: Platform>(c: &Caller<'_, P>, at: u64, mut map: MemoryMap, reg
 fn set_memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
     let new: ForeignMemoryMap = c.get(at)?;
     if new.map.nr_entries > MAX_REGIONS {
-        return Err(Errno::E2BIG.into());
+        return Err(Errno::EINVAL.into());
     }
     let domain = named(c, new.domid)?;
     c.need(Privilege::BUILDER)?;

@@ -30,6 +30,7 @@ fn console(t: &mut Test) {
     t.err("write from a bad address", io(&[0, 4, BAD]), Errno::EFAULT);
     t.err("write from the hypervisor", io(&[0, 4, 0xffff_8300_0000_0000]), Errno::EFAULT);
     t.ok("read of nothing there", call_with(Hypercall::CONSOLE_IO, &[1, 11], &mut text));
+    t.err("read of 2 GiB", io(&[1, 1 << 31, BAD]), Errno::E2BIG);
     t.err("unknown op", io(&[2, 0, 0]), Errno::ENOSYS);
 }
 
@@ -72,6 +73,8 @@ fn version(t: &mut Test) {
     t.eq("guest_handle is 16 bytes", handle.get(15..), Some(&[0, 0xaa][..]));
     text.fill(0);
     t.ok("commandline", call_with(Hypercall::XEN_VERSION, &[9], &mut text));
+    t.err("guest_handle at a bad address", v(&[8, BAD]), Errno::EFAULT);
+    t.err("commandline at a bad address", v(&[9, BAD]), Errno::EFAULT);
     t.err("unknown op", v(&[11, 0]), Errno::ENOSYS);
     t.err("the highest op", v(&[u32::MAX.into(), 0]), Errno::ENOSYS);
 }

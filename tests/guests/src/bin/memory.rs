@@ -29,6 +29,9 @@ fn arguments(t: &mut Test) {
         t.err("argument nowhere", call(Hypercall::MEMORY_OP, &[op, 0x1000]), Errno::EFAULT);
     }
     t.err("unknown op", call(Hypercall::MEMORY_OP, &[63, 0]), Errno::ENOSYS);
+    for op in [2, 3, 4] {
+        t.err("progress where there is none", call(Hypercall::MEMORY_OP, &[op | 1 << 6, 0x1000]), Errno::EINVAL);
+    }
 }
 
 fn of(domid: DomId) -> MemoryDomain {
@@ -114,6 +117,21 @@ fn balloon(t: &mut Test) {
     far.domid = DomId(77);
     far.nr_extents = 1;
     t.returns("of nobody", memory(MemoryOp::DECREASE_RESERVATION, &mut far), 0);
+    // Frames by the bits of their addresses.
+    let spare = probe::page();
+    t.ok("unmap", update_va(spare.va, Pte::EMPTY, 2));
+    t.returns("give one", decrease(&mut [spare.mfn.0], 0), 1);
+    let within = |bits| {
+        let mut list = [pfn_of(spare)];
+        let mut arg = MemoryReservation { mem_flags: bits, ..reservation(&mut list, 0) };
+        (memory(MemoryOp::POPULATE_PHYSMAP, &mut arg), core::hint::black_box(list).first().copied().unwrap_or(0))
+    };
+    t.eq("addresses of 12 bits are none", within(12).0, 0);
+    let (got, mfn) = within(32);
+    t.eq("of 32 bits there are", got, 1);
+    t.yes("and so it is", mfn < 1 << 20);
+    t.ok("map it", update_va(spare.va, Pte::new(Mfn(mfn), MAP), 2));
+    t.eq("frames come cleared", (0..512).filter(|i| Page { va: spare.va, mfn: Mfn(mfn) }.get(*i) != 0).count(), 0);
     // A page in use, mapped: freed once the mapping goes.
     let held = probe::page();
     t.returns("a page still mapped", decrease(&mut [held.mfn.0], 0), 1);
@@ -135,6 +153,23 @@ fn exchange(t: &mut Test) {
     let mfn = Mfn(core::hint::black_box(take).first().copied().unwrap_or(0));
     t.ok("map it", update_va(page.va, Pte::new(mfn, MAP), 2));
     let page = Page { va: page.va, mfn };
+    // Two for a block of two.
+    let (first, second) = (probe::page(), probe::page());
+    let (mut give, mut take) = ([first.mfn.0, second.mfn.0], [pfn_of(first)]);
+    for page in [first, second] {
+        t.ok("unmap", update_va(page.va, Pte::EMPTY, 2));
+    }
+    let mut arg =
+        MemoryExchange { input: reservation(&mut give, 0), output: reservation(&mut take, 1), nr_exchanged: 0 };
+    t.ok("exchange for a block", memory(MemoryOp::EXCHANGE, &mut arg));
+    t.eq("both", arg.nr_exchanged, 2);
+    let block = core::hint::black_box(take).first().copied().unwrap_or(0);
+    t.eq("is aligned", block % 2, 0);
+    for (page, mfn) in [first, second].into_iter().zip([block, block + 1]) {
+        t.ok("map it", update_va(page.va, Pte::new(Mfn(mfn), MAP), 2));
+        page.set(1, mfn);
+        t.eq("and write", page.get(1), mfn);
+    }
     let mut attempt = |what, change: &dyn Fn(&mut MemoryExchange), error: Errno| {
         let (mut give, mut take) = ([page.mfn.0], [1u64]);
         let mut arg =

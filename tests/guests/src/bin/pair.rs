@@ -6,7 +6,7 @@ use conformance_guests::abi::domctl::{DomctlOp, GetDomainInfo};
 use conformance_guests::abi::event::*;
 use conformance_guests::abi::grant::*;
 use conformance_guests::abi::hypercall::Hypercall;
-use conformance_guests::abi::memory::{MemoryDomain, MemoryOp};
+use conformance_guests::abi::memory::{E820Entry, ForeignMemoryMap, MemoryDomain, MemoryMap, MemoryOp};
 use conformance_guests::abi::mmu::{MmuextCmd, MmuextOp};
 use conformance_guests::abi::sched::{RemoteShutdown, SchedOp, ShutdownReason};
 use conformance_guests::abi::vcpu::VcpuGuestContext;
@@ -26,6 +26,7 @@ fn run(t: &mut Test) {
     life(t, &child);
     refusals(t, &child);
     foreign(t, &child);
+    memory_map(t, &child);
     events(t, &child);
     its_grants(t, &child);
     our_grants(t, &child);
@@ -179,6 +180,29 @@ fn foreign(t: &mut Test, child: &Child) {
     t.returns("its most", memory(MemoryOp::MAXIMUM_RESERVATION, &mut of), 256);
 }
 
+/// The memory map that the builder gives it.
+fn memory_map(t: &mut Test, child: &Child) {
+    let region = |addr, size, kind| E820Entry { addr, size, kind };
+    let regions = [region(0, 0x8000, E820Entry::RAM), region(0x8000, 0x1000, E820Entry::RESERVED)];
+    let set = |domid, nr_entries, buffer| {
+        let map = MemoryMap { nr_entries, _pad: 0, buffer: Vaddr(buffer) };
+        memory(MemoryOp::SET_MEMORY_MAP, &mut ForeignMemoryMap { domid, map, ..ForeignMemoryMap::default() })
+    };
+    let at = regions.as_ptr() as u64;
+    t.ok("set_memory_map", set(child.id, 2, at));
+    t.err("of nobody", set(DomId(77), 2, at), Errno::ESRCH);
+    t.err("from nowhere", set(child.id, 2, 0x1000), Errno::EFAULT);
+    t.err("too long", set(child.id, 1025, at), Errno::EINVAL);
+    let ask = |nr_entries| {
+        let mut map = MemoryMap { nr_entries, _pad: 0, buffer: Vaddr(child::GIFT) };
+        let ret = child.call_with(Hypercall::MEMORY_OP, &[MemoryOp::MEMORY_MAP.0.into()], &mut map);
+        (ret, map.nr_entries)
+    };
+    t.eq("it asks", ask(8), (0, 2));
+    t.eq("first", (probe::peek(child.gift), probe::peek(child.gift + 8)), (0, 0x8000));
+    t.eq("room for one", ask(1), (0, 1));
+}
+
 fn one(op: EvtchnOp, port: Port) -> i64 {
     evtchn(op, &mut PortArg { port })
 }
@@ -283,6 +307,7 @@ fn its_grants(t: &mut Test, child: &Child) {
         let mut arg = UnmapGrantRef { host_addr: va, handle, ..UnmapGrantRef::default() };
         (grant(GrantOp::UNMAP_GRANT_REF, &mut arg), arg.status)
     };
+    probe::poke(child.gift, 0x61f7);
     entry(table, 8, ACCESS, DOM0, child.gift_frame());
     let got = map(8, gntmap::HOST_MAP);
     t.eq("map", (got.status, got.dev_bus_addr), (GrantStatus::OKAY, child.gift_frame().maddr()));

@@ -4,7 +4,7 @@
 
 use conformance_guests::abi::event::{BindIpi, BindVirq, EvtchnOp, PortArg};
 use conformance_guests::abi::hypercall::Hypercall;
-use conformance_guests::abi::sched::{Poll, RemoteShutdown, SchedOp, Shutdown, ShutdownReason, Watchdog};
+use conformance_guests::abi::sched::{PinOverride, Poll, RemoteShutdown, SchedOp, Shutdown, ShutdownReason, Watchdog};
 use conformance_guests::abi::{DomId, Errno, Port, Vaddr, VcpuId, Virq};
 use conformance_guests::domain_rt::probe::{self, call};
 use conformance_guests::ops::{evtchn, sched, system_time};
@@ -16,7 +16,7 @@ const MS: u64 = 1_000_000;
 
 fn run(t: &mut Test) {
     t.ok("yield", call(Hypercall::SCHED_OP, &[0, 0]));
-    for op in [2, 3, 4, 5, 6] {
+    for op in [2, 3, 4, 5, 6, 7] {
         t.err("argument nowhere", call(Hypercall::SCHED_OP, &[op, 0x1000]), Errno::EFAULT);
     }
     for op in [8, 9, u32::MAX.into()] {
@@ -144,4 +144,8 @@ fn errors(t: &mut Test) {
     t.ok("ended", watchdog(1, 0));
     t.err("ended twice", watchdog(1, 0), Errno::EINVAL);
     t.ok("the other", watchdog(2, 0));
+    let pin = |pcpu| sched(SchedOp::PIN_OVERRIDE, &mut PinOverride { pcpu });
+    t.err("pin to a CPU there is not", pin(4000), Errno::EINVAL);
+    t.ok("pin to this one", pin(0));
+    t.ok("no more", pin(-1));
 }

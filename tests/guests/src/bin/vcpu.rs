@@ -28,9 +28,12 @@ fn run(t: &mut Test) {
         t.err("the highest vcpu", op(number, u32::MAX.into()), Errno::ENOENT);
     }
     t.returns("is_up", op(3, 0), 1);
-    for number in [0, 4, 5, 6, 8, 10] {
+    for number in [0, 4, 5, 6, 8, 10, 13] {
         t.err("argument nowhere", op(number, 0), Errno::EFAULT);
     }
+    t.err("send_nmi with an argument", op(11, 0), Errno::EINVAL);
+    t.err("get_physid of one that is not pinned", op(12, 0), Errno::EINVAL);
+    t.err("initialise of oneself", vcpu(VcpuOp::INITIALISE, 0, &mut VcpuGuestContext::default()), Errno::EEXIST);
     runstate(t);
     timers(t);
     second(t);
@@ -67,6 +70,8 @@ fn runstate(t: &mut Test) {
     let mut bad = RegisterArea { addr: Vaddr(0xffff_8300_0000_0000) };
     let got = vcpu(VcpuOp::REGISTER_RUNSTATE_MEMORY_AREA, 0, &mut bad);
     t.err("an area in the hypervisor", got, Errno::EFAULT);
+    let got = vcpu(VcpuOp::REGISTER_VCPU_TIME_MEMORY_AREA, 0, &mut bad);
+    t.err("a time page in the hypervisor", got, Errno::EFAULT);
     // The update flag: off without the assist.
     t.ok("register", vcpu(VcpuOp::REGISTER_RUNSTATE_MEMORY_AREA, 0, &mut area));
     t.ok("assist", call(Hypercall::VM_ASSIST, &[0, 5]));
