@@ -13,25 +13,21 @@ pub struct Counters {
     pub bytes_written: u64,
     /// Flushes and barriers.
     pub flushes: u64,
-    /// Bytes of payload that this domain, or the hypervisor for it, copied on the way to a device. A RAM disk's
-    /// transfers are not on the way to anything and do not count.
+    /// Bytes of data that the hypervisor copied for this domain: all of a RAM disk's, none of a device's.
     pub bytes_copied: u64,
+    /// Bytes of lists of indirect segments, copied to be checked.
+    pub list_bytes: u64,
     /// Events sent to the guest.
     pub notifications: u64,
-    /// Hypercalls made for this vbd alone: lists of indirect segments.
-    pub hypercalls: u64,
 }
 
-impl Counters {
-    /// Writes the counts as store keys, under `stats/`.
-    pub fn publish(&self, put: ring_proto::keys::Put<'_>) {
-        put("stats/requests", &self.requests);
-        put("stats/errors", &self.errors);
-        put("stats/bytes-read", &self.bytes_read);
-        put("stats/bytes-written", &self.bytes_written);
-        put("stats/flushes", &self.flushes);
-        put("stats/bytes-copied", &self.bytes_copied);
-        put("stats/notifications", &self.notifications);
-        put("stats/hypercalls", &self.hypercalls);
+impl core::fmt::Display for Counters {
+    /// Names and numbers in turn, as they stand in the store.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self { requests, errors, bytes_read, bytes_written, flushes, bytes_copied, list_bytes, notifications } =
+            self;
+        write!(f, "requests {requests} errors {errors} bytes-read {bytes_read} bytes-written {bytes_written} ")?;
+        write!(f, "flushes {flushes} bytes-copied {bytes_copied} list-bytes {list_bytes} ")?;
+        write!(f, "notifications {notifications}")
     }
 }

@@ -49,6 +49,7 @@ pub struct Disk<D, M> {
     medium: D,
     places: Vec<Place<M>>,
     generation: u32,
+    completed: u64,
 }
 
 impl<D: core::fmt::Debug, M> core::fmt::Debug for Disk<D, M> {
@@ -60,7 +61,7 @@ impl<D: core::fmt::Debug, M> core::fmt::Debug for Disk<D, M> {
 impl<D: Medium, M: RingMemory> Disk<D, M> {
     /// A disk without sessions.
     pub fn new(medium: D) -> Self {
-        Self { medium, places: Vec::new(), generation: 0 }
+        Self { medium, places: Vec::new(), generation: 0, completed: 0 }
     }
 
     /// The disk itself.
@@ -122,6 +123,11 @@ impl<D: Medium, M: RingMemory> Disk<D, M> {
         place.session.as_ref().map(Session::counters)
     }
 
+    /// Operations that the disk has completed, of all vbds there ever were.
+    pub fn completed(&self) -> u64 {
+        self.completed
+    }
+
     /// Whether any request is under way.
     pub fn busy(&self) -> bool {
         self.places.iter().filter_map(|place| place.session.as_ref()).any(|session| session.in_flight() > 0)
@@ -144,12 +150,13 @@ impl<D: Medium, M: RingMemory> Disk<D, M> {
                 }
             }
             self.medium.kick();
-            while let Some((token, success)) = self.medium.completed() {
+            while let Some(done) = self.medium.completed() {
                 moved = true;
-                let place = self.places.get_mut(usize::from(token.session));
-                let place = place.filter(|place| place.generation == token.generation);
+                self.completed += 1;
+                let place = self.places.get_mut(usize::from(done.token.session));
+                let place = place.filter(|place| place.generation == done.token.generation);
                 if let Some(session) = place.and_then(|place| place.session.as_mut()) {
-                    session.complete(token.slot, success);
+                    session.complete(done);
                 }
             }
             if !moved {

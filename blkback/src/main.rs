@@ -7,23 +7,4 @@ extern crate alloc;
 
 mod driver;
 
-use domain_rt::abi::start_info::StartInfo;
-use domain_rt::println;
-use domain_rt::runtime::{self, Context};
-
-domain_rt::entry!(run);
-
-fn run(info: &'static StartInfo) -> ! {
-    runtime::start(info, serve)
-}
-
-async fn serve(context: Context) {
-    let Some(store) = context.store else {
-        println!("blkback: no store, nothing to do");
-        return;
-    };
-    let disks = driver::disks(context, store).await;
-    let vbd = |device, gone| driver::vbd::serve(store, disks.clone(), device, gone);
-    let error = domain_rt::backend::serve_devices(context, store, ring_proto::path::Class::Vbd, vbd).await;
-    println!("blkback: the store failed: {error:?}");
-}
+domain_rt::entry!(domain_rt::driver::run::<driver::Blkback>);

@@ -59,6 +59,17 @@ pub enum Io<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;
 
+/// An operation that is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// Whose.
+    pub token: Token,
+    /// Whether it succeeded.
+    pub success: bool,
+    /// Bytes of its data that were copied: none if the device worked on the guest's own pages.
+    pub copied: u64,
+}
+
 /// A disk. Operations complete in any order.
 pub trait Medium {
     /// What it is.
@@ -67,8 +78,8 @@ pub trait Medium {
     fn submit(&mut self, token: Token, io: Io<'_>) -> Result<(), Busy>;
     /// Starts all that was submitted, in as few hypercalls and notifications as may be.
     fn kick(&mut self);
-    /// An operation that is done, and whether it succeeded.
-    fn completed(&mut self) -> Option<(Token, bool)>;
+    /// An operation that is done.
+    fn completed(&mut self) -> Option<Done>;
 }
 
 /// One copy between a granted page and local memory.
@@ -100,6 +111,9 @@ pub trait CopyGrants {
 
 /// Small reads of granted pages.
 pub trait ReadGrants {
-    /// Copies the beginning of a page, at most all of it, into `out`; whether it could.
-    fn read(&mut self, peer: DomId, grant: GrantRef, out: &mut [u8]) -> bool;
+    /// Copies the beginnings of `pages` into `out`, a page's bytes each and the rest from the last, with one hypercall;
+    /// whether it could. There are as many pages as `out` has room for, [`INDIRECT_PAGES`] at most.
+    ///
+    /// [`INDIRECT_PAGES`]: ring_proto::blk::INDIRECT_PAGES
+    fn read(&mut self, peer: DomId, pages: &[GrantRef], out: &mut [u8]) -> bool;
 }

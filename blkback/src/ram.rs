@@ -1,6 +1,6 @@
 //! A RAM disk: sectors in this domain's memory, moved by the hypervisor's copies.
 
-use crate::medium::{Busy, Copy, CopyGrants, Geometry, Io, Medium, Token};
+use crate::medium::{Busy, Copy, CopyGrants, Done, Geometry, Io, Medium, Token};
 use alloc::{collections::VecDeque, vec::Vec};
 use ring_proto::blk::{Direction, SECTOR};
 use ring_proto::memory::RingMemory;
@@ -16,7 +16,7 @@ pub struct Ram<G: CopyGrants> {
     copies: Vec<Copy>,
     /// Operations whose copies are queued: how many copies each has.
     queued: Vec<(Token, usize)>,
-    done: VecDeque<(Token, bool)>,
+    done: VecDeque<Done>,
     /// Hypercalls made for transfers.
     hypercalls: u64,
 }
@@ -75,7 +75,7 @@ impl<G: CopyGrants> Medium for Ram<G> {
                     return Err(Busy);
                 }
                 let Some(mut local) = offset(sector) else {
-                    self.done.push_back((token, false));
+                    self.done.push_back(Done { token, success: false, copied: 0 });
                     return Ok(());
                 };
                 for segment in segments {
@@ -93,12 +93,12 @@ impl<G: CopyGrants> Medium for Ram<G> {
                 self.queued.push((token, segments.len()));
             }
             // Memory is as durable as it gets.
-            Io::Flush => self.done.push_back((token, true)),
+            Io::Flush => self.done.push_back(Done { token, success: true, copied: 0 }),
             Io::Discard { sector, count } => {
                 let range = offset(sector).zip(offset(sector.saturating_add(count)));
                 let range = range.filter(|(_, end)| *end <= self.memory.len());
                 let success = range.map(|(start, end)| self.zero(start, end)).is_some();
-                self.done.push_back((token, success));
+                self.done.push_back(Done { token, success, copied: 0 });
             }
         }
         Ok(())
@@ -112,12 +112,16 @@ impl<G: CopyGrants> Medium for Ram<G> {
         self.grants.copy(&self.memory, &mut self.copies);
         let mut results = self.copies.drain(..);
         for (token, count) in self.queued.drain(..) {
-            let failed = results.by_ref().take(count).filter(|copy| !copy.done).count();
-            self.done.push_back((token, failed == 0));
+            let (mut success, mut copied) = (true, 0);
+            for copy in results.by_ref().take(count) {
+                success &= copy.done;
+                copied += if copy.done { u64::from(copy.len) } else { 0 };
+            }
+            self.done.push_back(Done { token, success, copied });
         }
     }
 
-    fn completed(&mut self) -> Option<(Token, bool)> {
+    fn completed(&mut self) -> Option<Done> {
         self.done.pop_front()
     }
 }

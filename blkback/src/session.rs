@@ -6,8 +6,8 @@
 //! yet is held, and nothing behind it is taken off the ring: the ring is the queue.
 
 use crate::counters::Counters;
-use crate::medium::{Busy, Geometry, Io, Medium, ReadGrants, Token};
-use abi::{DomId, GrantRef};
+use crate::medium::{Busy, Done, Geometry, Io, Medium, ReadGrants, Token};
+use abi::DomId;
 use alloc::{vec, vec::Vec};
 use ring_proto::blk::*;
 use ring_proto::memory::RingMemory;
@@ -115,6 +115,8 @@ pub struct Session<M> {
     changes: usize,
     /// The barrier under way, and whether its next stage is to be submitted.
     barrier: Option<(u16, bool)>,
+    /// The segments of the indirect request in hand.
+    lists: Vec<WireSegment>,
     counters: Counters,
 }
 
@@ -130,6 +132,7 @@ impl<M: RingMemory> Session<M> {
     ) -> Result<Self, BadSize> {
         let ring = Back::attach(memory)?;
         let slots = ring.slots() as u16;
+        let limits = limits(geometry, &extent, read_only);
         let empty = |_| Job {
             tag: Tag { id: 0, op: BlkOp::READ },
             kind: Kind::Flush,
@@ -141,7 +144,7 @@ impl<M: RingMemory> Session<M> {
         Ok(Self {
             ring,
             peer,
-            limits: limits(geometry, &extent, read_only),
+            limits,
             extent,
             place,
             jobs: (0..slots).map(empty).collect(),
@@ -149,6 +152,7 @@ impl<M: RingMemory> Session<M> {
             held: None,
             changes: 0,
             barrier: None,
+            lists: vec![WireSegment::default(); limits.indirect_segments.into()],
             counters: Counters::default(),
         })
     }
@@ -239,9 +243,13 @@ impl<M: RingMemory> Session<M> {
                 match source {
                     Source::Direct(segments) => job.segments.extend_from_slice(&segments),
                     Source::Indirect { pages, count } => {
-                        self.counters.hypercalls += pages.len() as u64;
-                        for wire in read_lists(self.peer, &pages, count, grants)? {
-                            job.segments.push(Segment::parse(&wire).ok_or(BlkStatus::ERROR)?);
+                        let bytes = self.lists.get_mut(..usize::from(count)).ok_or(BlkStatus::ERROR)?;
+                        if !grants.read(self.peer, &pages, bytes.as_mut_bytes()) {
+                            return Err(BlkStatus::ERROR);
+                        }
+                        self.counters.list_bytes += size_of_val(bytes) as u64;
+                        for wire in bytes {
+                            job.segments.push(Segment::parse(wire).ok_or(BlkStatus::ERROR)?);
                         }
                         check_transfer(direction, sector, &job.segments, &self.limits)?;
                     }
@@ -272,9 +280,10 @@ impl<M: RingMemory> Session<M> {
         Ok(())
     }
 
-    /// Notes that the disk is done with the operation `slot`. The caller calls [`take`](Self::take) again, as others
-    /// may have waited for it.
-    pub fn complete(&mut self, slot: u16, success: bool) {
+    /// Notes that the disk is done with an operation of this session. The caller calls [`take`](Self::take) again, as
+    /// others may have waited for it.
+    pub fn complete(&mut self, Done { token: Token { slot, .. }, success, copied }: Done) {
+        self.counters.bytes_copied += copied;
         let Some(job) = self.jobs.get_mut(usize::from(slot)) else { return };
         if job.is_barrier() {
             if success && let Some(next) = job.stage.next() {
@@ -311,17 +320,4 @@ impl<M: RingMemory> Session<M> {
         self.counters.notifications += u64::from(notify.needed());
         notify
     }
-}
-
-/// Copies the lists of an indirect request out of the guest's pages.
-fn read_lists(
-    peer: DomId,
-    pages: &[GrantRef],
-    count: u16,
-    grants: &mut impl ReadGrants,
-) -> Result<Vec<WireSegment>, BlkStatus> {
-    let mut lists = vec![WireSegment::default(); usize::from(count)];
-    let mut chunks = lists.chunks_mut(SEGMENTS_PER_PAGE).zip(pages);
-    let read = |(chunk, page): (&mut [WireSegment], &GrantRef)| grants.read(peer, *page, chunk.as_mut_bytes());
-    if chunks.all(read) { Ok(lists) } else { Err(BlkStatus::ERROR) }
 }

@@ -3,9 +3,10 @@
 //! The guest's pages are mapped for the device alone while it works on them, and given to it by machine address: this
 //! domain never sees the data. Mapping, handing over and unmapping are done in batches.
 
-use crate::medium::{Busy, Geometry, Io, Medium, Token};
+use crate::medium::{Busy, Done, Geometry, Io, Medium, Token};
 use abi::{DomId, GrantRef};
 use alloc::{collections::VecDeque, vec::Vec};
+use core::ops::Range;
 use ring_proto::blk::{Direction, Segment};
 
 /// Feature bits of the device that this driver knows.
@@ -34,10 +35,10 @@ pub enum Command {
 pub trait BlockDevice {
     /// A guest's page that the device may use for as long as this is kept.
     type Page;
-    /// Maps pages (whose, which, does the device write to it) with one hypercall: an outcome each, in order.
-    fn map(&mut self, pages: &[(DomId, GrantRef, bool)]) -> Vec<Option<Self::Page>>;
-    /// Ends mappings with one hypercall.
-    fn unmap(&mut self, pages: Vec<Self::Page>);
+    /// Maps pages (whose, which, does the device write to it) with one hypercall and appends an outcome each, in order.
+    fn map(&mut self, pages: &[(DomId, GrantRef, bool)], mapped: &mut Vec<Option<Self::Page>>);
+    /// Ends mappings with one hypercall; `pages` is empty afterwards.
+    fn unmap(&mut self, pages: &mut Vec<Self::Page>);
     /// Queue entries that are free.
     fn room(&self) -> usize;
     /// Queue entries that a request of so many pages takes.
@@ -57,12 +58,25 @@ struct Waiting {
     tag: u16,
     command: Command,
     peer: DomId,
-    segments: Vec<Segment>,
+    /// Its pages, in the list of those that wait.
+    segments: Range<usize>,
+}
+
+/// Lists that are kept so that they are allocated once.
+#[derive(Debug)]
+struct Lists<P> {
+    /// Pages to be mapped, and what came of it.
+    wanted: Vec<(DomId, GrantRef, bool)>,
+    mapped: Vec<Option<P>>,
+    /// Pages to be unmapped.
+    released: Vec<P>,
+    /// Empty lists for the pages of requests.
+    spare: Vec<Vec<P>>,
 }
 
 /// A virtio disk.
 #[derive(Debug)]
-pub struct VirtioDisk<D> {
+pub struct VirtioDisk<D: BlockDevice> {
     device: D,
     geometry: Geometry,
     flush: bool,
@@ -70,9 +84,11 @@ pub struct VirtioDisk<D> {
     tokens: Vec<Option<Token>>,
     free: Vec<u16>,
     waiting: Vec<Waiting>,
+    segments: Vec<Segment>,
+    lists: Lists<D::Page>,
     /// Queue entries promised to `waiting`.
     promised: usize,
-    done: VecDeque<(Token, bool)>,
+    done: VecDeque<Done>,
     hypercalls: u64,
 }
 
@@ -87,6 +103,8 @@ impl<D: BlockDevice> VirtioDisk<D> {
             tokens: (0..depth).map(|_| None).collect(),
             free: (0..depth).rev().collect(),
             waiting: Vec::new(),
+            segments: Vec::new(),
+            lists: Lists { wanted: Vec::new(), mapped: Vec::new(), released: Vec::new(), spare: Vec::new() },
             promised: 0,
             done: VecDeque::new(),
             hypercalls: 0,
@@ -113,36 +131,41 @@ impl<D: BlockDevice> VirtioDisk<D> {
             *place = Some(token);
         }
         self.promised += entries;
-        self.waiting.push(Waiting { tag, command, peer, segments: segments.to_vec() });
+        let first = self.segments.len();
+        self.segments.extend_from_slice(segments);
+        self.waiting.push(Waiting { tag, command, peer, segments: first..self.segments.len() });
         Ok(())
     }
 
     fn finish(&mut self, tag: u16, success: bool) {
         if let Some(token) = self.tokens.get_mut(usize::from(tag)).and_then(Option::take) {
             self.free.push(tag);
-            self.done.push_back((token, success));
+            // The device worked on the guest's pages.
+            self.done.push_back(Done { token, success, copied: 0 });
         }
     }
 
-    fn unmap(&mut self, pages: Vec<D::Page>) {
-        if !pages.is_empty() {
+    /// Ends the mappings that have been released.
+    fn unmap_released(&mut self) {
+        if !self.lists.released.is_empty() {
             self.hypercalls += 1;
-            self.device.unmap(pages);
+            self.device.unmap(&mut self.lists.released);
         }
     }
 
     /// Maps the pages of all that waits, in order.
-    fn map_waiting(&mut self) -> Vec<Option<D::Page>> {
-        let mut wanted = Vec::new();
-        for waiting in &self.waiting {
-            let writable = matches!(waiting.command, Command::Transfer(Direction::Read, _));
-            wanted.extend(waiting.segments.iter().map(|segment| (waiting.peer, segment.grant, writable)));
+    fn map_waiting(&mut self) {
+        let Lists { wanted, mapped, .. } = &mut self.lists;
+        for Waiting { command, peer, segments, .. } in &self.waiting {
+            let writable = matches!(command, Command::Transfer(Direction::Read, _));
+            let segments = self.segments.get(segments.clone()).unwrap_or_default();
+            wanted.extend(segments.iter().map(|segment| (*peer, segment.grant, writable)));
         }
-        if wanted.is_empty() {
-            return Vec::new();
+        if !wanted.is_empty() {
+            self.hypercalls += 1;
+            self.device.map(wanted, mapped);
+            wanted.clear();
         }
-        self.hypercalls += 1;
-        self.device.map(&wanted)
     }
 }
 
@@ -159,7 +182,7 @@ impl<D: BlockDevice> Medium for VirtioDisk<D> {
             Io::Flush if self.flush => self.wait(token, Command::Flush, DomId::INVALID, &[]),
             // Without a flush there is no cache that could lose anything; and a discard was not offered.
             Io::Flush | Io::Discard { .. } => {
-                self.done.push_back((token, io == Io::Flush));
+                self.done.push_back(Done { token, success: io == Io::Flush, copied: 0 });
                 Ok(())
             }
         }
@@ -169,33 +192,39 @@ impl<D: BlockDevice> Medium for VirtioDisk<D> {
         if self.waiting.is_empty() {
             return;
         }
-        let mut mapped = self.map_waiting().into_iter();
-        let mut useless = Vec::new();
-        for waiting in core::mem::take(&mut self.waiting) {
-            let outcomes: Vec<_> = mapped.by_ref().take(waiting.segments.len()).collect();
-            let whole = outcomes.len() == waiting.segments.len() && outcomes.iter().all(Option::is_some);
-            let pages: Vec<_> = outcomes.into_iter().flatten().collect();
-            if !whole {
-                useless.extend(pages);
-                self.finish(waiting.tag, false);
-            } else if !self.device.push(waiting.tag, waiting.command, &waiting.segments, pages) {
-                self.finish(waiting.tag, false);
+        self.map_waiting();
+        let (mut waiting, segments) = (core::mem::take(&mut self.waiting), core::mem::take(&mut self.segments));
+        let mut mapped = core::mem::take(&mut self.lists.mapped);
+        let mut outcomes = mapped.drain(..);
+        for Waiting { tag, command, segments: range, .. } in waiting.drain(..) {
+            let segments = segments.get(range).unwrap_or_default();
+            let mut pages = self.lists.spare.pop().unwrap_or_default();
+            pages.extend(outcomes.by_ref().take(segments.len()).flatten());
+            if pages.len() != segments.len() {
+                self.lists.released.append(&mut pages);
+                self.lists.spare.push(pages);
+                self.finish(tag, false);
+            } else if !self.device.push(tag, command, segments, pages) {
+                self.finish(tag, false);
             }
         }
+        drop(outcomes);
+        (self.waiting, self.segments, self.lists.mapped) = (waiting, segments, mapped);
+        self.segments.clear();
         self.promised = 0;
-        self.unmap(useless);
+        self.unmap_released();
         self.device.kick();
     }
 
-    fn completed(&mut self) -> Option<(Token, bool)> {
+    fn completed(&mut self) -> Option<Done> {
         if self.done.is_empty() {
-            let mut pages = Vec::new();
-            while let Some((tag, success, mut released)) = self.device.pop() {
-                pages.append(&mut released);
+            while let Some((tag, success, mut pages)) = self.device.pop() {
+                self.lists.released.append(&mut pages);
+                self.lists.spare.push(pages);
                 self.finish(tag, success);
             }
             // Before anybody is answered: an answered request's pages are the guest's alone.
-            self.unmap(pages);
+            self.unmap_released();
         }
         self.done.pop_front()
     }

@@ -1,7 +1,8 @@
 //! The processor: the hypercall instruction and a few others.
 
 /// Issues a hypercall: `rax` the number, `rdi`, `rsi`, `rdx`, `r10`, `r8` the arguments. Returns
-/// `rax`; `rcx` and `r11` are lost. On a host there is no hypervisor: -ENOSYS.
+/// `rax`; `rcx` and `r11` are lost, and so are the arguments (`arch-x86/xen-x86_64.h`): a call that was interrupted goes
+/// on with what is left of them. On a host there is no hypervisor: -ENOSYS.
 ///
 /// # Safety
 /// The call may do anything to this domain's memory; what it does must not break what Rust was
@@ -16,8 +17,8 @@ pub unsafe fn hypercall(number: u32, args: [u64; 5]) -> i64 {
             core::arch::asm!(
                 "syscall",
                 inlateout("rax") u64::from(number) => ret,
-                in("rdi") args[0], in("rsi") args[1], in("rdx") args[2],
-                in("r10") args[3], in("r8") args[4],
+                inlateout("rdi") args[0] => _, inlateout("rsi") args[1] => _, inlateout("rdx") args[2] => _,
+                inlateout("r10") args[3] => _, inlateout("r8") args[4] => _,
                 lateout("rcx") _, lateout("r11") _,
                 options(nostack),
             );

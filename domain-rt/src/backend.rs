@@ -1,5 +1,7 @@
 //! What every backend does: notice its devices come and go, and meet each one's frontend.
 
+use crate::activity::Activity;
+use crate::counts;
 use crate::runtime::Context;
 use crate::store::{Error, Store, StoreError};
 use crate::xenbus::Half;
@@ -7,14 +9,14 @@ use abi::DomId;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::rc::Rc;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::future::{Future, pending, poll_fn};
 use core::pin::pin;
 use core::task::{Poll, Waker};
 use embassy_futures::select::{Either, Either4, select, select4};
-use embassy_time::{Duration, Timer};
+use embassy_time::{Duration, Instant, Timer};
 use ring_proto::keys::Put;
 use ring_proto::path::{BackDir, Class, Device, decimal};
 use ring_proto::xenbus::{BackStep, State, back_step};
@@ -158,11 +160,13 @@ pub trait Connection {
     fn serve(&self) -> impl Future<Output = ()>;
     /// Raised when the frontend has broken a ring.
     fn broken(&self) -> &Signal;
-    /// Writes what was done so far.
-    fn stats(&self, put: Put<'_>);
+    /// Says when there is something new in [`stats`](Self::stats).
+    fn activity(&self) -> &Activity;
+    /// What was done so far, for this frontend and for all, each as names and numbers in turn.
+    fn stats(&self) -> (String, String);
 }
 
-/// How long counters wait for more before they are written to the store; while nothing changes, nothing is.
+/// How long figures wait for more before they are written to the store; while nothing happens, nothing is written.
 const STATS_DELAY: Duration = Duration::from_secs(1);
 
 /// Serves one device until it is removed. An error is one of the store's.
@@ -229,14 +233,11 @@ async fn work<C: Connection>(
     gone: &Signal,
 ) -> Result<News, Error> {
     let directory = String::from(half.directory());
-    let mut written = BTreeMap::new();
     let mut peer = pin!(half.peer_state());
+    // What was reported, and when the next report is due.
+    let mut reported = connection.map_or(0, |connection| connection.activity().count());
+    let mut due = None;
     loop {
-        let mut stats = BTreeMap::new();
-        if let Some(connection) = connection {
-            connection.stats(&mut |key, value| drop(stats.insert(key.to_string(), value.to_string())));
-        }
-        let changed = stats != written;
         let event = async {
             match connection {
                 Some(connection) => connection.wait().await,
@@ -249,13 +250,14 @@ async fn work<C: Connection>(
                 None => pending().await,
             }
         };
-        let due = async {
-            match changed {
-                true => Timer::after(STATS_DELAY).await,
-                false => pending().await,
+        let news = async {
+            match (connection, due) {
+                (Some(connection), None) => connection.activity().since(reported).await,
+                (Some(_), Some(due)) => Timer::at(due).await,
+                (None, _) => pending().await,
             }
         };
-        match select(&mut peer, select4(event, broken, gone.wait(), due)).await {
+        match select(&mut peer, select4(event, broken, gone.wait(), news)).await {
             Either::First(state) => return state.map(News::Peer),
             Either::Second(Either4::First(())) => {
                 if let Some(connection) = connection {
@@ -264,21 +266,34 @@ async fn work<C: Connection>(
             }
             Either::Second(Either4::Second(())) => return Ok(News::Broken),
             Either::Second(Either4::Third(())) => return Ok(News::Gone),
+            Either::Second(Either4::Fourth(())) if due.is_none() => due = Some(Instant::now() + STATS_DELAY),
             Either::Second(Either4::Fourth(())) => {
-                let state_path = format!("{directory}/state");
-                let news: Vec<_> = stats.iter().filter(|(key, value)| written.get(*key) != Some(value)).collect();
-                store
-                    .transaction(async |store| {
-                        // A directory that was removed is not made again.
-                        store.read(&state_path).await?;
-                        for (key, value) in &news {
-                            store.write(&format!("{directory}/{key}"), value).await?;
-                        }
-                        Ok(())
-                    })
-                    .await?;
-                written = stats;
+                due = None;
+                if let Some(connection) = connection {
+                    reported = connection.activity().count();
+                    report(store, &directory, connection).await?;
+                }
             }
         }
     }
+}
+
+/// Where a driver domain says what it has done in all.
+const DOMAIN_STATS: &str = "data/stats";
+
+/// Writes figures: of the device into its directory, of the whole domain, with its hypercalls, into its own.
+async fn report<C: Connection>(store: Store, directory: &str, connection: &C) -> Result<(), Error> {
+    let (state_path, stats_path) = (format!("{directory}/state"), format!("{directory}/stats"));
+    store
+        .transaction(async |store| {
+            // A directory that was removed is not made again.
+            store.read(&state_path).await?;
+            // Read anew each time the transaction is: others write the domain's figures too, and older ones must not
+            // replace newer.
+            let (device, all) = connection.stats();
+            let all = format!("{all} {}", counts::read());
+            store.write(&stats_path, device).await?;
+            store.write(DOMAIN_STATS, all).await
+        })
+        .await
 }

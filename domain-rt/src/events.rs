@@ -4,7 +4,7 @@
 //! only `sched_op(block)` opens the mask, in one step with going to sleep, so no event is lost in between. The upcall
 //! that ends the sleep then has nothing to do but return. Nothing ever runs concurrently with a task.
 
-use crate::hypercall;
+use crate::{counts, hypercall};
 use crate::shared::{self, EVENT_WORDS};
 use crate::sync::Local;
 use abi::event::*;
@@ -108,6 +108,7 @@ fn fire(port: Port) {
 
 /// Sleeps until an event is pending; returns at once if one is.
 pub fn block() {
+    counts::SLEEPS.add(1);
     // An error could only mean that blocking does not exist; the loop then polls.
     let _ = hypercall::sched_op(SchedOp::BLOCK, &mut ());
     // If the vCPU woke without an upcall, the mask is still open.
@@ -172,6 +173,7 @@ impl Event {
 
     /// Sends an event to the other end. A peer that is gone does not hear it, which its death makes known elsewhere.
     pub fn notify(&self) {
+        counts::EVENTS.add(1);
         let _ = hypercall::event_channel_op(EvtchnOp::SEND, &mut PortArg { port: self.port });
     }
 

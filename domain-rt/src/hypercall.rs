@@ -3,6 +3,7 @@
 //! hypervisor reaches past the argument's type.
 
 use crate::arch;
+use crate::counts::HYPERCALLS;
 use abi::callback::{CallbackOp, CallbackRegister};
 use abi::console::ConsoleOp;
 use abi::domctl::Domctl;
@@ -34,6 +35,7 @@ unsafe fn call<const N: usize>(number: Hypercall, args: [u64; N]) -> Result<u64,
     const { assert!(N <= 5) };
     let mut all = [0; 5];
     all[..N].copy_from_slice(&args);
+    HYPERCALLS.add(1);
     // SAFETY: the caller's.
     Errno::check(unsafe { arch::hypercall(number.0, all) })
 }
@@ -54,6 +56,7 @@ fn call_by_copy<T: Argument, const SPACE: usize>(
     let mut args = [0; 5];
     args[..words.len()].copy_from_slice(words);
     args[words.len()] = &raw mut buffer as u64;
+    HYPERCALLS.add(1);
     // SAFETY: the operations called this way touch memory only through the argument, and the
     // buffer has room for the longest.
     let ret = Errno::check(unsafe { arch::hypercall(number.0, args) });

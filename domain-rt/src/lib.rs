@@ -10,11 +10,14 @@ extern crate std;
 
 pub use abi;
 
+pub mod activity;
 pub mod arch;
 pub mod backend;
 mod bitmap;
 pub mod console;
 pub mod control;
+pub mod counts;
+pub mod driver;
 pub mod entry;
 pub mod events;
 pub mod executor;

@@ -1,7 +1,7 @@
 //! What the switch wants of the hypervisor and of the NIC.
 
 use abi::{DomId, GrantRef};
-use alloc::vec::Vec;
+use core::ops::Range;
 use ring_proto::memory::RingMemory;
 
 /// Bytes a page.
@@ -36,6 +36,17 @@ pub struct Piece {
     pub len: u16,
 }
 
+/// For which vif, by its place, a copy is made, and on which way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Account {
+    /// The header of a packet that its guest sends.
+    Header(u16),
+    /// The payload of a packet that its guest sends, into our memory.
+    Out(u16),
+    /// A packet into its guest's pages.
+    In(u16),
+}
+
 /// A copy to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Copy {
@@ -45,6 +56,8 @@ pub struct Copy {
     pub to: Place,
     /// Bytes.
     pub len: u16,
+    /// For whom.
+    pub account: Account,
     /// How it went, once it was tried.
     pub done: bool,
 }
@@ -64,8 +77,8 @@ pub trait CopyGrants {
 pub struct NicFrame {
     /// Names the frame until it is sent.
     pub tag: u16,
-    /// Its bytes. Guests' pages stay unanswered, our memory stays reserved, until then.
-    pub pieces: Vec<Piece>,
+    /// Its bytes, in the list it comes with. Guests' pages stay unanswered, our memory stays reserved, until then.
+    pub pieces: Range<usize>,
 }
 
 /// The NIC. It segments nothing and checksums nothing.
@@ -73,7 +86,7 @@ pub trait Nic {
     /// Frames that can be handed over now.
     fn room(&self) -> usize;
     /// Hands frames over, mapping guests' pages for the device with one hypercall. There is room.
-    fn send(&mut self, frames: Vec<NicFrame>);
+    fn send(&mut self, frames: &[NicFrame], pieces: &[Piece]);
     /// A frame that is sent, or was refused.
     fn sent(&mut self) -> Option<u16>;
     /// Buffers that it could take for reception.

@@ -1,13 +1,20 @@
 //! Our memory in units, and packets that lie in it.
 
 use crate::platform::{Piece, Place};
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use ring_proto::memory::RingMemory;
+use ring_proto::net::MAX_PACKET;
 
 /// Bytes of a unit: half a page, so a frame of a usual network fits and none leaves its page.
 pub const UNIT: usize = 2048;
 
-/// The units that are free. They lie after the first page, which holds headers on their way in.
+/// Units before the first packet's: two pages, for the headers of guests' packets on their way in and to the NIC.
+const RESERVED: u16 = (2 * crate::platform::PAGE / UNIT) as u16;
+/// Most units of a packet.
+const MOST: usize = MAX_PACKET.div_ceil(UNIT);
+
+/// The units that are free.
 #[derive(Debug)]
 pub struct Pool {
     free: Vec<u16>,
@@ -17,7 +24,7 @@ pub struct Pool {
 #[must_use]
 #[derive(Debug)]
 pub struct Frame {
-    units: Vec<u16>,
+    units: heapless::Vec<u16, MOST>,
     len: usize,
 }
 
@@ -26,10 +33,10 @@ fn offset(unit: u16) -> usize {
 }
 
 impl Pool {
-    /// The units of a memory of `bytes`, except those of its first page.
+    /// The units of a memory of `bytes`, except those of its first two pages.
     pub fn new(bytes: usize) -> Self {
         let units = u16::try_from(bytes / UNIT).unwrap_or(u16::MAX);
-        Self { free: (2..units).rev().collect() }
+        Self { free: (RESERVED..units).rev().collect() }
     }
 
     /// Units that are free.
@@ -37,16 +44,25 @@ impl Pool {
         self.free.len()
     }
 
-    /// Room for a packet of `len` bytes, or `None`.
+    /// Room for a packet of `len` bytes, at most [`MAX_PACKET`], or `None`.
     pub fn allocate(&mut self, len: usize) -> Option<Frame> {
         let count = len.div_ceil(UNIT);
         let rest = self.free.len().checked_sub(count)?;
-        Some(Frame { units: self.free.split_off(rest), len })
+        let units = heapless::Vec::from_slice(self.free.get(rest..)?).ok()?;
+        self.free.truncate(rest);
+        Some(Frame { units, len })
     }
 
     /// Takes a packet's memory back.
     pub fn free(&mut self, frame: Frame) {
         self.free.extend(frame.units);
+    }
+
+    /// Takes back the memory of a packet that nobody else uses any more.
+    pub fn release(&mut self, frame: Rc<Frame>) {
+        if let Ok(frame) = Rc::try_unwrap(frame) {
+            self.free(frame);
+        }
     }
 
     /// One unit for the NIC to receive into: its offset.
@@ -56,7 +72,7 @@ impl Pool {
 
     /// The packet of `len` bytes that the NIC put into the unit at `at`.
     pub fn received(at: usize, len: usize) -> Frame {
-        Frame { units: alloc::vec![(at / UNIT) as u16], len: len.min(UNIT) }
+        Frame { units: core::iter::once((at / UNIT) as u16).collect(), len: len.min(UNIT) }
     }
 }
 

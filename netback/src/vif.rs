@@ -2,7 +2,7 @@
 
 use crate::bridge::Port;
 use crate::counters::Counters;
-use crate::platform::{Copy, PAGE, Piece, Place};
+use crate::platform::{Account, Copy, PAGE, Piece, Place};
 use abi::DomId;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -45,8 +45,8 @@ pub struct Delivery<'a> {
 /// Requests taken for a packet, to be answered when its copies are made.
 #[derive(Debug)]
 struct Planned {
-    /// The request of each page, in order.
-    ids: Vec<u16>,
+    /// The request of each page, in order, in the vif's `ids`.
+    ids: Range<usize>,
     copies: Range<usize>,
     len: usize,
     checksum: Checksum,
@@ -57,7 +57,8 @@ struct Planned {
 #[derive(Debug)]
 pub struct Vif<M> {
     config: VifConfig,
-    port: Port,
+    /// Its place in the switch.
+    place: u16,
     /// Tells this connection from earlier ones of the same place.
     generation: u32,
     pub(crate) tx: Back<M, Tx>,
@@ -65,22 +66,24 @@ pub struct Vif<M> {
     reader: TxReader,
     multicast: Vec<Mac>,
     planned: Vec<Planned>,
+    ids: Vec<u16>,
     pub(crate) counters: Counters,
     broken: Option<Corrupt>,
 }
 
 impl<M: RingMemory> Vif<M> {
     /// Serves the rings in `tx` and `rx`.
-    pub fn new(tx: M, rx: M, config: VifConfig, port: Port, generation: u32) -> Result<Self, BadSize> {
+    pub fn new(tx: M, rx: M, config: VifConfig, place: u16, generation: u32) -> Result<Self, BadSize> {
         Ok(Self {
             config,
-            port,
+            place,
             generation,
             tx: Back::attach(tx)?,
             rx: Back::attach(rx)?,
             reader: TxReader::new(true),
             multicast: Vec::new(),
             planned: Vec::new(),
+            ids: Vec::new(),
             counters: Counters::default(),
             broken: None,
         })
@@ -93,7 +96,7 @@ impl<M: RingMemory> Vif<M> {
 
     /// Its port of the bridge.
     pub fn port(&self) -> Port {
-        self.port
+        Port::Vif(self.place)
     }
 
     /// Tells this connection from earlier ones of the same place.
@@ -182,16 +185,16 @@ impl<M: RingMemory> Vif<M> {
             return false;
         }
         let first = copies.len();
-        let mut ids = Vec::with_capacity(pages);
+        let first_id = self.ids.len();
         let mut pieces = Pieces { pieces: delivery.pieces, used: 0 };
         for page in 0..pages {
             let Ok(request) = self.rx.pop() else { break };
-            ids.push(request.id);
+            self.ids.push(request.id);
             let filled = (delivery.len - page * PAGE).min(PAGE);
             let mut at = 0;
             while let Some(Piece { place, len }) = pieces.next(filled - at) {
                 let to = Place::Guest(self.config.peer, request.gref, at as u16);
-                copies.push(Copy { from: place, to, len, done: false });
+                copies.push(Copy { from: place, to, len, account: Account::In(self.place), done: false });
                 at += usize::from(len);
             }
             // The extra info lies in the slot after the first.
@@ -200,6 +203,7 @@ impl<M: RingMemory> Vif<M> {
             }
         }
         let Delivery { len, checksum, gso, .. } = *delivery;
+        let ids = first_id..self.ids.len();
         self.planned.push(Planned { ids, copies: first..copies.len(), len, checksum, gso });
         true
     }
@@ -217,22 +221,24 @@ impl<M: RingMemory> Vif<M> {
 
     /// Answers what was planned, as its copies went.
     pub fn deliver(&mut self, copies: &[Copy]) {
-        for packet in core::mem::take(&mut self.planned) {
+        let mut planned = core::mem::take(&mut self.planned);
+        for packet in planned.drain(..) {
             let done = copies.get(packet.copies.clone()).is_some_and(|copies| copies.iter().all(|copy| copy.done));
             if done {
                 self.counters.rx_packets += 1;
                 self.counters.rx_bytes += packet.len as u64;
-                self.counters.bytes_copied += packet.len as u64;
             } else {
                 self.counters.rx_dropped += 1;
             }
             self.answer_planned(&packet, done);
         }
+        self.planned = planned;
+        self.ids.clear();
     }
 
     fn answer_planned(&mut self, packet: &Planned, done: bool) {
         let last = packet.ids.len().saturating_sub(1);
-        for (index, id) in packet.ids.iter().enumerate() {
+        for (index, id) in self.ids.get(packet.ids.clone()).unwrap_or_default().iter().enumerate() {
             let more = index < last;
             let gso = packet.gso.filter(|_| index == 0);
             let flags = match index {

@@ -6,11 +6,11 @@ use alloc::vec::Vec;
 use blkback::gpt::{GptError, Header, Partition};
 use blkback::medium::Geometry;
 use blkback::virtio::{BlockDevice, Command, VirtioDisk, feature};
-use core::fmt;
-use domain_rt::grant::{Access, DeviceGrant, map_device, unmap_device};
+use domain_rt::driver::Function;
+use domain_rt::grant::{Access, DeviceGrant, DeviceMapper};
 use domain_rt::interrupt::Interrupt;
-use domain_rt::page::{OutOfMemory, Pages};
-use domain_rt::pci::{DeviceFunction, Proxy};
+use domain_rt::page::Pages;
+use domain_rt::pci::Proxy;
 use domain_rt::virtio::{Buffer, DeviceType, Direction, Features, OpenError, Queue, VirtioPci};
 use ring_proto::blk::{self, SECTOR, Segment};
 use ring_proto::memory::RingMemory;
@@ -41,58 +41,24 @@ pub struct VirtioBlock {
     device: VirtioPci<Proxy>,
     queue: Queue<InFlight>,
     areas: Pages,
+    mapper: DeviceMapper,
+    /// Buffers of the request in hand: of its data, and all. Kept so that they are allocated once.
+    data: Vec<Buffer>,
+    buffers: Vec<Buffer>,
     /// Requests that came back when the device was given up.
     abandoned: Vec<InFlight>,
 }
 
-/// Why a device is of no use.
-#[derive(Debug)]
-pub enum DeviceError {
-    /// It is something else.
-    NotBlock,
-    /// It cannot be opened.
-    Open(OpenError),
-    /// It does not answer as a disk does.
-    Broken,
-}
-
-impl fmt::Display for DeviceError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotBlock => f.write_str("not a block device"),
-            Self::Open(error) => write!(f, "{error:?}"),
-            Self::Broken => f.write_str("it does not answer as a disk does"),
-        }
-    }
-}
-
-impl From<OpenError> for DeviceError {
-    fn from(error: OpenError) -> Self {
-        Self::Open(error)
-    }
-}
-
-impl From<OutOfMemory> for DeviceError {
-    fn from(error: OutOfMemory) -> Self {
-        Self::Open(error.into())
-    }
-}
-
 /// Starts the device and reads its partition table.
-pub async fn open(
-    access: Proxy,
-    function: DeviceFunction,
-) -> Result<(VirtioDisk<VirtioBlock>, Interrupt, Vec<Partition>), DeviceError> {
+pub async fn open(function: Function) -> Result<(VirtioDisk<VirtioBlock>, Interrupt, Vec<Partition>), OpenError> {
     let wanted = feature::SEG_MAX | feature::RO | feature::BLK_SIZE | feature::FLUSH;
-    let mut device = VirtioPci::open(access, function, Features::from_bits_retain(wanted))?;
-    if device.device_type() != DeviceType::Block {
-        return Err(DeviceError::NotBlock);
-    }
+    let wanted = Features::from_bits_retain(wanted);
+    let mut device = VirtioPci::open(function.access, function.address, DeviceType::Block, wanted)?;
     let queue = device.queue(256)?;
-    let interrupt = device.start()?.into_iter().next().ok_or(DeviceError::Broken)?;
+    let interrupt = device.start()?.into_iter().next().ok_or(OpenError::Configuration)?;
     let has = |bit| device.features().bits() & bit != 0;
     // The field is aligned to 4 bytes only.
-    let [low, high] = device.config::<[u32; 2]>(CAPACITY).ok_or(DeviceError::Broken)?;
+    let [low, high] = device.config::<[u32; 2]>(CAPACITY).ok_or(OpenError::Configuration)?;
     let sectors = u64::from(high) << 32 | u64::from(low);
     let block = device.config::<u32>(BLK_SIZE).filter(|_| has(feature::BLK_SIZE)).unwrap_or(SECTOR);
     let segments = device.config::<u32>(SEG_MAX).filter(|_| has(feature::SEG_MAX)).unwrap_or(1);
@@ -104,10 +70,18 @@ pub async fn open(
         max_segments: segments.min(queue.max_buffers() as u32 - 2).min(blk::MAX_SEGMENTS as u32) as u16,
     };
     if usize::from(geometry.max_segments) < blk::DIRECT_SEGMENTS || sectors > u64::MAX / u64::from(SECTOR) {
-        return Err(DeviceError::Broken);
+        return Err(OpenError::Configuration);
     }
     let flush = has(feature::FLUSH);
-    let mut block = VirtioBlock { device, queue, areas: Pages::new(1)?, abandoned: Vec::new() };
+    let mut block = VirtioBlock {
+        device,
+        queue,
+        areas: Pages::new(1)?,
+        mapper: DeviceMapper::default(),
+        data: Vec::new(),
+        buffers: Vec::new(),
+        abandoned: Vec::new(),
+    };
     let partitions = partitions(&mut block, &interrupt, sectors).await;
     Ok((VirtioDisk::new(block, geometry, flush, DEPTH), interrupt, partitions))
 }
@@ -185,8 +159,9 @@ impl VirtioBlock {
         self.areas.write(area + HEADER, &[0xff]);
         let header = Buffer::of_pages(&self.areas, area, HEADER, Direction::ToDevice);
         let status = Buffer::of_pages(&self.areas, area + HEADER, 1, Direction::FromDevice);
-        let buffers: Vec<Buffer> = header.into_iter().chain(data.iter().copied()).chain(status).collect();
-        self.queue.push(&buffers, in_flight).is_ok()
+        self.buffers.clear();
+        self.buffers.extend(header.into_iter().chain(data.iter().copied()).chain(status));
+        self.queue.push(&self.buffers, in_flight).is_ok()
     }
 
     /// The next request that is done, and whether it succeeded.
@@ -219,14 +194,14 @@ impl VirtioBlock {
 impl BlockDevice for VirtioBlock {
     type Page = DeviceGrant;
 
-    fn map(&mut self, pages: &[(DomId, GrantRef, bool)]) -> Vec<Option<DeviceGrant>> {
+    fn map(&mut self, pages: &[(DomId, GrantRef, bool)], mapped: &mut Vec<Option<DeviceGrant>>) {
         let access = |writable| if writable { Access::ReadWrite } else { Access::ReadOnly };
         let requests = pages.iter().map(|(peer, grant, writable)| (*peer, *grant, access(*writable)));
-        map_device(requests).into_iter().map(Result::ok).collect()
+        mapped.extend(self.mapper.map(requests).map(Result::ok));
     }
 
-    fn unmap(&mut self, pages: Vec<DeviceGrant>) {
-        unmap_device(pages.into_iter());
+    fn unmap(&mut self, pages: &mut Vec<DeviceGrant>) {
+        self.mapper.unmap(pages.drain(..));
     }
 
     fn room(&self) -> usize {
@@ -245,8 +220,13 @@ impl BlockDevice for VirtioBlock {
         let buffer = |(segment, page): (&Segment, &DeviceGrant)| {
             Buffer::of_grant(page, segment.offset.into(), segment.len.into(), direction)
         };
-        let data = segments.iter().zip(&pages).map(buffer).collect::<Option<Vec<_>>>();
-        data.is_some_and(|data| self.submit(command, &data, InFlight { tag, pages, own: None }))
+        let mut data = core::mem::take(&mut self.data);
+        data.clear();
+        data.extend(segments.iter().zip(&pages).map_while(buffer));
+        let whole = data.len() == segments.len();
+        let pushed = whole && self.submit(command, &data, InFlight { tag, pages, own: None });
+        self.data = data;
+        pushed
     }
 
     fn kick(&mut self) {

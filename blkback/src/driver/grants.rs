@@ -2,56 +2,74 @@
 
 use abi::grant::GrantStatus;
 use abi::{DomId, GrantRef, PAGE_SIZE};
-use alloc::vec::Vec;
 use blkback::medium::{Copy, CopyGrants, ReadGrants};
-use domain_rt::grant::{CopyEnd, CopyRequest, copy};
+use domain_rt::grant;
+use domain_rt::grant::{CopyEnd, CopyRequest};
 use domain_rt::page::Pages;
 use ring_proto::memory::RingMemory;
 
 /// The hypervisor's copies.
-pub struct Copier;
+#[derive(Default)]
+pub struct Copier(grant::Copier);
+
+/// The parts of a copy, as consecutive pages of ours need not be consecutive frames: where in our memory, and bytes.
+fn parts(copy: &Copy) -> impl Iterator<Item = (usize, u16)> {
+    let end = copy.local + usize::from(copy.len);
+    let border = (copy.local / PAGE_SIZE + 1) * PAGE_SIZE;
+    let parts = [(copy.local, border.min(end)), (border, end)];
+    parts.into_iter().filter(|(from, to)| from < to).map(|(from, to)| (from, (to - from) as u16))
+}
 
 impl CopyGrants for Copier {
     type Memory = Pages;
 
     fn copy(&mut self, local: &Pages, copies: &mut [Copy]) {
-        let mut requests = Vec::with_capacity(copies.len());
-        let mut owners = Vec::with_capacity(copies.len());
-        for (owner, copy) in copies.iter_mut().enumerate() {
-            let end = copy.local + usize::from(copy.len);
-            copy.done = end <= local.len();
-            let mut at = copy.local;
-            // Consecutive pages of ours need not be consecutive frames.
-            while copy.done && at < end {
-                let len = (end - at).min(PAGE_SIZE - at % PAGE_SIZE) as u16;
+        let inside = |copy: &Copy| copy.local + usize::from(copy.len) <= local.len();
+        let requests = copies.iter().filter(|copy| inside(copy)).flat_map(|copy| {
+            parts(copy).map(move |(at, len)| {
                 let theirs = CopyEnd::Grant(copy.peer, copy.grant, copy.offset + (at - copy.local) as u16);
                 let ours = CopyEnd::Own(local, at);
                 let (from, to) = if copy.to_peer { (ours, theirs) } else { (theirs, ours) };
-                requests.push(CopyRequest { from, to, len });
-                owners.push(owner);
-                at += usize::from(len);
-            }
-        }
-        for (owner, status) in owners.into_iter().zip(copy(&requests)) {
-            if let Some(copy) = copies.get_mut(owner) {
-                copy.done &= status == GrantStatus::OKAY;
-            }
+                CopyRequest { from, to, len }
+            })
+        });
+        self.0.run(requests);
+        let mut statuses = self.0.statuses();
+        for copy in copies.iter_mut() {
+            let count = if inside(copy) { parts(copy).count() } else { 0 };
+            let done = statuses.by_ref().take(count).filter(|status| *status == GrantStatus::OKAY).count();
+            copy.done = count > 0 && done == count;
         }
     }
 }
 
-/// Small reads, through a page of ours.
-pub struct Reader(pub Pages);
+/// Small reads, through pages of ours.
+pub struct Reader {
+    pages: Pages,
+    copier: grant::Copier,
+}
+
+impl Reader {
+    /// Reads arrive in `pages`.
+    pub fn new(pages: Pages) -> Self {
+        Self { pages, copier: grant::Copier::default() }
+    }
+}
 
 impl ReadGrants for Reader {
-    fn read(&mut self, peer: DomId, grant: GrantRef, out: &mut [u8]) -> bool {
-        let Some(len) = u16::try_from(out.len()).ok().filter(|len| usize::from(*len) <= PAGE_SIZE) else {
+    fn read(&mut self, peer: DomId, pages: &[GrantRef], out: &mut [u8]) -> bool {
+        if out.len() > self.pages.len() || out.len().div_ceil(PAGE_SIZE) != pages.len() {
             return false;
+        }
+        let request = |(index, page): (usize, &GrantRef)| CopyRequest {
+            from: CopyEnd::Grant(peer, *page, 0),
+            to: CopyEnd::Own(&self.pages, index * PAGE_SIZE),
+            len: (out.len() - index * PAGE_SIZE).min(PAGE_SIZE) as u16,
         };
-        let request = CopyRequest { from: CopyEnd::Grant(peer, grant, 0), to: CopyEnd::Own(&self.0, 0), len };
-        let done = copy(&[request]).into_iter().all(|status| status == GrantStatus::OKAY);
+        self.copier.run(pages.iter().enumerate().map(request));
+        let done = self.copier.statuses().all(|status| status == GrantStatus::OKAY);
         if done {
-            self.0.read(0, out);
+            self.pages.read(0, out);
         }
         done
     }

@@ -2,31 +2,91 @@
 
 mod device;
 mod grants;
-pub mod vbd;
+mod vbd;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use blkback::disk::{Disk, OpenError, Outcome, SessionId};
 use blkback::gpt::Partition;
-use blkback::medium::{Busy, Geometry, Io, Medium, Token};
+use blkback::medium::{Busy, Done, Geometry, Io, Medium, Token};
 use blkback::ram::Ram;
 use blkback::session::Extent;
+use blkback::target::Mode;
 use blkback::virtio::VirtioDisk;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use device::VirtioBlock;
+use domain_rt::activity::Activity;
 use domain_rt::backend::Signal;
+use domain_rt::driver::{Driver, Function, Peers, serve_interrupt};
 use domain_rt::events::Event;
 use domain_rt::grant::Mapping;
-use domain_rt::interrupt::Interrupt;
 use domain_rt::page::{OutOfMemory, Pages};
-use domain_rt::pci::Proxy;
 use domain_rt::println;
 use domain_rt::runtime::Context;
-use domain_rt::store::Store;
+use domain_rt::store::KeySet;
 use grants::{Copier, Reader};
+use ring_proto::path::Class;
+use vbd::Vbd;
+
+/// The block driver domain: its disks by name.
+pub struct Blkback {
+    disks: BTreeMap<String, Rc<SharedDisk>>,
+    totals: Rc<Totals>,
+}
+
+/// What concerns all disks.
+#[derive(Default)]
+struct Totals {
+    activity: Activity,
+    /// Operations completed.
+    operations: Cell<u64>,
+}
+
+impl Driver for Blkback {
+    const NAME: &'static str = "blkback";
+    const CLASS: Class = Class::Vbd;
+    type Device = Vbd;
+
+    async fn start(context: Context, functions: Vec<Function>) -> Result<Self, String> {
+        let mut blkback = Self { disks: BTreeMap::new(), totals: Rc::default() };
+        for function in functions {
+            let (name, address) = (name(blkback.disks.len()), function.address);
+            match device::open(function).await {
+                Ok((medium, interrupt, partitions)) => {
+                    let sectors = medium.geometry().sectors;
+                    println!("blkback: {name}: {sectors} sectors, {} partitions, at {address}", partitions.len());
+                    let medium = AnyMedium::Virtio(Box::new(medium));
+                    let disk = SharedDisk::new(medium, partitions, &blkback.totals).map_err(|_| "no memory")?;
+                    blkback.disks.insert(name, disk.clone());
+                    context.spawn(serve_interrupt(interrupt, async move || disk.interrupted()));
+                }
+                Err(error) => println!("blkback: the device at {address} is of no use: {error}"),
+            }
+        }
+        Ok(blkback)
+    }
+
+    fn device(self: &Rc<Self>, keys: &KeySet) -> Result<Vbd, String> {
+        Vbd::new(self, keys)
+    }
+}
+
+impl Blkback {
+    /// A disk by its name.
+    fn disk(&self, name: &str) -> Result<Rc<SharedDisk>, String> {
+        self.disks.get(name).cloned().ok_or_else(|| format!("there is no disk {name}"))
+    }
+}
+
+/// `vda`, `vdb`, ...
+fn name(index: usize) -> String {
+    let letter = u8::try_from(index).ok().and_then(|index| b'a'.checked_add(index)).map_or('z', char::from);
+    ["vd", letter.to_string().as_str()].concat()
+}
 
 /// Either kind of disk.
 enum AnyMedium {
@@ -53,7 +113,7 @@ impl Medium for AnyMedium {
             Self::Ram(disk) => disk.kick(),
         }
     }
-    fn completed(&mut self) -> Option<(Token, bool)> {
+    fn completed(&mut self) -> Option<Done> {
         match self {
             Self::Virtio(disk) => disk.completed(),
             Self::Ram(disk) => disk.completed(),
@@ -62,31 +122,43 @@ impl Medium for AnyMedium {
 }
 
 /// A disk, who is served on it, and how they are told.
-pub struct SharedDisk {
+struct SharedDisk {
     disk: RefCell<Disk<AnyMedium, Mapping>>,
     reader: RefCell<Reader>,
-    /// A session's event, and what says that its ring is corrupt.
-    peers: RefCell<Vec<(SessionId, Rc<Event>, Signal)>>,
+    peers: Peers<SessionId, Event>,
     partitions: Vec<Partition>,
+    totals: Rc<Totals>,
 }
 
 impl SharedDisk {
-    fn new(medium: AnyMedium, partitions: Vec<Partition>) -> Result<Rc<Self>, OutOfMemory> {
-        let reader = RefCell::new(Reader(Pages::new(1)?));
-        Ok(Rc::new(Self { disk: RefCell::new(Disk::new(medium)), reader, peers: RefCell::default(), partitions }))
+    fn new(medium: AnyMedium, partitions: Vec<Partition>, totals: &Rc<Totals>) -> Result<Rc<Self>, OutOfMemory> {
+        let reader = RefCell::new(Reader::new(Pages::new(1)?));
+        let (disk, peers, totals) = (RefCell::new(Disk::new(medium)), Peers::default(), totals.clone());
+        Ok(Rc::new(Self { disk, reader, peers, partitions, totals }))
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.disk.borrow().medium().geometry()
     }
 
     /// Does what can be done, and tells whom it concerns.
     fn run(&self) {
-        let peers = self.peers.borrow();
-        let find = |id| peers.iter().find(|(other, ..)| *other == id);
-        self.disk.borrow_mut().run(&mut *self.reader.borrow_mut(), |outcome| match outcome {
-            Outcome::Notify(id) => find(id).into_iter().for_each(|(_, event, _)| event.notify()),
-            Outcome::Corrupt(id, corrupt) => {
-                println!("blkback: a guest broke its ring: {corrupt:?}");
-                find(id).into_iter().for_each(|(.., broken)| broken.raise());
-            }
+        let mut disk = self.disk.borrow_mut();
+        let before = disk.completed();
+        disk.run(&mut *self.reader.borrow_mut(), |outcome| match outcome {
+            Outcome::Notify(id) => self.peers.notify(id, Event::notify),
+            Outcome::Corrupt(id, corrupt) => self.peers.broken(id, format_args!("{corrupt:?}")),
         });
+        self.totals.operations.set(self.totals.operations.get() + (disk.completed() - before));
+        self.totals.activity.note();
+    }
+
+    /// The device has something to say.
+    fn interrupted(&self) {
+        if let AnyMedium::Virtio(medium) = self.disk.borrow_mut().medium_mut() {
+            medium.device_mut().acknowledge();
+        }
+        self.run();
     }
 
     fn open(
@@ -94,62 +166,23 @@ impl SharedDisk {
         ring: Mapping,
         peer: abi::DomId,
         extent: Extent,
-        mode: blkback::target::Mode,
+        mode: Mode,
         event: Rc<Event>,
         broken: Signal,
     ) -> Result<SessionId, OpenError> {
         let id = self.disk.borrow_mut().open(ring, peer, extent, mode.read_only, mode.shared)?;
-        self.peers.borrow_mut().push((id, event, broken));
+        self.peers.add(id, event, broken);
         Ok(id)
     }
 
     fn close(&self, id: SessionId) {
         self.disk.borrow_mut().close(id);
-        self.peers.borrow_mut().retain(|(other, ..)| *other != id);
+        self.peers.remove(id);
     }
-}
 
-/// The disks by name.
-pub type Disks = Rc<BTreeMap<String, Rc<SharedDisk>>>;
-
-/// Finds and starts the disks that this domain was given.
-pub async fn disks(context: Context, store: Store) -> Disks {
-    let mut disks = BTreeMap::new();
-    match Proxy::connect(store).await {
-        Ok((access, functions)) => {
-            for function in functions {
-                let name = name(disks.len());
-                match device::open(access.clone(), function).await {
-                    Ok((medium, interrupt, partitions)) => {
-                        let sectors = medium.geometry().sectors;
-                        println!("blkback: {name}: {sectors} sectors, {} partitions, at {function}", partitions.len());
-                        let Ok(disk) = SharedDisk::new(AnyMedium::Virtio(Box::new(medium)), partitions) else { break };
-                        context.spawn(interrupts(disk.clone(), interrupt));
-                        disks.insert(name, disk);
-                    }
-                    Err(error) => println!("blkback: the device at {function} is of no use: {error}"),
-                }
-            }
-        }
-        Err(error) => println!("blkback: no PCI devices: {error:?}"),
-    }
-    Rc::new(disks)
-}
-
-/// `vda`, `vdb`, ...
-fn name(index: usize) -> String {
-    let letter = u8::try_from(index).ok().and_then(|index| b'a'.checked_add(index)).map_or('z', char::from);
-    ["vd", letter.to_string().as_str()].concat()
-}
-
-/// Serves a disk's interrupt, for good.
-async fn interrupts(disk: Rc<SharedDisk>, interrupt: Interrupt) {
-    loop {
-        interrupt.wait().await;
-        if let AnyMedium::Virtio(medium) = disk.disk.borrow_mut().medium_mut() {
-            medium.device_mut().acknowledge();
-        }
-        disk.run();
-        interrupt.end();
+    /// What a vbd has done, and all of them together.
+    fn stats(&self, id: SessionId) -> (String, String) {
+        let all = format!("requests {}", self.totals.operations.get());
+        (self.disk.borrow().counters(id).map(ToString::to_string).unwrap_or_default(), all)
     }
 }

@@ -17,9 +17,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::vec::Vec;
 
-/// The hypervisor's copies, from the pages of guests by their number.
+/// The hypervisor's copies, from the pages of guests by their number, and what it was asked to do.
 #[derive(Clone, Default)]
-pub struct Grants(pub Rc<RefCell<Vec<(DomId, Pages)>>>);
+pub struct Grants(pub Rc<RefCell<Vec<(DomId, Pages)>>>, pub Rc<RefCell<Work>>);
+
+/// Work of the hypervisor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Bytes of data copied, where it was possible, and of lists of segments.
+    pub copied: u64,
+    pub lists: u64,
+    /// Pages mapped for a device.
+    pub mapped: u64,
+    /// Hypercalls for all of it.
+    pub calls: u64,
+}
 
 impl Grants {
     pub fn guest(&self, dom: u16) -> Pages {
@@ -36,6 +48,7 @@ impl Grants {
 impl CopyGrants for Grants {
     type Memory = Arc<WordMemory>;
     fn copy(&mut self, local: &Arc<WordMemory>, copies: &mut [Copy]) {
+        self.1.borrow_mut().calls += 1;
         for copy in copies {
             let mut bytes = std::vec![0; copy.len.into()];
             let (pages, offset) = (self.of(copy.peer), copy.offset.into());
@@ -46,13 +59,19 @@ impl CopyGrants for Grants {
                 pages.copy_from(copy.grant, offset, &mut bytes).map(|()| local.write(copy.local, &bytes))
             };
             copy.done = result.is_ok();
+            self.1.borrow_mut().copied += if copy.done { u64::from(copy.len) } else { 0 };
         }
     }
 }
 
 impl ReadGrants for Grants {
-    fn read(&mut self, peer: DomId, grant: GrantRef, out: &mut [u8]) -> bool {
-        self.of(peer).copy_from(grant, 0, out).is_ok()
+    fn read(&mut self, peer: DomId, pages: &[GrantRef], out: &mut [u8]) -> bool {
+        self.1.borrow_mut().calls += 1;
+        let len = out.len() as u64;
+        let mut chunks = out.chunks_mut(4096).zip(pages);
+        let done = chunks.all(|(chunk, grant)| self.of(peer).copy_from(*grant, 0, chunk).is_ok());
+        self.1.borrow_mut().lists += if done { len } else { 0 };
+        done
     }
 }
 
@@ -103,7 +122,7 @@ impl FakeDevice {
 impl BlockDevice for FakeDevice {
     type Page = FakePage;
 
-    fn map(&mut self, pages: &[(DomId, GrantRef, bool)]) -> Vec<Option<FakePage>> {
+    fn map(&mut self, pages: &[(DomId, GrantRef, bool)], mapped: &mut Vec<Option<FakePage>>) {
         let map = |(dom, grant, writable): &(DomId, GrantRef, bool)| {
             let pages = self.grants.of(*dom);
             let mut byte = [0];
@@ -112,13 +131,16 @@ impl BlockDevice for FakeDevice {
                 pages.copy_to(*grant, 0, &byte).ok()?;
             }
             *self.mapped.borrow_mut() += 1;
+            self.grants.1.borrow_mut().mapped += 1;
             Some(FakePage(pages, *grant, self.mapped.clone()))
         };
-        pages.iter().map(map).collect()
+        mapped.extend(pages.iter().map(map));
+        self.grants.1.borrow_mut().calls += 1;
     }
 
-    fn unmap(&mut self, pages: Vec<FakePage>) {
-        drop(pages);
+    fn unmap(&mut self, pages: &mut Vec<FakePage>) {
+        pages.clear();
+        self.grants.1.borrow_mut().calls += 1;
     }
 
     fn room(&self) -> usize {

@@ -1,7 +1,7 @@
 //! What may pass what, step by step, on a disk that the test completes by hand.
 
 use super::Grants;
-use crate::medium::{Busy, Geometry, Io, Medium, Token};
+use crate::medium::{Busy, Done, Geometry, Io, Medium, Token};
 use crate::session::{Extent, Session};
 use abi::{DomId, GrantRef};
 use ring_proto::blk::*;
@@ -36,7 +36,7 @@ impl Medium for Manual {
         Ok(())
     }
     fn kick(&mut self) {}
-    fn completed(&mut self) -> Option<(Token, bool)> {
+    fn completed(&mut self) -> Option<Done> {
         None
     }
 }
@@ -81,7 +81,7 @@ impl Bench {
         let index = self.disk.started.iter().position(|(_, other)| other == what).expect("with the disk");
         let (token, _) = self.disk.started.remove(index);
         self.disk.room += 1;
-        self.session.complete(token.slot, success);
+        self.session.complete(Done { token, success, copied: 0 });
         self.take();
         let _ = self.session.publish();
     }
@@ -163,7 +163,7 @@ fn a_barrier_goes_on_when_the_disk_has_room_again() {
     bench.ask(3, BlkOp::READ);
     bench.disk.room = 0;
     let (token, _) = bench.disk.started.remove(0);
-    bench.session.complete(token.slot, true);
+    bench.session.complete(Done { token, success: true, copied: 0 });
     bench.take();
     assert_eq!(bench.started(), [""; 0]);
     bench.disk.room = 1;

@@ -1,5 +1,6 @@
 //! What each command does.
 
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
@@ -10,7 +11,7 @@ use dom0::control::{Control, Status};
 use dom0::cpio;
 use dom0::manifest::{self, Domain as Config};
 use dom0::nearest::suggestion;
-use dom0::shell::{Command, StoreCommand, Table, command};
+use dom0::shell::{Command, StoreCommand, Table, command, figures};
 use dom0::toolstack::Refusal;
 use domain_rt::{console, control, heap, memory, time};
 use ring_proto::path::{BackDir, Class, FrontDir};
@@ -228,6 +229,7 @@ impl State {
             .collect();
         let mut table = Table::new(&["domain", "device", "backend", "what", "states"]);
         let mut details = String::new();
+        let mut backends = BTreeMap::new();
         for (name, link) in links {
             let (back, front) = (BackDir(link.device).to_string(), FrontDir(link.device).to_string());
             let state = |this: &mut Self, dir: &str| {
@@ -241,11 +243,14 @@ impl State {
                 _ => (link.device.handle.to_string(), format!("{} {}", key("mac"), key("bridge"))),
             };
             if verbose {
-                let counters = self.tools.store.read_directory(&format!("{back}/stats")).0;
-                details += &format!("\n{name} {device}:");
-                counters.iter().for_each(|(name, value)| details += &format!(" {name}={value}"));
+                details += &format!("\n{name} {device}:{}", figures::of_device(class, &key("stats")));
+                backends.insert(link.backend_name.clone(), link.device.back);
             }
             table.row([name, device, link.backend_name, what, states]);
+        }
+        for (name, domain) in backends {
+            let stats = self.tools.store.get(&format!("/local/domain/{}/data/stats", domain.0)).unwrap_or_default();
+            details += &format!("\n{name}:{}", figures::of_backend(class, &stats));
         }
         Ok(if table.is_empty() { String::new() } else { table.to_string() + &details })
     }

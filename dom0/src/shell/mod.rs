@@ -4,6 +4,7 @@
 pub mod command;
 pub mod complete;
 pub mod editor;
+pub mod figures;
 pub mod table;
 
 pub use command::{Command, StoreCommand};

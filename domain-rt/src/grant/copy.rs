@@ -1,7 +1,7 @@
 //! Copies by the hypervisor: nothing is mapped.
 
-use crate::hypercall;
 use crate::page::Pages;
+use crate::{counts, hypercall};
 use abi::grant::{Copy as WireCopy, CopyPtr, GrantOp, GrantStatus};
 use abi::{DomId, GrantRef};
 use alloc::vec::Vec;
@@ -39,21 +39,45 @@ impl CopyEnd<'_> {
     }
 }
 
+/// Does copies in batches. Kept and used again, it allocates nothing.
+#[derive(Debug, Default)]
+pub struct Copier {
+    calls: Vec<WireCopy>,
+}
+
+impl Copier {
+    /// Does the copies with one hypercall, or with none if there are none; [`statuses`](Self::statuses) says how it went.
+    pub fn run<'a>(&mut self, requests: impl Iterator<Item = CopyRequest<'a>>) {
+        self.calls.clear();
+        self.calls.extend(requests.map(|request| wire(&request)));
+        if !self.calls.is_empty() {
+            // If the call itself fails, the statuses are as they were set.
+            // SAFETY: what is written is a peer's page or `Pages`, borrowed until this returns and never by reference
+            // into their bytes; the hypervisor refuses a copy that leaves its page.
+            let _ = unsafe { hypercall::grant_table_op(GrantOp::COPY, &mut self.calls) };
+        }
+        let done = self.calls.iter().filter(|call| call.status == GrantStatus::OKAY);
+        let (count, bytes) = done.fold((0, 0), |(count, bytes), call| (count + 1, bytes + u64::from(call.len)));
+        counts::COPIES.add(count);
+        counts::COPIED_BYTES.add(bytes);
+    }
+
+    /// A status for each copy of the last run, in order.
+    pub fn statuses(&self) -> impl ExactSizeIterator<Item = GrantStatus> {
+        self.calls.iter().map(|call| call.status)
+    }
+}
+
+fn wire(request: &CopyRequest<'_>) -> WireCopy {
+    let (source, from_grant) = request.from.wire();
+    let (dest, to_grant) = request.to.wire();
+    let flags = if from_grant { WireCopy::SOURCE_GREF } else { 0 } | if to_grant { WireCopy::DEST_GREF } else { 0 };
+    WireCopy { source, dest, len: request.len, flags, status: GrantStatus::GENERAL_ERROR, ..WireCopy::default() }
+}
+
 /// Does the copies with one hypercall: a status each, in order.
 pub fn copy(requests: &[CopyRequest<'_>]) -> Vec<GrantStatus> {
-    let wire = |request: &CopyRequest<'_>| {
-        let (source, from_grant) = request.from.wire();
-        let (dest, to_grant) = request.to.wire();
-        let flags = if from_grant { WireCopy::SOURCE_GREF } else { 0 } | if to_grant { WireCopy::DEST_GREF } else { 0 };
-        let status = GrantStatus::GENERAL_ERROR;
-        WireCopy { source, dest, len: request.len, flags, status, ..WireCopy::default() }
-    };
-    let mut calls: Vec<WireCopy> = requests.iter().map(wire).collect();
-    if !calls.is_empty() {
-        // If the call itself fails, the statuses are as they were set.
-        // SAFETY: what is written is a peer's page or `Pages`, which nobody has references into; the hypervisor
-        // refuses a copy that leaves its page.
-        let _ = unsafe { hypercall::grant_table_op(GrantOp::COPY, &mut calls) };
-    }
-    calls.into_iter().map(|call| call.status).collect()
+    let mut copier = Copier::default();
+    copier.run(requests.iter().copied());
+    copier.statuses().collect()
 }

@@ -1,10 +1,10 @@
 //! A peer's pages, mapped for the CPU.
 
 use super::Access;
-use crate::hypercall;
 use crate::memory::Window;
 use crate::page::ring_memory;
 use crate::raw::SharedRange;
+use crate::{counts, hypercall};
 use abi::grant::{GrantHandle, GrantOp, GrantStatus, MapGrantRef, UnmapGrantRef, gntmap};
 use abi::{DomId, GrantRef, PAGE_SIZE};
 use alloc::vec::Vec;
@@ -44,6 +44,7 @@ impl Mapping {
         // SAFETY: a fresh range that is this value's alone; it is used only if every page of it was mapped.
         let range = unsafe { SharedRange::new(window.address(0).0 as *mut u8, grants.len() * PAGE_SIZE) };
         let okay = |request: &&MapGrantRef| request.status == GrantStatus::OKAY;
+        counts::MAPS.add(requests.iter().filter(okay).count() as u64);
         let failed = requests.iter().find(|request| !okay(request)).map(|request| request.status);
         if let Some(status) = failed {
             let mapped = requests.iter().filter(okay).map(|request| (request.host_addr, request.handle));

@@ -2,7 +2,7 @@
 //!
 //! - [`Granted`]: own pages that a peer may map or copy, until dropped.
 //! - [`Mapping`]: a peer's pages, mapped for the CPU; [`DeviceGrant`]: a peer's page, reachable for a device only.
-//! - [`copy`]: the hypervisor copies between pages of either side.
+//! - [`Copier`]: the hypervisor copies between pages of either side.
 //!
 //! What a peer grants can fail in every way, entry by entry; each status is checked and what was mapped before is
 //! unmapped again.
@@ -13,8 +13,8 @@ mod granted;
 mod mapping;
 mod table;
 
-pub use copy::{CopyEnd, CopyRequest, copy};
-pub use device::{DeviceGrant, map_device, unmap_device};
+pub use copy::{Copier, CopyEnd, CopyRequest, copy};
+pub use device::{DeviceGrant, DeviceMapper, map_device, unmap_device};
 pub use granted::{GrantError, Granted};
 pub use mapping::Mapping;
 pub use table::{init, limbo};

@@ -7,6 +7,7 @@ use crate::page::OutOfMemory;
 use crate::pci::{self, Command, DeviceFunction, PciAccess, PciRoot};
 use abi::{Errno, Maddr};
 use alloc::vec::Vec;
+use core::fmt;
 use core::ptr::NonNull;
 use virtio_drivers::transport::pci::{
     PciTransport, VIRTIO_PCI_CAP_COMMON_CFG, VIRTIO_PCI_CAP_NOTIFY_CFG, VirtioPciError,
@@ -45,6 +46,12 @@ impl Features {
 pub enum OpenError {
     /// The transport's reason.
     Transport(VirtioPciError),
+    /// It is a device of another type.
+    WrongType(DeviceType),
+    /// What its configuration says cannot be.
+    Configuration,
+    /// It does not keep what is written to it.
+    NoAnswer,
     /// The device does not speak virtio 1, or not with these features.
     Features,
     /// The device has fewer queues.
@@ -53,6 +60,21 @@ pub enum OpenError {
     OutOfMemory,
     /// No interrupt.
     Interrupt(Errno),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Transport(error) => write!(f, "{error:?}"),
+            Self::WrongType(kind) => write!(f, "it is a {kind:?} device"),
+            Self::Configuration => f.write_str("its configuration makes no sense"),
+            Self::NoAnswer => f.write_str("it does not answer"),
+            Self::Features => f.write_str("it does not speak virtio 1"),
+            Self::NoQueue => f.write_str("it has too few queues"),
+            Self::OutOfMemory => f.write_str("no memory"),
+            Self::Interrupt(error) => write!(f, "no interrupt: {error:?}"),
+        }
+    }
 }
 
 impl From<VirtioPciError> for OpenError {
@@ -136,13 +158,20 @@ pub struct VirtioPci<A> {
 }
 
 impl<A: PciAccess> VirtioPci<A> {
-    /// Resets the device and agrees on `wanted` of its features besides the common ones.
-    pub fn open(access: A, function: DeviceFunction, wanted: Features) -> Result<Self, OpenError> {
+    /// Resets the device, which must be of type `kind`, and agrees on `wanted` of its features besides the common ones.
+    ///
+    /// A driver that was here before may have left it running on memory that is somebody else's by now: it may use the
+    /// bus again only once it has said that it is reset.
+    pub fn open(access: A, function: DeviceFunction, kind: DeviceType, wanted: Features) -> Result<Self, OpenError> {
         // SAFETY: the copy and the original are used one after the other, never at once.
         let mut root = PciRoot::new(unsafe { access.unsafe_clone() });
         let (_, command) = root.get_status_command(function);
-        root.set_command(function, command | Command::MEMORY_SPACE | Command::BUS_MASTER);
+        let decoding = (command | Command::MEMORY_SPACE).difference(Command::BUS_MASTER);
+        root.set_command(function, decoding);
         let mut transport = PciTransport::new::<Device, A>(&mut root, function)?;
+        if transport.device_type() != kind {
+            return Err(OpenError::WrongType(transport.device_type()));
+        }
         let mut registers = |kind: u8, least: usize| {
             let (address, len, extra) = structure(&mut root, &access, function, kind)?;
             let start = map_device_memory(address, len)?;
@@ -152,6 +181,11 @@ impl<A: PciAccess> VirtioPci<A> {
             registers(VIRTIO_PCI_CAP_COMMON_CFG, COMMON_CFG).ok_or(VirtioPciError::MissingCommonConfig)?;
         let (notify, notify_multiplier) =
             registers(VIRTIO_PCI_CAP_NOTIFY_CFG, 2).ok_or(VirtioPciError::MissingNotifyConfig)?;
+        reset(&mut transport);
+        root.set_command(function, decoding | Command::BUS_MASTER);
+        if !answers(&mut transport) {
+            return Err(OpenError::NoAnswer);
+        }
         let features = transport.begin_init(wanted | Features::COMMON);
         let agreed = transport.get_status().contains(DeviceStatus::FEATURES_OK);
         if !agreed || !features.contains(Features::VERSION_1) {
@@ -164,11 +198,6 @@ impl<A: PciAccess> VirtioPci<A> {
     /// What was agreed on.
     pub fn features(&self) -> Features {
         self.features
-    }
-
-    /// What kind of device it is.
-    pub fn device_type(&self) -> DeviceType {
-        self.transport.device_type()
     }
 
     /// Makes the next queue, of at most `limit` entries. Queues are numbered as they are made.
@@ -254,10 +283,27 @@ impl<A: PciAccess> VirtioPci<A> {
 
     /// Resets the device: it uses no memory any more. The queue's requests come back unfinished.
     pub fn reset<T>(&mut self, queues: &mut [Queue<T>]) -> Vec<T> {
-        self.transport.set_status(DeviceStatus::empty());
-        while !self.transport.get_status().is_empty() {
-            core::hint::spin_loop();
-        }
+        reset(&mut self.transport);
         queues.iter_mut().flat_map(Queue::abandon).collect()
     }
+}
+
+/// Resets a device and waits until it is: it uses no memory any more.
+fn reset(transport: &mut PciTransport) {
+    transport.set_status(DeviceStatus::empty());
+    while !transport.get_status().is_empty() {
+        core::hint::spin_loop();
+    }
+}
+
+/// Tries of [`answers`].
+const TRIES: usize = 10_000;
+
+/// Whether the device takes what is written to its registers. Where its decoding was just changed by dom0 on another
+/// CPU, QEMU 7.2 may lead the first accesses astray.
+fn answers(transport: &mut PciTransport) -> bool {
+    (0..TRIES).any(|_| {
+        transport.set_status(DeviceStatus::ACKNOWLEDGE);
+        transport.get_status() == DeviceStatus::ACKNOWLEDGE
+    })
 }

@@ -4,12 +4,13 @@ use abi::{DomId, GrantRef};
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
-use core::fmt;
-use domain_rt::grant::{Access, DeviceGrant, map_device, unmap_device};
+use domain_rt::driver::Function;
+use domain_rt::grant::{Access, DeviceGrant, DeviceMapper};
 use domain_rt::interrupt::Interrupt;
-use domain_rt::page::{OutOfMemory, Pages};
-use domain_rt::pci::{DeviceFunction, Proxy};
+use domain_rt::page::Pages;
+use domain_rt::pci::Proxy;
 use domain_rt::virtio::{Buffer, DeviceType, Direction, Features, OpenError, Queue, VirtioPci};
+use heapless::Vec as Few;
 use netback::platform::{Nic, NicFrame, Piece, Place};
 use netback::pool::UNIT;
 use ring_proto::net::{MAX_SLOTS, Mac};
@@ -22,6 +23,8 @@ const HEADER: usize = 12;
 /// nothing as nothing was negotiated.
 const SENT_HEADER: usize = 0;
 const RECEIVED_HEADER: usize = 64;
+/// Most buffers of a frame: both headers, and a guest's pages.
+const MOST_BUFFERS: usize = MAX_SLOTS + 2;
 /// The queues' numbers.
 const RX: u16 = 0;
 const TX: u16 = 1;
@@ -31,7 +34,7 @@ enum Held {
     /// A buffer for reception.
     Receive(usize),
     /// A frame being sent, and the guests' pages of it.
-    Send(u16, Vec<DeviceGrant>),
+    Send(u16, Few<DeviceGrant, MAX_SLOTS>),
 }
 
 /// The device.
@@ -41,56 +44,24 @@ pub struct VirtioNet {
     queues: [Queue<Held>; 2],
     memory: Rc<Pages>,
     headers: Pages,
+    mapper: DeviceMapper,
+    /// Buffers of the frame in hand, and mappings to be ended; kept so that they are allocated once.
+    lists: (Vec<Buffer>, Vec<DeviceGrant>),
     /// Frames that are sent, and not yet asked for.
     sent: VecDeque<u16>,
     broken: bool,
 }
 
-/// Why a device is of no use.
-#[derive(Debug)]
-pub enum DeviceError {
-    /// It is something else.
-    NotNetwork,
-    /// It cannot be opened.
-    Open(OpenError),
-}
-
-impl fmt::Display for DeviceError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotNetwork => f.write_str("not a network device"),
-            Self::Open(error) => write!(f, "{error:?}"),
-        }
-    }
-}
-
-impl From<OpenError> for DeviceError {
-    fn from(error: OpenError) -> Self {
-        Self::Open(error)
-    }
-}
-
-impl From<OutOfMemory> for DeviceError {
-    fn from(error: OutOfMemory) -> Self {
-        Self::Open(error.into())
-    }
-}
-
 /// Starts the device; packets lie in `memory`.
-pub fn open(
-    access: Proxy,
-    function: DeviceFunction,
-    memory: Rc<Pages>,
-) -> Result<(VirtioNet, Mac, Vec<Interrupt>), DeviceError> {
-    let mut device = VirtioPci::open(access, function, Features::from_bits_retain(FEATURE_MAC))?;
-    if device.device_type() != DeviceType::Network {
-        return Err(DeviceError::NotNetwork);
-    }
+pub fn open(function: &Function, memory: Rc<Pages>) -> Result<(VirtioNet, Mac, Vec<Interrupt>), OpenError> {
+    let wanted = Features::from_bits_retain(FEATURE_MAC);
+    let mut device = VirtioPci::open(function.access.clone(), function.address, DeviceType::Network, wanted)?;
     let queues = [device.queue(256)?, device.queue(256)?];
     let interrupts = device.start()?;
     let mac = device.config::<[u8; 6]>(0).unwrap_or_default();
-    let headers = Pages::new(1)?;
-    let nic = VirtioNet { device, queues, memory, headers, sent: VecDeque::new(), broken: false };
+    let (headers, mapper) = (Pages::new(1)?, DeviceMapper::default());
+    let lists = (Vec::new(), Vec::new());
+    let nic = VirtioNet { device, queues, memory, headers, mapper, lists, sent: VecDeque::new(), broken: false };
     Ok((nic, Mac(mac), interrupts))
 }
 
@@ -126,24 +97,35 @@ impl VirtioNet {
             }
         }
     }
-
-    /// The buffers of a frame, its guests' pages mapped as `grants`, in order.
-    fn buffers(&self, frame: &NicFrame, grants: &[DeviceGrant]) -> Option<Vec<Buffer>> {
-        let mut grants = grants.iter();
-        let header = Buffer::of_pages(&self.headers, SENT_HEADER, HEADER, Direction::ToDevice);
-        let piece = |piece: &Piece| match piece.place {
-            Place::Own(offset) => Buffer::of_pages(&self.memory, offset, piece.len.into(), Direction::ToDevice),
-            Place::Guest(_, _, offset) => {
-                Buffer::of_grant(grants.next()?, offset.into(), piece.len.into(), Direction::ToDevice)
-            }
-        };
-        core::iter::once(header).chain(frame.pieces.iter().map(piece)).collect()
-    }
 }
 
-/// The guests' pages of a frame.
-fn guest_pages(frame: &NicFrame) -> impl Iterator<Item = (DomId, GrantRef)> {
-    frame.pieces.iter().filter_map(|piece| match piece.place {
+/// Puts the buffers of a frame into `buffers`, its guests' pages mapped as `grants`, in order. Whether it could.
+fn fill(
+    buffers: &mut Vec<Buffer>,
+    (memory, headers): (&Pages, &Pages),
+    pieces: &[Piece],
+    grants: &[DeviceGrant],
+) -> bool {
+    let mut grants = grants.iter();
+    let header = Buffer::of_pages(headers, SENT_HEADER, HEADER, Direction::ToDevice);
+    let piece = |piece: &Piece| match piece.place {
+        Place::Own(offset) => Buffer::of_pages(memory, offset, piece.len.into(), Direction::ToDevice),
+        Place::Guest(_, _, offset) => {
+            Buffer::of_grant(grants.next()?, offset.into(), piece.len.into(), Direction::ToDevice)
+        }
+    };
+    buffers.clear();
+    buffers.extend(core::iter::once(header).chain(pieces.iter().map(piece)).map_while(|buffer| buffer));
+    buffers.len() == pieces.len() + 1
+}
+
+fn pieces_of<'a>(frame: &NicFrame, pieces: &'a [Piece]) -> &'a [Piece] {
+    pieces.get(frame.pieces.clone()).unwrap_or_default()
+}
+
+/// The guests' pages among the pieces of a frame.
+fn guest_pages(pieces: &[Piece]) -> impl Iterator<Item = (DomId, GrantRef)> {
+    pieces.iter().filter_map(|piece| match piece.place {
         Place::Guest(peer, grant, _) => Some((peer, grant)),
         Place::Own(_) => None,
     })
@@ -153,34 +135,32 @@ impl Nic for VirtioNet {
     fn room(&self) -> usize {
         let [_, tx] = &self.queues;
         let room = usize::from(tx.room());
-        if self.indirect() { room } else { room / (MAX_SLOTS + 2) }
+        if self.indirect() { room } else { room / MOST_BUFFERS }
     }
 
-    fn send(&mut self, frames: Vec<NicFrame>) {
-        let pages = frames.iter().flat_map(guest_pages);
-        let mut mapped = map_device(pages.map(|(peer, grant)| (peer, grant, Access::ReadOnly))).into_iter();
-        let mut useless = Vec::new();
+    fn send(&mut self, frames: &[NicFrame], pieces: &[Piece]) {
+        let Self { queues: [_, tx], memory, headers, mapper, lists: (buffers, useless), sent, .. } = self;
+        let pages = frames.iter().flat_map(|frame| guest_pages(pieces_of(frame, pieces)));
+        let mut mapped = mapper.map(pages.map(|(peer, grant)| (peer, grant, Access::ReadOnly)));
         for frame in frames {
-            let count = guest_pages(&frame).count();
-            let grants: Vec<DeviceGrant> = mapped.by_ref().take(count).flatten().collect();
-            let buffers = if grants.len() == count { self.buffers(&frame, &grants) } else { None };
-            let refused = match (buffers, &mut self.queues) {
-                (Some(buffers), [_, tx]) => {
-                    tx.push(&buffers, Held::Send(frame.tag, grants)).err().map(|(_, held)| held)
-                }
-                (None, _) => Some(Held::Send(frame.tag, grants)),
-            };
+            let pieces = pieces_of(frame, pieces);
+            let count = guest_pages(pieces).count();
+            let grants: Few<DeviceGrant, MAX_SLOTS> = mapped.by_ref().take(count).flatten().collect();
+            let whole = grants.len() == count && fill(buffers, (memory, headers), pieces, &grants);
+            let held = Held::Send(frame.tag, grants);
+            let refused = if whole { tx.push(buffers, held).err().map(|(_, held)| held) } else { Some(held) };
             if let Some(Held::Send(tag, grants)) = refused {
                 useless.extend(grants);
-                self.sent.push_back(tag);
+                sent.push_back(tag);
             }
         }
-        unmap_device(useless.into_iter());
+        drop(mapped);
+        mapper.unmap(useless.drain(..));
     }
 
     fn sent(&mut self) -> Option<u16> {
         if self.sent.is_empty() {
-            let mut done = Vec::new();
+            let mut done = core::mem::take(&mut self.lists.1);
             while let Some((held, _)) = self.take(TX) {
                 if let Held::Send(tag, grants) = held {
                     self.sent.push_back(tag);
@@ -188,7 +168,8 @@ impl Nic for VirtioNet {
                 }
             }
             // Before anybody is answered: an answered packet's pages are the guest's alone.
-            unmap_device(done.into_iter());
+            self.mapper.unmap(done.drain(..));
+            self.lists.1 = done;
         }
         self.sent.pop_front()
     }
@@ -206,9 +187,9 @@ impl Nic for VirtioNet {
     fn post(&mut self, offset: usize) {
         let header = Buffer::of_pages(&self.headers, RECEIVED_HEADER, HEADER, Direction::FromDevice);
         let data = Buffer::of_pages(&self.memory, offset, UNIT, Direction::FromDevice);
-        let buffers: Vec<Buffer> = header.into_iter().chain(data).collect();
         let [rx, _] = &mut self.queues;
-        if rx.push(&buffers, Held::Receive(offset)).is_err() {
+        let pushed = header.zip(data).map(|(header, data)| rx.push(&[header, data], Held::Receive(offset)).is_ok());
+        if pushed != Some(true) {
             domain_rt::println!("netback: a receive buffer was refused");
         }
     }

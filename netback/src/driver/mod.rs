@@ -2,34 +2,84 @@
 
 mod device;
 mod grants;
-pub mod vif;
+mod vif;
 
 use abi::PAGE_SIZE;
 use alloc::rc::Rc;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use device::VirtioNet;
+use domain_rt::activity::Activity;
 use domain_rt::backend::Signal;
+use domain_rt::driver::{Driver, Function, Peers, serve_interrupt};
 use domain_rt::events::Event;
 use domain_rt::grant::Mapping;
 use domain_rt::interrupt::Interrupt;
 use domain_rt::page::Pages;
-use domain_rt::pci::Proxy;
 use domain_rt::println;
 use domain_rt::runtime::Context;
-use domain_rt::store::Store;
+use domain_rt::store::KeySet;
 use embassy_futures::yield_now;
 use grants::Machine;
 use netback::switch::{OpenError, Outcome, Switch, VifId};
 use netback::vif::VifConfig;
+use ring_proto::keys::Keys;
+use ring_proto::net::Mac;
+use ring_proto::path::Class;
+use vif::Vif;
 
 /// Memory for packets: 4 MiB.
 const PACKET_PAGES: usize = (4 << 20) / PAGE_SIZE;
 /// Rounds between two looks at everything else.
 const ROUNDS: usize = 16;
 
+/// The network driver domain.
+pub struct Netback(Rc<SharedSwitch>);
+
+impl Driver for Netback {
+    const NAME: &'static str = "netback";
+    const CLASS: Class = Class::Vif;
+    type Device = Vif;
+
+    /// With the first network device, or with none: a switch of its own.
+    async fn start(context: Context, functions: Vec<Function>) -> Result<Self, String> {
+        let memory = Rc::new(Pages::new(PACKET_PAGES).map_err(|_| "no memory for packets")?);
+        let (nic, interrupts) = functions.iter().find_map(|function| open(function, &memory)).unzip();
+        let switch = Switch::new(Machine::new(memory), nic);
+        let shared =
+            SharedSwitch { switch: RefCell::new(switch), peers: Peers::default(), activity: Activity::default() };
+        let switch = Rc::new(shared);
+        // The NIC gets its first buffers.
+        switch.some_rounds();
+        for interrupt in interrupts.into_iter().flatten() {
+            let switch = switch.clone();
+            context.spawn(serve_interrupt(interrupt, async move || switch.interrupted().await));
+        }
+        Ok(Self(switch))
+    }
+
+    fn device(self: &Rc<Self>, keys: &KeySet) -> Result<Vif, String> {
+        let mac = keys.get("mac").and_then(Mac::parse).ok_or("mac is missing or no address")?;
+        Ok(Vif { switch: self.0.clone(), mac })
+    }
+}
+
+fn open(function: &Function, memory: &Rc<Pages>) -> Option<(VirtioNet, Vec<Interrupt>)> {
+    match device::open(function, memory.clone()) {
+        Ok((nic, mac, interrupts)) => {
+            println!("netback: virtio-net {mac} at {}, {} interrupts", function.address, interrupts.len());
+            Some((nic, interrupts))
+        }
+        Err(error) => {
+            println!("netback: the device at {} is of no use: {error}", function.address);
+            None
+        }
+    }
+}
+
 /// A guest's events.
-pub enum Events {
+enum Events {
     /// One for both rings.
     Shared(Event),
     /// One a ring: transmit, receive.
@@ -53,9 +103,10 @@ impl Events {
 }
 
 /// The switch, and how its guests are told.
-pub struct SharedSwitch {
+struct SharedSwitch {
     switch: RefCell<Switch<Machine, VirtioNet, Mapping>>,
-    peers: RefCell<Vec<(VifId, Rc<Events>, Signal)>>,
+    peers: Peers<VifId, Events>,
+    activity: Activity,
 }
 
 impl SharedSwitch {
@@ -68,15 +119,19 @@ impl SharedSwitch {
 
     /// Some rounds; whether there may be more to do.
     fn some_rounds(&self) -> bool {
-        let peers = self.peers.borrow();
-        let find = |id| peers.iter().find(|(other, ..)| *other == id);
+        self.activity.note();
         self.switch.borrow_mut().run(domain_rt::time::now(), ROUNDS, |outcome| match outcome {
-            Outcome::Notify { vif, tx, rx } => find(vif).into_iter().for_each(|(_, events, _)| events.notify(tx, rx)),
-            Outcome::Corrupt(vif, corrupt) => {
-                println!("netback: a guest broke its ring: {corrupt:?}");
-                find(vif).into_iter().for_each(|(.., broken)| broken.raise());
-            }
+            Outcome::Notify { vif, tx, rx } => self.peers.notify(vif, |events| events.notify(tx, rx)),
+            Outcome::Corrupt(vif, corrupt) => self.peers.broken(vif, format_args!("{corrupt:?}")),
         })
+    }
+
+    /// The NIC has something to say.
+    async fn interrupted(&self) {
+        if let Some(nic) = self.switch.borrow_mut().nic_mut() {
+            nic.acknowledge();
+        }
+        self.run().await;
     }
 
     fn open(
@@ -88,62 +143,18 @@ impl SharedSwitch {
         broken: Signal,
     ) -> Result<VifId, OpenError> {
         let id = self.switch.borrow_mut().open(tx, rx, config)?;
-        self.peers.borrow_mut().push((id, events, broken));
+        self.peers.add(id, events, broken);
         Ok(id)
     }
 
     fn close(&self, id: VifId) {
         self.switch.borrow_mut().close(id);
-        self.peers.borrow_mut().retain(|(other, ..)| *other != id);
+        self.peers.remove(id);
     }
-}
 
-/// Starts the NIC, if this domain was given one, and the switch. `None`: no memory.
-pub async fn switch(context: Context, store: Store) -> Option<Rc<SharedSwitch>> {
-    let memory = Rc::new(Pages::new(PACKET_PAGES).ok()?);
-    let (nic, interrupts) = match nic(store, &memory).await {
-        Some((nic, interrupts)) => (Some(nic), interrupts),
-        None => (None, Vec::new()),
-    };
-    let switch = Switch::new(Machine(memory), nic);
-    let switch = Rc::new(SharedSwitch { switch: RefCell::new(switch), peers: RefCell::default() });
-    // The NIC gets its first buffers.
-    switch.some_rounds();
-    for interrupt in interrupts {
-        context.spawn(serve_interrupt(switch.clone(), interrupt));
-    }
-    Some(switch)
-}
-
-/// The first network device among this domain's.
-async fn nic(store: Store, memory: &Rc<Pages>) -> Option<(VirtioNet, Vec<Interrupt>)> {
-    let (access, functions) = match Proxy::connect(store).await {
-        Ok(given) => given,
-        Err(error) => {
-            println!("netback: no PCI devices: {error:?}");
-            return None;
-        }
-    };
-    for function in functions {
-        match device::open(access.clone(), function, memory.clone()) {
-            Ok((nic, mac, interrupts)) => {
-                println!("netback: virtio-net {mac} at {function}, {} interrupts", interrupts.len());
-                return Some((nic, interrupts));
-            }
-            Err(error) => println!("netback: the device at {function} is of no use: {error}"),
-        }
-    }
-    None
-}
-
-/// Serves an interrupt of the NIC, for good.
-async fn serve_interrupt(switch: Rc<SharedSwitch>, interrupt: Interrupt) {
-    loop {
-        interrupt.wait().await;
-        if let Some(nic) = switch.switch.borrow_mut().nic_mut() {
-            nic.acknowledge();
-        }
-        switch.run().await;
-        interrupt.end();
+    /// What a vif has done, and all of them together.
+    fn stats(&self, id: VifId) -> (String, String) {
+        let switch = self.switch.borrow();
+        (switch.counters(id).map(ToString::to_string).unwrap_or_default(), switch.totals().to_string())
     }
 }

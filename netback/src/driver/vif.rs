@@ -6,19 +6,17 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use core::slice;
+use domain_rt::activity::Activity;
 use domain_rt::backend::{self, Signal};
 use domain_rt::events::Event;
 use domain_rt::grant::{Access, Mapping};
-use domain_rt::println;
-use domain_rt::store::Store;
 use domain_rt::xenbus::Half;
 use embassy_futures::select::select;
 use netback::switch::VifId;
 use netback::vif::VifConfig;
-use ring_proto::keys::{Keys, Put};
+use ring_proto::keys::Put;
 use ring_proto::net::Mac;
 use ring_proto::net_keys::{self, BackKeys, FrontKeys, Offloads, QueueKeys};
-use ring_proto::path::{BackDir, Device};
 
 /// Everything is taken from guests: what a destination does not do is done here.
 const OFFERED: BackKeys = BackKeys {
@@ -29,13 +27,13 @@ const OFFERED: BackKeys = BackKeys {
 };
 
 /// A vif before anybody is connected.
-struct Vif {
-    switch: Rc<SharedSwitch>,
-    mac: Mac,
+pub struct Vif {
+    pub(super) switch: Rc<SharedSwitch>,
+    pub(super) mac: Mac,
 }
 
 /// A connected frontend. Dropping it closes the vif, then unmaps the rings and closes the events.
-struct Connection {
+pub struct Connection {
     switch: Rc<SharedSwitch>,
     id: VifId,
     events: Rc<Events>,
@@ -66,10 +64,12 @@ impl backend::Connection for Connection {
         &self.broken
     }
 
-    fn stats(&self, put: Put<'_>) {
-        if let Some(counters) = self.switch.switch.borrow().counters(self.id) {
-            counters.publish(put);
-        }
+    fn activity(&self) -> &Activity {
+        &self.switch.activity
+    }
+
+    fn stats(&self) -> (String, String) {
+        self.switch.stats(self.id)
     }
 }
 
@@ -111,25 +111,4 @@ fn map(peer: DomId, queue: &QueueKeys) -> Result<(Mapping, Mapping, Events), Str
         net_keys::Events::Split { tx, rx } => Events::Split(event(tx)?, event(rx)?),
     };
     Ok((ring("tx-ring-ref", &queue.tx_ring)?, ring("rx-ring-ref", &queue.rx_ring)?, events))
-}
-
-/// Serves a vif until it is removed.
-pub async fn serve(store: Store, switch: Rc<SharedSwitch>, device: Device, gone: Signal) {
-    let served = match address(store, device).await {
-        Ok(mac) => backend::serve_device(store, device, &gone, &Vif { switch, mac }).await,
-        Err(why) => match Half::back(store, device).await {
-            Ok(mut half) => backend::fail(&mut half, &why).await,
-            Err(error) => Err(error),
-        },
-    };
-    if let Err(error) = served {
-        println!("netback: {}: {error}", BackDir(device));
-    }
-}
-
-/// The address that the toolstack gave the vif.
-async fn address(store: Store, device: Device) -> Result<Mac, String> {
-    let keys = store.keys(&format!("{}", BackDir(device)), |_| false).await.map_err(|error| format!("{error}"))?;
-    let mac = keys.get("mac").and_then(Mac::parse);
-    mac.ok_or_else(|| String::from("mac is missing or no address"))
 }

@@ -4,7 +4,7 @@ mod bridge;
 mod offload;
 mod switch;
 
-use crate::platform::{Copy, CopyGrants, Nic, NicFrame, Place};
+use crate::platform::{Copy, CopyGrants, Nic, NicFrame, Piece, Place};
 use crate::pool::UNIT;
 use abi::DomId;
 use ring_proto::memory::RingMemory;
@@ -22,13 +22,33 @@ use std::vec::Vec;
 pub struct Machine {
     memory: Arc<WordMemory>,
     guests: Rc<RefCell<Vec<(DomId, Pages)>>>,
-    /// Bytes copied.
-    pub copied: Rc<RefCell<usize>>,
+    /// What the hypervisor was asked to do.
+    pub work: Rc<RefCell<Work>>,
+    /// Done between two batches of copies: what a guest does on another CPU meanwhile.
+    pub meanwhile: Rc<RefCell<Option<Meanwhile>>>,
+}
+
+type Meanwhile = std::boxed::Box<dyn FnMut()>;
+
+/// Work of the hypervisor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Hypercalls that copied.
+    pub calls: usize,
+    /// Bytes copied, where it was possible.
+    pub bytes: usize,
+    /// Pages that the NIC was given straight from guests.
+    pub mapped: usize,
 }
 
 impl Machine {
     pub fn new(units: usize) -> Self {
-        Self { memory: WordMemory::new(units * UNIT), guests: Rc::default(), copied: Rc::default() }
+        Self {
+            memory: WordMemory::new(units * UNIT),
+            guests: Rc::default(),
+            work: Rc::default(),
+            meanwhile: Rc::default(),
+        }
     }
 
     pub fn guest(&self, dom: u16) -> Pages {
@@ -70,11 +90,17 @@ impl CopyGrants for Machine {
         &self.memory
     }
     fn copy(&mut self, copies: &mut [Copy]) {
+        self.work.borrow_mut().calls += 1;
         for copy in copies {
             assert!(copy.len > 0);
             let mut bytes = std::vec![0; copy.len.into()];
             copy.done = self.read(copy.from, &mut bytes) && self.write(copy.to, &bytes);
-            *self.copied.borrow_mut() += usize::from(copy.len);
+            if copy.done {
+                self.work.borrow_mut().bytes += usize::from(copy.len);
+            }
+        }
+        if let Some(meanwhile) = &mut *self.meanwhile.borrow_mut() {
+            meanwhile();
         }
     }
 }
@@ -112,17 +138,21 @@ impl Nic for FakeNic {
     fn room(&self) -> usize {
         self.size - self.wire.borrow().unconfirmed.len() - self.done.len()
     }
-    fn send(&mut self, frames: Vec<NicFrame>) {
+    fn send(&mut self, frames: &[NicFrame], pieces: &[Piece]) {
         assert!(frames.len() <= self.room(), "room was promised");
         for frame in frames {
             let mut bytes = Vec::new();
             let mut readable = true;
-            for piece in &frame.pieces {
+            let pieces = &pieces[frame.pieces.clone()];
+            for piece in pieces {
                 let start = bytes.len();
                 bytes.resize(start + usize::from(piece.len), 0);
                 readable &= self.machine.read(piece.place, &mut bytes[start..]);
             }
-            let direct = frame.pieces.iter().all(|piece| matches!(piece.place, Place::Guest(..)));
+            // The header is always ours.
+            let guests = pieces.iter().filter(|piece| matches!(piece.place, Place::Guest(..))).count();
+            self.machine.work.borrow_mut().mapped += guests;
+            let direct = guests > 0 && guests + 1 == pieces.len();
             let mut wire = self.wire.borrow_mut();
             if readable {
                 wire.out.push((bytes, direct));

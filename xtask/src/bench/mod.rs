@@ -1,8 +1,10 @@
-//! `cargo xtask bench core`: instructions per operation on Ferrule and on Debian's Xen, in one sitting.
+//! `cargo xtask bench core`: instructions per operation on Ferrule and on Debian's Xen, in one sitting; `bench rings`:
+//! instructions per packet and per block request.
 //!
 //! Under icount one virtual nanosecond is one instruction, so the guest's TSC counts instructions, the same in every run.
 
 mod report;
+mod rings;
 
 use crate::build::{Part, build, built};
 use crate::conformance::verdict::is_verdict;
@@ -31,11 +33,29 @@ pub enum Bench {
         #[arg(long)]
         ferrule_only: bool,
     },
+    /// Instructions per packet from guest to guest and per block request, by domain
+    Rings,
 }
 
 /// Runs one bench, prints its table and writes JSON and HTML.
 pub fn command(place: &Place, bench: &Bench, no_install: bool) -> Result<()> {
-    let Bench::Core { ferrule_only } = bench;
+    match bench {
+        Bench::Core { ferrule_only } => core(place, *ferrule_only, no_install),
+        Bench::Rings => publish(place, "rings", rings::measure(place)?),
+    }
+}
+
+/// Prints the table and writes JSON and HTML.
+fn publish(place: &Place, name: &str, figures: Vec<Figure>) -> Result<()> {
+    let report = Report::new(place, figures);
+    print!("{}", report.table());
+    for path in report.write(place, name)? {
+        println!("{}", place.show(&path));
+    }
+    Ok(())
+}
+
+fn core(place: &Place, ferrule_only: bool, no_install: bool) -> Result<()> {
     build(place, &[Part::Core, Part::Guests])?;
     let core = built(place, Part::Core, "").context("the core did not build")?;
     let guest = built(place, Part::Guests, GUEST).with_context(|| format!("no guest {GUEST} yet"))?;
@@ -50,11 +70,7 @@ pub fn command(place: &Place, bench: &Bench, no_install: bool) -> Result<()> {
     });
     let (ours, xen) = (ours?, xen?.unwrap_or_default());
     let figures = ours.into_iter().map(|(name, value)| Figure { peer: xen.get(&name).copied(), name, value });
-    let report = Report::new(place, figures.collect());
-    print!("{}", report.table());
-    for path in report.write(place, "core")? {
-        println!("{}", place.show(&path));
-    }
+    publish(place, "core", figures.collect())?;
     println!("measured in {:.1} s", start.elapsed().as_secs_f64());
     Ok(())
 }

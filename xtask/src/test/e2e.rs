@@ -41,8 +41,15 @@ const CASES: &[Case] = &[
 ];
 
 /// The cases of a machine, each taken on one CPU and on two.
-const MACHINES: &[&[Case]] =
-    &[CASES, super::shell::CASES, super::audit::CASES, super::system::CASES, super::flood::CASES, super::time::CASES];
+const MACHINES: &[&[Case]] = &[
+    CASES,
+    super::shell::CASES,
+    super::audit::CASES,
+    super::copies::CASES,
+    super::system::CASES,
+    super::flood::CASES,
+    super::time::CASES,
+];
 /// What is the same on any machine, taken once.
 const ONCE: &[&[Case]] =
     &[super::tool::CASES, super::refusals::CASES, super::signals::CASES, super::routes::CASES, super::system::ONCE];

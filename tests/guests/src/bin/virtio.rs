@@ -84,14 +84,12 @@ async fn test() -> Result<(), &'static str> {
     let found = (0..32).map(function).find(|at| blocks.contains(&ports.read_word(*at, 0)));
     let found = found.ok_or("no virtio disk")?;
     println!("disk at {:02x}:{:02x}.{}", found.bus, found.device, found.function);
-    let mut device = VirtioPci::open(ports, found, Features::from_bits_retain(1 << 9)).map_err(|error| {
-        println!("{error:?}");
+    let flush = Features::from_bits_retain(1 << 9);
+    let mut device = VirtioPci::open(ports, found, DeviceType::Block, flush).map_err(|error| {
+        println!("{error}");
         "not opened"
     })?;
-    println!("features {:?}, type {:?}", device.features(), device.device_type());
-    if device.device_type() != DeviceType::Block {
-        return Err("not a disk");
-    }
+    println!("features {:?}", device.features());
     let queue = device.queue(128).map_err(|_| "no queue")?;
     let sectors = [device.config::<u32>(0), device.config::<u32>(4)];
     println!("capacity {sectors:?} sectors, queue of {}", queue.size());

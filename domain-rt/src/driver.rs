@@ -1,0 +1,129 @@
+//! What every driver domain is made of: it starts what it was given, then serves a device class of the store.
+
+use crate::backend::{self, Backend, Signal};
+use crate::interrupt::Interrupt;
+use crate::pci::{DeviceFunction, Proxy};
+use crate::println;
+use crate::runtime::{self, Context};
+use crate::store::{KeySet, Store};
+use crate::xenbus::Half;
+use abi::start_info::StartInfo;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::fmt::Display;
+use core::future::Future;
+use ring_proto::path::{BackDir, Class, Device};
+
+/// A PCI function that dom0 gave this domain, and the way to its configuration space.
+#[derive(Clone, Debug)]
+pub struct Function {
+    /// The way.
+    pub access: Proxy,
+    /// Where it is.
+    pub address: DeviceFunction,
+}
+
+/// A driver domain: what all of its devices share.
+pub trait Driver: Sized + 'static {
+    /// Its name, in what it prints.
+    const NAME: &'static str;
+    /// The devices it serves.
+    const CLASS: Class;
+    /// One of them.
+    type Device: Backend;
+
+    /// Starts the functions that this domain was given, or those of them it can use.
+    fn start(context: Context, functions: Vec<Function>) -> impl Future<Output = Result<Self, String>>;
+
+    /// What the toolstack wants a device to be: it has written `keys` into the backend's directory.
+    fn device(self: &Rc<Self>, keys: &KeySet) -> Result<Self::Device, String>;
+}
+
+/// The main function of a driver domain.
+pub fn run<D: Driver>(info: &'static StartInfo) -> ! {
+    runtime::start(info, async |context: Context| {
+        let ended = match context.store {
+            Some(store) => serve::<D>(context, store).await,
+            None => Err(String::from("no store")),
+        };
+        println!("{}: {}", D::NAME, ended.err().unwrap_or_default());
+    })
+}
+
+/// Returns only if there is nothing to serve any more.
+async fn serve<D: Driver>(context: Context, store: Store) -> Result<(), String> {
+    let functions = match Proxy::connect(store).await {
+        Ok((access, found)) => found.into_iter().map(|address| Function { access: access.clone(), address }).collect(),
+        Err(error) => {
+            println!("{}: no PCI devices: {error:?}", D::NAME);
+            Vec::new()
+        }
+    };
+    let driver = Rc::new(D::start(context, functions).await?);
+    let device = |device, gone| serve_device(store, driver.clone(), device, gone);
+    let ended = backend::serve_devices(context, store, D::CLASS, device).await;
+    ended.map_err(|error| format!("the store failed: {error}"))
+}
+
+/// Serves a device until it is removed.
+async fn serve_device<D: Driver>(store: Store, driver: Rc<D>, device: Device, gone: Signal) {
+    let served = async {
+        let wanted = store.keys(&format!("{}", BackDir(device)), |_| false).await?;
+        match driver.device(&wanted) {
+            Ok(backend) => backend::serve_device(store, device, &gone, &backend).await,
+            Err(why) => backend::fail(&mut Half::back(store, device).await?, &why).await,
+        }
+    };
+    if let Err(error) = served.await {
+        println!("{}: {}: {error}", D::NAME, BackDir(device));
+    }
+}
+
+/// Does `work` at each of a device's interrupts, for good.
+pub async fn serve_interrupt(interrupt: Interrupt, mut work: impl AsyncFnMut()) {
+    loop {
+        interrupt.wait().await;
+        work().await;
+        interrupt.end();
+    }
+}
+
+/// Who is connected, by the name that the driver's logic has for it: its events, and what ends its connection.
+#[derive(Debug)]
+pub struct Peers<I, E>(RefCell<Vec<(I, Rc<E>, Signal)>>);
+
+impl<I, E> Default for Peers<I, E> {
+    fn default() -> Self {
+        Self(RefCell::default())
+    }
+}
+
+impl<I: PartialEq + Copy, E> Peers<I, E> {
+    /// Adds a peer.
+    pub fn add(&self, id: I, events: Rc<E>, broken: Signal) {
+        self.0.borrow_mut().push((id, events, broken));
+    }
+
+    /// Removes one.
+    pub fn remove(&self, id: I) {
+        self.0.borrow_mut().retain(|(other, ..)| *other != id);
+    }
+
+    /// Notifies a peer by its events.
+    pub fn notify(&self, id: I, notify: impl FnOnce(&E)) {
+        if let Some((_, events, _)) = self.0.borrow().iter().find(|(other, ..)| *other == id) {
+            notify(events);
+        }
+    }
+
+    /// Ends the connection of a peer that broke its ring.
+    pub fn broken(&self, id: I, why: impl Display) {
+        println!("a frontend is served no more: {why}");
+        if let Some((.., broken)) = self.0.borrow().iter().find(|(other, ..)| *other == id) {
+            broken.raise();
+        }
+    }
+}
