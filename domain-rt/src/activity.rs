@@ -47,13 +47,22 @@ impl Activity {
 #[cfg(test)]
 mod tests {
     use super::Activity;
+    use alloc::sync::Arc;
+    use alloc::task::Wake;
     use core::pin::pin;
     use core::task::{Context, Poll, Waker};
+
+    struct Nobody;
+
+    impl Wake for Nobody {
+        fn wake(self: Arc<Self>) {}
+    }
 
     #[test]
     fn news_is_seen_once_by_each_who_waits() {
         let activity = Activity::default();
-        let mut context = Context::from_waker(Waker::noop());
+        let waker = Waker::from(Arc::new(Nobody));
+        let mut context = Context::from_waker(&waker);
         activity.note();
         let seen = activity.count();
         let (mut a, mut b) = (pin!(activity.since(seen)), pin!(activity.since(seen)));

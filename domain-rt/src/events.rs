@@ -4,9 +4,9 @@
 //! only `sched_op(block)` opens the mask, in one step with going to sleep, so no event is lost in between. The upcall
 //! that ends the sleep then has nothing to do but return. Nothing ever runs concurrently with a task.
 
-use crate::{counts, hypercall};
 use crate::shared::{self, EVENT_WORDS};
 use crate::sync::Local;
+use crate::{counts, hypercall};
 use abi::event::*;
 use abi::sched::{Poll as SchedPoll, SchedOp};
 use abi::{DomId, Errno, Port, VcpuId, Virq};

@@ -65,7 +65,8 @@ mod tests {
 
     #[test]
     fn counts_become_ratios() {
-        let stats = "tx-packets 10 tx-bytes 1000 tx-copied 0 rx-packets 30 rx-bytes 3000 rx-copied 3015 notifications 9";
+        let stats =
+            "tx-packets 10 tx-bytes 1000 tx-copied 0 rx-packets 30 rx-bytes 3000 rx-copied 3015 notifications 9";
         let shown = of_device(Class::Vif, stats);
         assert!(shown.starts_with(" notifications=9 rx-bytes=3000"), "{shown}");
         assert!(shown.ends_with(" copied-per-byte-out=0.00 copied-per-byte-in=1.01 events-per-packet=0.23"), "{shown}");

@@ -152,15 +152,12 @@ async fn receive(device: &mut Device) -> [u8; 32] {
 }
 
 async fn transmit(device: &mut Device, to: Mac, from: Mac, len: usize, number: u64) {
-    poll_fn(|context| match device.transmit(context) {
-        Some(token) => Poll::Ready(token.consume(len, |bytes| {
-            let number = number.to_le_bytes();
-            let head = to.0.iter().chain(&from.0).chain(&[0x88, 0xb5]).chain(&number);
-            bytes.iter_mut().zip(head).for_each(|(to, from)| *to = *from);
-        })),
-        None => Poll::Pending,
-    })
-    .await;
+    let token = poll_fn(|context| device.transmit(context).map_or(Poll::Pending, Poll::Ready)).await;
+    token.consume(len, |bytes| {
+        let number = number.to_le_bytes();
+        let head = to.0.iter().chain(&from.0).chain(&[0x88, 0xb5]).chain(&number);
+        bytes.iter_mut().zip(head).for_each(|(to, from)| *to = *from);
+    });
 }
 
 /// The number that a packet of ours carries, and who sent it.

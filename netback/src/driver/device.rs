@@ -29,13 +29,17 @@ const MOST_BUFFERS: usize = MAX_SLOTS + 2;
 const RX: u16 = 0;
 const TX: u16 = 1;
 
-/// What a request keeps until the device is done with it.
+/// What a request is, until the device is done with it.
+#[derive(Clone, Copy)]
 enum Held {
-    /// A buffer for reception.
+    /// The buffer at this offset, for reception.
     Receive(usize),
-    /// A frame being sent, and the guests' pages of it.
-    Send(u16, Few<DeviceGrant, MAX_SLOTS>),
+    /// The frame of this tag.
+    Send(u16),
 }
+
+/// A frame's pages of guests.
+type Grants = Few<DeviceGrant, MAX_SLOTS>;
 
 /// The device.
 pub struct VirtioNet {
@@ -45,6 +49,8 @@ pub struct VirtioNet {
     memory: Rc<Pages>,
     headers: Pages,
     mapper: DeviceMapper,
+    /// The guests' pages of the frames being sent, by tag.
+    grants: Vec<Grants>,
     /// Buffers of the frame in hand, and mappings to be ended; kept so that they are allocated once.
     lists: (Vec<Buffer>, Vec<DeviceGrant>),
     /// Frames that are sent, and not yet asked for.
@@ -60,8 +66,8 @@ pub fn open(function: &Function, memory: Rc<Pages>) -> Result<(VirtioNet, Mac, V
     let interrupts = device.start()?;
     let mac = device.config::<[u8; 6]>(0).unwrap_or_default();
     let (headers, mapper) = (Pages::new(1)?, DeviceMapper::default());
-    let lists = (Vec::new(), Vec::new());
-    let nic = VirtioNet { device, queues, memory, headers, mapper, lists, sent: VecDeque::new(), broken: false };
+    let (grants, lists, sent) = (Vec::new(), (Vec::new(), Vec::new()), VecDeque::new());
+    let nic = VirtioNet { device, queues, memory, headers, mapper, grants, lists, sent, broken: false };
     Ok((nic, Mac(mac), interrupts))
 }
 
@@ -89,10 +95,11 @@ impl VirtioNet {
                     self.broken = true;
                     // Guests get their pages back.
                     for held in self.device.reset(&mut self.queues) {
-                        if let Held::Send(tag, _) = held {
+                        if let Held::Send(tag) = held {
                             self.sent.push_back(tag);
                         }
                     }
+                    self.grants.clear();
                 }
             }
         }
@@ -139,19 +146,22 @@ impl Nic for VirtioNet {
     }
 
     fn send(&mut self, frames: &[NicFrame], pieces: &[Piece]) {
-        let Self { queues: [_, tx], memory, headers, mapper, lists: (buffers, useless), sent, .. } = self;
+        let Self { queues: [_, tx], memory, headers, mapper, grants, lists: (buffers, useless), sent, .. } = self;
         let pages = frames.iter().flat_map(|frame| guest_pages(pieces_of(frame, pieces)));
         let mut mapped = mapper.map(pages.map(|(peer, grant)| (peer, grant, Access::ReadOnly)));
         for frame in frames {
             let pieces = pieces_of(frame, pieces);
             let count = guest_pages(pieces).count();
-            let grants: Few<DeviceGrant, MAX_SLOTS> = mapped.by_ref().take(count).flatten().collect();
-            let whole = grants.len() == count && fill(buffers, (memory, headers), pieces, &grants);
-            let held = Held::Send(frame.tag, grants);
-            let refused = if whole { tx.push(buffers, held).err().map(|(_, held)| held) } else { Some(held) };
-            if let Some(Held::Send(tag, grants)) = refused {
-                useless.extend(grants);
-                sent.push_back(tag);
+            let tag = usize::from(frame.tag);
+            if grants.len() <= tag {
+                grants.resize_with(tag + 1, Grants::new);
+            }
+            let Some(held) = grants.get_mut(tag) else { continue };
+            useless.extend(mapped.by_ref().take(count).flatten().filter_map(|grant| held.push(grant).err()));
+            let whole = held.len() == count && fill(buffers, (memory, headers), pieces, held);
+            if !whole || tx.push(buffers, Held::Send(frame.tag)).is_err() {
+                useless.extend(core::iter::from_fn(|| held.pop()));
+                sent.push_back(frame.tag);
             }
         }
         drop(mapped);
@@ -162,9 +172,10 @@ impl Nic for VirtioNet {
         if self.sent.is_empty() {
             let mut done = core::mem::take(&mut self.lists.1);
             while let Some((held, _)) = self.take(TX) {
-                if let Held::Send(tag, grants) = held {
+                if let Held::Send(tag) = held {
                     self.sent.push_back(tag);
-                    done.extend(grants);
+                    let grants = self.grants.get_mut(usize::from(tag));
+                    done.extend(grants.into_iter().flat_map(|grants| core::iter::from_fn(|| grants.pop())));
                 }
             }
             // Before anybody is answered: an answered packet's pages are the guest's alone.

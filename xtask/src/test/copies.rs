@@ -1,16 +1,14 @@
 //! What a packet and a block cost in copies, held to the design's figures with real traffic: guest to NIC none, NIC to
 //! guest one, guest to guest one, disk none, RAM disk one.
 
-use super::e2e::{Case, PATIENCE, Setting, expect_ending, expect_line};
-use crate::build::{Part, built};
-use crate::disk::{Partition, create, noise};
-use crate::qemu::{Ending, Running};
-use crate::run::console::{attach, command};
-use crate::run::http::{fetch, sha256};
-use crate::run::world;
+use super::e2e::{Case, PATIENCE, Setting};
+use super::shell::{expect_log, power_off};
+use super::system::boot;
+use crate::qemu::Running;
+use crate::run::console::command;
+use crate::run::http::fetch;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 pub const CASES: &[Case] = &[("copies", copies)];
@@ -38,7 +36,7 @@ disk = [{ target = "vda:web", vdev = "xvda", mode = "r" }]
 [[domain]]
 name = "client"
 kernel = "client"
-cmdline = "web=10.0.2.15 file=/file disk=check"
+cmdline = "web=10.0.2.15 file=/8m.bin disk=check"
 memory = 32
 vif = [{ mac = "00:16:3e:00:00:02" }]
 disk = [{ target = "vda:client", vdev = "xvda", mode = "w" }]
@@ -52,49 +50,24 @@ disk = [{ target = "ram:4M", vdev = "xvda", mode = "w" }]
 on_poweroff = "preserve"
 "#;
 
-/// Bytes of the file.
-const FILE: usize = 2 << 20;
+/// The file that is fetched twice, and its bytes.
+const FILE: &str = "/8m.bin";
+const BYTES: f64 = (8 << 20) as f64;
 /// How long backends take to write what they have counted, at most.
 const SETTLE: Duration = Duration::from_secs(15);
 
 fn copies(setting: &Setting<'_>) -> Result<()> {
-    let files = setting.log.with_extension("www");
-    std::fs::create_dir_all(&files)?;
-    let bytes = noise(FILE);
-    std::fs::write(files.join("file"), &bytes)?;
-    let image = setting.log.with_extension("disk");
-    let partitions = [
-        Partition { name: "web", bytes: 16 << 20, files: Some(files) },
-        Partition { name: "client", bytes: 4 << 20, files: None },
-    ];
-    create(&image, &partitions)?;
-    let manifest = dom0::manifest::parse(MANIFEST).map_err(|error| anyhow::anyhow!("{error:?}"))?;
-    let ramdisk = setting.log.with_extension("ramdisk");
-    world::ramdisk(&ramdisk, MANIFEST.as_bytes(), &world::named(setting.place, &manifest, &setting.place.root)?)?;
-    let dom0 = built(setting.place, Part::Domains, "dom0").context("no dom0")?;
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let mut machine = setting.machine("", &format!("{} log-consoles,{}", dom0.display(), ramdisk.display()));
-    let devices = [
-        "-netdev",
-        &format!("user,id=net0,hostfwd=tcp:127.0.0.1:{port}-:80"),
-        "-device",
-        "virtio-net-pci,netdev=net0,addr=2",
-        "-drive",
-        &format!("if=none,id=disk0,format=raw,file={}", image.display()),
-        "-device",
-        "virtio-blk-pci,drive=disk0,addr=3",
-    ];
-    machine.extra = devices.map(str::to_string).into();
-    let mut running = setting.start(&machine)?;
-    attach(&mut running, PATIENCE)?;
-    expect_line(&mut running, "client: console: client: SUCCESS")?;
-    expect_line(&mut running, "disk: console: bench-rings: SUCCESS")?;
-    let fetched = fetch(port, "/file", PATIENCE)?;
-    ensure!(fetched.sha256 == sha256(&bytes), "the host got another file");
-    network(&mut running)?;
-    block(&mut running)?;
-    running.send(b"poweroff\n")?;
-    expect_ending(running, Ending::PowerOff)
+    std::fs::create_dir_all(setting.dir())?;
+    let config = setting.dir().join("copies.toml");
+    std::fs::write(&config, MANIFEST)?;
+    let mut system = boot(setting, &config)?;
+    expect_log(&mut system.machine, "client", "console: client: SUCCESS")?;
+    expect_log(&mut system.machine, "disk", "console: bench-rings: SUCCESS")?;
+    let port = system.port_of("web")?;
+    system.verify(&fetch(port, FILE, PATIENCE)?, FILE)?;
+    network(&mut system.machine)?;
+    block(&mut system.machine)?;
+    power_off(system.machine)
 }
 
 /// Figures by `WHO DEVICE` or `WHO`, then by name.
@@ -152,8 +125,8 @@ fn network(running: &mut Running) -> Result<()> {
             (figures.of("netback", "copied-bytes")?, figures.sum(&["header-bytes", "tx-copied", "rx-copied"]));
         ensure!(all == parts, "the hypervisor copied {all} bytes for netback, which accounts for {parts}");
         // Twice the file went out of web: once into client, once into the NIC.
-        ensure!(figures.of("web 0", "tx-bytes")? > 2.0 * FILE as f64, "web sent less than two files");
-        ensure!(figures.of("client 0", "rx-bytes")? > FILE as f64, "client received less than a file");
+        ensure!(figures.of("web 0", "tx-bytes")? > 2.0 * BYTES, "web sent less than two files");
+        ensure!(figures.of("client 0", "rx-bytes")? > BYTES, "client received less than a file");
         Ok(())
     })?;
     for who in ["web 0", "client 0"] {
@@ -165,7 +138,7 @@ fn network(running: &mut Running) -> Result<()> {
         ensure!(figures.of(who, "rx-copied")? == figures.of(who, "rx-bytes")?, "{who}: copied is not received");
         ensure!(figures.of(who, "header-bytes")? == 14.0 * figures.of(who, "tx-packets")?, "{who}: more than headers");
     }
-    ensure!(figures.of("netback", "device-maps")? > (FILE / 1514) as f64, "the NIC was not given guests' pages");
+    ensure!(figures.of("netback", "device-maps")? > BYTES / 1514.0, "the NIC was not given guests' pages");
     ensure!(figures.of("netback", "hypercalls-per-packet")? < 8.0, "too many hypercalls");
     ensure!(figures.of("netback", "events-per-packet")? <= 2.0, "more events than packets");
     Ok(())
@@ -175,7 +148,7 @@ fn block(running: &mut Running) -> Result<()> {
     let figures = Figures::settled(running, "block-list -v", |figures| {
         let (all, parts) = (figures.of("blkback", "copied-bytes")?, figures.sum(&["bytes-copied", "list-bytes"]));
         ensure!(all == parts, "the hypervisor copied {all} bytes for blkback, which accounts for {parts}");
-        ensure!(figures.of("web xvda", "bytes-read")? >= FILE as f64, "web read less than the file");
+        ensure!(figures.of("web xvda", "bytes-read")? >= BYTES, "web read less than the file");
         ensure!(figures.of("disk xvda", "bytes-copied")? >= 800.0 * 4096.0, "the RAM disk's copies are not counted");
         ensure!(figures.of("client xvda", "bytes-written")? > 0.0, "client wrote nothing");
         Ok(())
@@ -184,7 +157,7 @@ fn block(running: &mut Running) -> Result<()> {
         figures.is(who, "copied-per-byte", copies)?;
         figures.is(who, "errors", 0.0)?;
     }
-    ensure!(figures.of("blkback", "device-maps")? >= (FILE / 4096) as f64, "the disk was not given guests' pages");
+    ensure!(figures.of("blkback", "device-maps")? >= BYTES / 4096.0, "the disk was not given guests' pages");
     ensure!(figures.of("blkback", "hypercalls-per-request")? < 12.0, "too many hypercalls");
     Ok(())
 }

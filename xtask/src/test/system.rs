@@ -58,7 +58,7 @@ fn example(setting: &Setting<'_>, name: &str) -> PathBuf {
 
 impl System {
     /// The host's port that leads to a guest, once it serves.
-    fn port_of(&mut self, name: &str) -> Result<u16> {
+    pub fn port_of(&mut self, name: &str) -> Result<u16> {
         expect_log(&mut self.machine, name, "console: web: serving on port 80")?;
         let entries = self.machine.lines().iter().filter_map(|line| Entry::parse(&line.text));
         let mut said = entries.filter(|entry| entry.who == name).filter_map(|entry| entry.console());
@@ -69,7 +69,7 @@ impl System {
     }
 
     /// A file fetched whole must be that of the image.
-    fn verify(&self, fetched: &Fetched, path: &str) -> Result<()> {
+    pub fn verify(&self, fetched: &Fetched, path: &str) -> Result<()> {
         let served = self.disk.served.iter().find(|served| served.path == path).context("no such file on the disk")?;
         ensure!(fetched.status == 200, "{path}: status {}", fetched.status);
         let (bytes, hash) = (served.bytes as u64, &served.sha256);
