@@ -16,17 +16,16 @@ use std::vec::Vec;
 
 const SECTORS: u64 = 8192;
 
+/// A disk and its only session.
+type Served<D> = (Disk<D, Arc<WordMemory>>, SessionId);
+
 /// What the only session of a disk has done.
-fn counters_of<D: Medium>((disk, id): &(Disk<D, Arc<WordMemory>>, SessionId)) -> Counters {
+fn counters_of<D: Medium>((disk, id): &Served<D>) -> Counters {
     *disk.counters(*id).unwrap()
 }
 
 /// One polite guest on `medium`, until it has had many answers. Returns its idea of the disk.
-fn one_guest<D: Medium>(
-    medium: D,
-    grants: &Grants,
-    mut between: impl FnMut(&mut D),
-) -> (Vec<u8>, (Disk<D, Arc<WordMemory>>, SessionId)) {
+fn one_guest<D: Medium>(medium: D, grants: &Grants, mut between: impl FnMut(&mut D)) -> (Vec<u8>, Served<D>) {
     let pages = grants.guest(1);
     let memory = WordMemory::new(4096);
     let extent = Extent { start: 0, sectors: SECTORS };
