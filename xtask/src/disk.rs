@@ -22,20 +22,21 @@ pub struct Partition {
     pub files: Option<PathBuf>,
 }
 
-/// Writes a disk image with these partitions, in this order.
-pub fn create(path: &Path, partitions: &[Partition]) -> Result<()> {
+/// Writes a disk image with these partitions, in this order; the partitions' first bytes.
+pub fn create(path: &Path, partitions: &[Partition]) -> Result<Vec<u64>> {
     let content: u64 = partitions.iter().map(|partition| partition.bytes).sum();
     let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
     // The first and the last MiB hold the two copies of the table.
     let size = content + 2 * ALIGN;
     file.set_len(size)?;
     drop(file);
-    for (partition, offset) in partitions.iter().zip(table(path, size, partitions)?) {
+    let offsets = table(path, size, partitions)?;
+    for (partition, offset) in partitions.iter().zip(&offsets) {
         if let Some(files) = &partition.files {
-            ext4(path, offset, partition, files)?;
+            ext4(path, *offset, partition, files)?;
         }
     }
-    Ok(())
+    Ok(offsets)
 }
 
 /// Writes the partition table; the partitions' first bytes.

@@ -33,7 +33,7 @@ pub fn check_pages(sources: &[Source]) -> Vec<String> {
     let pages: BTreeMap<&str, &str> = sources.iter().filter_map(|(path, text)| Some((page(path)?, &**text))).collect();
     let mut findings = Vec::new();
     if calls.is_empty() {
-        findings.push(format!("{DISPATCH}: no call of the form `Hypercall::NAME =>` found"));
+        findings.push(format!("{DISPATCH}: no row of the form `(Hypercall::NAME, HANDLER)` found"));
     }
     for call in &calls {
         let Some(text) = pages.get(call.as_str()) else {
@@ -112,8 +112,8 @@ fn page(path: &str) -> Option<&str> {
 
 /// The calls that the dispatch table has, by their names in lower case.
 fn dispatched(text: &str) -> BTreeSet<String> {
-    let arm = |line: &str| Some(line.trim().strip_prefix("Hypercall::")?.split_once(" =>")?.0.to_lowercase());
-    text.lines().filter_map(arm).collect()
+    let row = |line: &str| Some(line.trim().strip_prefix("(Hypercall::")?.split_once(", ")?.0.to_lowercase());
+    text.lines().filter_map(row).collect()
 }
 
 /// Name and number of each call, from lines of the form `NAME = 1;`.
@@ -167,7 +167,7 @@ mod tests {
 
     fn sources(page: &str, text: &str) -> Vec<Source> {
         [
-            (DISPATCH, "        Hypercall::SYSCTL => h::sysctl::call(c, a),\n"),
+            (DISPATCH, "            (Hypercall::SYSCTL, h::sysctl::call),\n"),
             (NUMBERS, "        SYSCTL = 35;\n"),
             (GUESTS, "[[guest]]\nname = \"control\"\n"),
             (INDEX, "| 35 | [sysctl](sysctl.md) |"),

@@ -4,6 +4,7 @@ pub mod console;
 mod hand_over;
 pub mod http;
 pub mod log;
+mod offer;
 pub mod system;
 mod tour;
 pub mod world;
@@ -16,6 +17,7 @@ use crate::terminal::is_interactive;
 use crate::unable;
 use anyhow::{Context, Result, bail};
 use dom0::manifest::Manifest;
+use offer::Offer;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use system::Plan;
@@ -52,6 +54,9 @@ pub struct Options {
     /// How much the core and dom0 log
     #[arg(long, value_enum, default_value_t = Level::Info)]
     log: Level,
+    /// More options of the core, as docs/options.md has them: `--core "scatter sync-console"`
+    #[arg(long, value_name = "OPTIONS", default_value = "")]
+    core: String,
     /// A folder whose files dom0's `create` finds by name; may be given again
     #[arg(long, value_name = "DIR")]
     add: Vec<PathBuf>,
@@ -108,7 +113,8 @@ fn one_image(place: &Place, options: &Options, accel: Accel, image: &str) -> Res
     }
     build(place, &[Part::Core])?;
     let core = built(place, Part::Core, "").context("the core did not build")?;
-    let machine = Machine::new(&core, &format!("log={}", options.log.name()), image);
+    let append = format!("log={} {}", options.log.name(), options.core);
+    let machine = Machine::new(&core, append.trim_end(), image);
     let mut running = options.applied(place, machine, accel).start(&log_file(&options.dir(place))?)?;
     hand_over::until_end(&mut running)?;
     close(place, running, Duration::ZERO)
@@ -123,8 +129,16 @@ fn whole(place: &Place, options: &Options, accel: Accel) -> Result<()> {
     let port = http_port(options.http_port)?;
     build(place, &[Part::Core, Part::Domains])?;
     let dir = options.dir(place);
-    let plan =
-        Plan { config: &config, add: &options.add, level: options.log.name(), forwards: &[(port, None)], dir: &dir };
+    let offer = Offer::of(dir.join(world::FILES))?;
+    let plan = Plan {
+        config: &config,
+        add: &options.add,
+        level: options.log.name(),
+        forwards: &[(port, None)],
+        boot_file: Some(&offer.url(world::FIRST)),
+        core: &options.core,
+        dir: &dir,
+    };
     let (machine, disk) = system::assemble(place, &plan)?;
     let machine = options.applied(place, machine, accel);
     let counted = count_instructions(&machine, &dir, options.gdb);

@@ -19,8 +19,19 @@ pub struct Plan<'a> {
     pub level: &'a str,
     /// Ports of 127.0.0.1 and the guests' addresses whose port 80 they lead to; `None` is the first address given away.
     pub forwards: &'a [(u16, Option<&'a str>)],
+    /// What DHCP names as the file to boot from: for guests a file to fetch.
+    pub boot_file: Option<&'a str>,
+    /// Options of the core besides its level of log.
+    pub core: &'a str,
     /// Where its disk and its ramdisk are made.
     pub dir: &'a Path,
+}
+
+impl<'a> Plan<'a> {
+    /// A manifest's system and nothing more.
+    pub fn of(config: &'a Path, dir: &'a Path) -> Self {
+        Plan { config, add: &[], level: "info", forwards: &[], boot_file: None, core: "", dir }
+    }
 }
 
 /// The machine, not started yet, and the disk it will have. The images must be built.
@@ -37,11 +48,12 @@ pub fn assemble(place: &Place, plan: &Plan<'_>) -> Result<(Machine, Disk)> {
     world::ramdisk(&ramdisk, &std::fs::read(plan.config)?, &files)?;
     let disk = world::disk(plan.dir)?;
     let initrd = format!("{} log-consoles log={},{}", dom0.display(), plan.level, ramdisk.display());
-    let mut machine = Machine::new(&core, &format!("log={}", plan.level), &initrd);
+    let mut machine = Machine::new(&core, format!("log={} {}", plan.level, plan.core).trim_end(), &initrd);
     let forward =
         |(port, guest): &(u16, Option<&str>)| format!(",hostfwd=tcp:127.0.0.1:{port}-{}:80", guest.unwrap_or(""));
     let forwards: String = plan.forwards.iter().map(forward).collect();
-    let netdev = format!("user,id=net0{forwards}");
+    let boot_file = plan.boot_file.map(|url| format!(",bootfile={url}")).unwrap_or_default();
+    let netdev = format!("user,id=net0{forwards}{boot_file}");
     let drive = format!("if=none,id=disk0,format=raw,file={}", disk.image.display());
     // ioeventfd: see docs/caveats.md, QEMU 7.2.
     let nic = "virtio-net-pci,netdev=net0,addr=2,ioeventfd=off";

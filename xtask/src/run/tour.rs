@@ -19,6 +19,10 @@ const PATIENCE_AFTER_FAILURE: Duration = Duration::from_secs(10);
 /// Log lines shown of the domain at fault.
 const SHOWN: usize = 20;
 const MIB: f64 = (1 << 20) as f64;
+/// The guest of examples/linux-mini.toml.
+const LINUX: &str = "linux-mini";
+/// Where it writes on its disk: first byte and length (examples/linux-mini/init).
+const WRITTEN: (u64, usize) = (1 << 20, 8 << 20);
 
 /// Waits for the separate count of the way to dom0, in instructions.
 pub type Count = Box<dyn FnOnce() -> Option<f64>>;
@@ -40,7 +44,7 @@ pub struct Step {
     /// For `--step`.
     pub name: &'static str,
     at_fault: &'static str,
-    /// The domains it looks at, each of the image of its name.
+    /// The domains it looks at, each of the image of its name (whatever its extension).
     of: &'static [&'static str],
     look: fn(&mut Tour) -> Result<String>,
 }
@@ -56,14 +60,18 @@ pub const STEPS: &[Step] = &[
     Step { name: "status", at_fault: "web", of: &["web"], look: status },
     Step { name: "download", at_fault: "web", of: &["web"], look: download },
     Step { name: "disk", at_fault: "client", of: &["client"], look: disk },
+    Step { name: "linux", at_fault: LINUX, of: &[LINUX], look: linux },
+    Step { name: "linux-disk", at_fault: LINUX, of: &[LINUX], look: linux_disk },
+    Step { name: "linux-fetch", at_fault: LINUX, of: &[LINUX], look: linux_fetches },
+    Step { name: "linux-serve", at_fault: LINUX, of: &[LINUX], look: linux_serves },
+    Step { name: "linux-off", at_fault: LINUX, of: &[LINUX], look: linux_ends },
 ];
 
 /// The steps for a manifest: those whose domains it starts; or only the one of that name.
 pub fn steps(manifest: &Manifest, only: Option<&str>) -> Result<Vec<&'static Step>> {
     let starts = |name: &&str| {
-        let is_it =
-            |domain: &dom0::manifest::Domain| domain.name == *name && domain.kernel == *name && domain.autostart;
-        manifest.domains.iter().any(is_it)
+        let is_of_its_name = |kernel: &str| kernel.split('.').next() == Some(name);
+        manifest.domains.iter().any(|domain| domain.name == *name && is_of_its_name(&domain.kernel) && domain.autostart)
     };
     let Some(only) = only else {
         return Ok(STEPS.iter().filter(|step| step.of.iter().all(&starts)).collect());
@@ -189,20 +197,20 @@ fn address(tour: &mut Tour) -> Result<String> {
     Ok(row(at, "web", &format!("{address:<15} http://127.0.0.1:{}/", tour.http_port)))
 }
 
-/// The client's own report of a step: `ok   STEP   TEXT` or `FAIL STEP   TEXT`.
-fn reported(tour: &mut Tour, step: &str) -> Result<String> {
+/// A guest's own report of a step: `ok   STEP   TEXT` or `FAIL STEP   TEXT`.
+fn reported(tour: &mut Tour, who: &str, step: &str) -> Result<String> {
     let read = |text: &str| {
         let (mark, rest) = text.split_once(' ')?;
         let said = rest.trim_start().strip_prefix(step)?.trim().to_string();
         (mark == "ok" || mark == "FAIL").then(|| (mark == "ok", said))
     };
-    let (_, (good, said)) = tour.console("client", step, read)?;
+    let (_, (good, said)) = tour.console(who, step, read)?;
     ensure!(good, "{step}: {said}");
     Ok(said)
 }
 
 fn ping(tour: &mut Tour) -> Result<String> {
-    let said = reported(tour, "client pings web")?;
+    let said = reported(tour, "client", "client pings web")?;
     let counts = said.split([' ', ',']).next().and_then(|counts| counts.split_once('/'));
     ensure!(counts.is_some_and(|(got, sent)| got == sent && sent != "0"), "pings that came back: {said}");
     Ok(format!("  ok   client pings web   {said}"))
@@ -212,7 +220,7 @@ fn ping(tour: &mut Tour) -> Result<String> {
 fn guest_fetches(tour: &mut Tour) -> Result<String> {
     let served = tour.disk.served.first().context("a file on the disk")?;
     let (path, hash, mib) = (served.path, served.sha256.clone(), served.bytes as f64 / MIB);
-    let said = reported(tour, &format!("client fetches {path} from web"))?;
+    let said = reported(tour, "client", &format!("client fetches {path} from web"))?;
     ensure!(said.contains(&hash), "{said}, in the image {hash}");
     let rate = said.split(", ").find(|part| part.ends_with("bit/s")).unwrap_or_default();
     Ok(format!("  ok   client fetches {mib:.0} MiB from web, sha256 {}... = image, {rate}", short(&hash)))
@@ -237,10 +245,60 @@ fn download(tour: &mut Tour) -> Result<String> {
 
 /// What `client` wrote to its disk is there after its reboot.
 fn disk(tour: &mut Tour) -> Result<String> {
-    let said = reported(tour, "client's disk")?;
+    let said = reported(tour, "client", "client's disk")?;
     ensure!(said.contains("after a reboot"), "read without a reboot: {said}");
     tour.entry(0, "client", "ended: reboot", |entry| entry.what.starts_with("ended: reboot").then_some(()))?;
     Ok(format!("  ok   client's disk: {said}"))
+}
+
+/// Debian's kernel as it is reaches its init.
+fn linux(tour: &mut Tour) -> Result<String> {
+    let (at, _) = tour.entry(0, LINUX, "created", |entry| entry.what.starts_with("created").then_some(()))?;
+    let said = reported(tour, LINUX, "linux boots")?;
+    let address = reported(tour, LINUX, "linux has an address")?;
+    let address: Ipv4Addr = address.parse().with_context(|| format!("its address: {address}"))?;
+    let url = format!("http://127.0.0.1:{}/", tour.http_port);
+    Ok(row(at, LINUX, &format!("{said}; {address}  {url}")))
+}
+
+/// What it wrote it has read back from the disk; and the host finds it in the image.
+fn linux_disk(tour: &mut Tour) -> Result<String> {
+    let said = reported(tour, LINUX, "linux's disk")?;
+    let hash = said.rsplit(' ').next().unwrap_or_default();
+    let (start, len) = WRITTEN;
+    let found = http::sha256(&tour.disk.read_client(start, len)?);
+    ensure!(hash == found, "{said}, but the image has sha256 {found} there");
+    Ok(format!("  ok   linux's disk: {} MiB written, synced, read back, sha256 {}... = image", len >> 20, short(hash)))
+}
+
+/// It fetches a file that the host offers.
+fn linux_fetches(tour: &mut Tour) -> Result<String> {
+    let served = tour.disk.served.first().context("a file on the disk")?;
+    let (hash, mib) = (served.sha256.clone(), served.bytes as f64 / MIB);
+    let said = reported(tour, LINUX, "linux fetches from the host")?;
+    ensure!(said.ends_with(&hash), "{said}, in the image {hash}");
+    Ok(format!("  ok   linux fetches {mib:.0} MiB from the host, sha256 {}... = image", short(&hash)))
+}
+
+/// And the host fetches from it what it has fetched.
+fn linux_serves(tour: &mut Tour) -> Result<String> {
+    reported(tour, LINUX, "linux serves")?;
+    let fetched = tour.fetch("/fetched")?;
+    let served = tour.disk.served.first().context("a file on the disk")?;
+    ensure!(fetched.status == 200, "/fetched: status {}", fetched.status);
+    ensure!(fetched.sha256 == served.sha256, "sha256 {}, in the image {}", fetched.sha256, served.sha256);
+    let mib = fetched.bytes as f64 / MIB;
+    Ok(format!("  ok   host fetches {mib:.0} MiB from linux, sha256 {}... = image", short(&fetched.sha256)))
+}
+
+/// The toolstack's request reaches its init, and it powers off.
+fn linux_ends(tour: &mut Tour) -> Result<String> {
+    let from = tour.machine.lines().len();
+    command(&mut tour.machine, &format!("shutdown {LINUX}"), tour.patience)?;
+    let ended = |entry: &Entry<'_>| entry.what.strip_prefix("ended: ").map(str::to_string);
+    let (_, how) = tour.entry(from, LINUX, "its end", ended)?;
+    ensure!(how.starts_with("poweroff"), "it ended: {how}");
+    Ok("  ok   linux powers off when told to".to_string())
 }
 
 fn short(hash: &str) -> &str {

@@ -9,6 +9,8 @@ use crate::run::http::sha256;
 use crate::unable;
 use anyhow::{Context, Result};
 use dom0::manifest::{Domain, Manifest};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 const MIB: usize = 1 << 20;
@@ -29,18 +31,34 @@ pub struct Served {
 pub struct Disk {
     /// The image.
     pub image: PathBuf,
-    /// Files to fetch and compare.
+    /// Files to fetch and compare; they are also in [`FILES`] beside the image.
     pub served: Vec<Served>,
+    /// First byte of the partition `client`.
+    client: u64,
+}
+
+/// The folder of the files, beside the image.
+pub const FILES: &str = "www";
+/// The first of the files served.
+pub const FIRST: &str = "/8m.bin";
+
+impl Disk {
+    /// What is in the partition `client` now.
+    pub fn read_client(&self, start: u64, len: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        File::open(&self.image)?.read_exact_at(&mut bytes, self.client + start)?;
+        Ok(bytes)
+    }
 }
 
 /// Makes `disk.img` in a folder anew: the partition `web` with a file system and files, `client` empty.
 pub fn disk(dir: &Path) -> Result<Disk> {
-    let files = dir.join("www");
+    let files = dir.join(FILES);
     std::fs::create_dir_all(files.join("deep/er"))?;
     let noise = noise(64 * MIB);
     let text = b"A file from an ext4 file system, through blkback and netback.\n".repeat(3);
     let contents: [(&str, &[u8]); 4] =
-        [("/8m.bin", &noise[..8 * MIB]), ("/64m.bin", &noise), ("/hello.txt", &text), ("/deep/er/file.txt", b"deep\n")];
+        [(FIRST, &noise[..8 * MIB]), ("/64m.bin", &noise), ("/hello.txt", &text), ("/deep/er/file.txt", b"deep\n")];
     let mut served = Vec::new();
     for (path, bytes) in contents {
         std::fs::write(files.join(path.trim_start_matches('/')), bytes)?;
@@ -51,8 +69,9 @@ pub fn disk(dir: &Path) -> Result<Disk> {
         Partition { name: "web", bytes: 96 << 20, files: Some(files) },
         Partition { name: "client", bytes: 16 << 20, files: None },
     ];
-    create(&image, &partitions)?;
-    Ok(Disk { image, served })
+    let offsets = create(&image, &partitions)?;
+    let client = *offsets.last().context("a partition `client`")?;
+    Ok(Disk { image, served, client })
 }
 
 /// Writes a ramdisk for dom0: the manifest, then files by the names dom0 finds them under.

@@ -44,7 +44,8 @@ pub struct System {
 pub fn boot(setting: &Setting<'_>, config: &Path) -> Result<System> {
     let ports = [free_port()?, free_port()?];
     let forwards = [(ports[0], Some(ADDRESSES[0])), (ports[1], Some(ADDRESSES[1]))];
-    let plan = Plan { config, add: &[], level: "info", forwards: &forwards, dir: &setting.dir() };
+    let dir = setting.dir();
+    let plan = Plan { forwards: &forwards, ..Plan::of(config, &dir) };
     let (mut machine, disk) = assemble(setting.place, &plan)?;
     (machine.smp, machine.mem) = (setting.smp, 512);
     let mut machine = setting.start(&machine)?;

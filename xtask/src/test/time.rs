@@ -94,7 +94,8 @@ fn idle(setting: &Setting<'_>) -> Result<()> {
         return Ok(()); // icount has one CPU
     }
     let config = setting.place.root.join("examples/tour.toml");
-    let plan = Plan { config: &config, add: &[], level: "info", forwards: &[], dir: &setting.dir() };
+    let dir = setting.dir();
+    let plan = Plan::of(&config, &dir);
     let (mut machine, _) = assemble(setting.place, &plan)?;
     (machine.icount, machine.mem) = (true, 512);
     let mut machine = setting.start(&machine)?;

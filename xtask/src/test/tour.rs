@@ -8,8 +8,15 @@ use anyhow::Result;
 use std::time::Instant;
 
 /// The machines: a name, and what `run` is told.
-const MACHINES: &[(&str, &[&str])] =
-    &[("1 CPU", &["--smp", "1"]), ("2 CPUs", &["--smp", "2"]), ("2 CPUs, q35", &["--smp", "2", "--", "-M", "q35"])];
+const MACHINES: &[(&str, &[&str])] = &[
+    ("1 CPU", &["--smp", "1"]),
+    ("2 CPUs", &["--smp", "2"]),
+    ("2 CPUs, q35", &["--smp", "2", "--", "-M", "q35"]),
+    ("2 CPUs, scattered memory", &["--smp", "2", "--core", "scatter"]),
+    ("Linux, 1 CPU", &["--config", LINUX, "--smp", "1"]),
+    ("Linux, 2 CPUs", &["--config", LINUX, "--smp", "2"]),
+];
+const LINUX: &str = "examples/linux-mini.toml";
 
 /// Takes it on each machine.
 pub fn run(place: &Place) -> Result<Tally> {
