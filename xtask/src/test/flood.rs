@@ -61,10 +61,16 @@ fn event_flood(setting: &Setting<'_>) -> Result<()> {
     }
     let lines = machine.lines().iter().skip(start).filter(|line| line.text.contains("victim: ")).count();
     ensure!(lines <= LINES, "{COMMANDS} commands took {lines} of the victim's rounds");
-    expect_line(&mut machine, "attack: round 1")?;
+    // A round in which dom0 does nothing: the commands have taken their share too.
+    let quiet = machine.lines().len();
+    let round = |line: &str| line.contains("attack: round ");
+    let mut next = quiet;
+    for _ in 0..2 {
+        next = 1 + machine.wait_line(next, PATIENCE, round).context("the attacker's rounds do not end")?;
+    }
     ensure!(!machine.lines().iter().any(|line| line.text.contains("no sibling")), "the attacker found no sibling");
 
-    let flooded = reports(&mut machine, start, 1)?;
+    let flooded = reports(&mut machine, quiet, 2)?.split_off(1);
     let best = flooded.iter().map(|report| report.0).fold(0.0, f64::max);
     let worst = flooded.iter().map(|report| report.0).fold(f64::MAX, f64::min);
     let late = flooded.iter().map(|report| report.1).fold(0.0, f64::max);
@@ -85,7 +91,7 @@ fn event_flood(setting: &Setting<'_>) -> Result<()> {
     machine.send(b"\x01\x01\x01a\x01\x01\x01")?;
     let told = machine.wait_line(from, PATIENCE, |line| line.contains("audit: ")).context("no audit")?;
     let told = machine.lines().get(told).map(|line| line.text.clone()).unwrap_or_default();
-    ensure!(told.contains("all is well"), "{told}");
+    ensure!(told.contains("audit: ok, 0 findings"), "{told}");
     machine.send(b"poweroff\n")?;
     expect_ending(machine, Ending::PowerOff)
 }

@@ -1,11 +1,11 @@
 use std::boxed::Box;
 use std::vec::Vec;
 
+use abi::Vaddr;
 use abi::hypercall::Hypercall;
 use abi::layout::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
 use abi::regs::{CpuUserRegs, IretContext, rflags};
 use abi::trap::{TrapInfo, vector};
-use abi::Vaddr;
 use proptest::prelude::*;
 use zerocopy::{FromZeros, IntoBytes};
 
