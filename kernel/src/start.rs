@@ -109,6 +109,7 @@ fn make_core(frames: u64, boot: &BootInfo, used: Range, cpus: u32) -> &'static C
         domains,
         cpus,
         lines: Default::default(),
+        log_refusals: boot.option("log") == Some("debug"),
         messages: Default::default(),
     }));
     for mfn in 0..frames {

@@ -44,6 +44,8 @@ struct State {
     manifest: Manifest,
     /// What domains print is logged as well.
     log_consoles: bool,
+    /// States of devices are logged as they change (`log=debug`).
+    log_devices: bool,
     /// The machine is being ended: no more prompts, no more restarts.
     ending: bool,
     awaited: Option<power::Awaited>,
@@ -73,6 +75,7 @@ async fn main(info: &'static StartInfo, context: Context) {
             terminal: Terminal::default(),
             manifest: Manifest { domains: Default::default() },
             log_consoles: options.split_whitespace().any(|word| word == "log-consoles"),
+            log_devices: option("log") == Some("debug"),
             ending: false,
             awaited: None,
             context,
@@ -302,7 +305,12 @@ impl State {
         if class == Class::Pci {
             self.pci_step(front);
         }
-        let connected = self.tools.store.get(path).as_deref() == Some("4");
+        let device_state = self.tools.store.get(path);
+        if self.log_devices {
+            let now = device_state.as_deref().unwrap_or("gone");
+            self.log(&name, &format!("{} {handle}: frontend in state {now}", class.name()));
+        }
+        let connected = device_state.as_deref() == Some("4");
         if !connected {
             self.connected.remove(path);
         } else if self.connected.insert(path.to_string()) {

@@ -112,7 +112,12 @@ pub fn hypercall<P: Platform>(c: &mut Caller<'_, P>) {
     let mut args = Args([regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8]);
     match call(c, number, &mut args) {
         Ok(value) => c.run.regs.rax = value as u64,
-        Err(Stop::Error(errno)) => c.run.regs.rax = errno.code() as u64,
+        Err(Stop::Error(errno)) => {
+            c.run.regs.rax = errno.code() as u64;
+            if c.core.log_refusals {
+                log_refusal(c, number, &args, errno);
+            }
+        }
         Err(Stop::Replaced) => {}
         Err(Stop::Preempted) => {
             c.core.count(c.cpu, Counter::Event(Event::Continuation));
@@ -125,6 +130,14 @@ pub fn hypercall<P: Platform>(c: &mut Caller<'_, P>) {
 }
 
 const SYSCALL_BYTES: u64 = 2;
+
+#[cold]
+fn log_refusal<P: Platform>(c: &Caller<'_, P>, number: u32, args: &Args, errno: Errno) {
+    let [a, b, d, e, _] = args.0;
+    let (domain, vcpu) = (c.domain.id.0, c.vcpu.id.0);
+    c.core
+        .log(format_args!("d{domain}v{vcpu}: hypercall {number} ({a:#x}, {b:#x}, {d:#x}, {e:#x}) refused: {errno:?}"));
+}
 
 /// Makes one hypercall, of its own or inside a multicall.
 #[inline]

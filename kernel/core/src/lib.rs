@@ -63,6 +63,8 @@ pub struct Core<P: Platform> {
     pub cpus: Box<[Cpu<P>]>,
     /// Who has which of the machine's interrupt lines.
     pub lines: sync::Lock<P, irq::Lines<P>>,
+    /// Whether hypercalls that are refused are logged (`log=debug`).
+    pub log_refusals: bool,
     /// The last of what the core printed.
     pub messages: sync::Lock<P, log::Ring>,
 }

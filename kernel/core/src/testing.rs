@@ -159,6 +159,7 @@ pub fn core_with(frames: usize, cpus: u32, scatter: bool) -> Box<TestCore> {
         domains: Domains::new(),
         cpus: (0..cpus).map(|id| Cpu::new(CpuId(id))).collect(),
         lines: Default::default(),
+        log_refusals: false,
         messages: Default::default(),
     });
     for mfn in FIRST_RAM..frames as u64 {

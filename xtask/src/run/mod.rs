@@ -54,7 +54,7 @@ pub struct Options {
     /// How much the core and dom0 log
     #[arg(long, value_enum, default_value_t = Level::Info)]
     log: Level,
-    /// More options of the core, as docs/options.md has them: `--core "scatter sync-console"`
+    /// More options of the core, as docs/options.md has them: `--core "scatter dom0_mem=256M"`
     #[arg(long, value_name = "OPTIONS", default_value = "")]
     core: String,
     /// A folder whose files dom0's `create` finds by name; may be given again
@@ -77,21 +77,17 @@ pub struct Options {
 /// A level of the log, as the `log=` option of the core takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Level {
-    Error,
-    Warn,
+    /// What happens to domains and devices
     Info,
+    /// Also each hypercall that is refused, and each state of a device
     Debug,
-    Trace,
 }
 
 impl Level {
     fn name(self) -> &'static str {
         match self {
-            Level::Error => "error",
-            Level::Warn => "warn",
             Level::Info => "info",
             Level::Debug => "debug",
-            Level::Trace => "trace",
         }
     }
 }

@@ -34,6 +34,7 @@ const CASES: &[Case] = &[
     ("domain-crash", domain_crash),
     ("all-cpus", all_cpus),
     ("scattered-memory", scattered_memory),
+    ("refusals-logged", refusals_logged),
     ("no-image", no_image),
     ("debug-keys", debug_keys),
     ("example-first", example_first),
@@ -195,6 +196,26 @@ fn scattered_memory(setting: &Setting<'_>) -> Result<()> {
     let mut running = setting.start(&setting.machine("scatter", &shown(&image)))?;
     expect_line(&mut running, "foreign: privileged initial domain")?;
     expect_ending(running, Ending::PowerOff)
+}
+
+/// `log=debug` shows the hypercalls that are refused, and nothing else does.
+fn refusals_logged(setting: &Setting<'_>) -> Result<()> {
+    let image = built(setting.place, Part::Guests, "console_version").context("no guest console_version")?;
+    for (append, wanted) in [("log=debug", true), ("log=info", false), ("", false)] {
+        let mut running = setting.start(&setting.machine(append, &shown(&image)))?;
+        expect_line(&mut running, "SUCCESS")?;
+        let seen = running
+            .lines()
+            .iter()
+            .any(|line| line.text.contains("d0v0: hypercall 18 (") && line.text.contains("refused: E"));
+        ensure!(
+            seen == wanted,
+            "with {append:?} a refused console_io is {}",
+            if seen { "logged" } else { "not logged" }
+        );
+        expect_ending(running, Ending::PowerOff)?;
+    }
+    Ok(())
 }
 
 /// Nothing to start: the core says so and ends with 37.
