@@ -2,7 +2,7 @@
 //!
 //! Command line: `web=ADDRESS` (default 10.0.2.15), `name=HOST` to resolve (left out: none), `file=PATH` (default
 //! `/data.bin`), `sha256=HEX` that the file must have (left out: printed only), `pings=N` (default 20), `disk=check`
-//! (writes to its first disk and reads back), `disk=reboot` (writes, reboots, and reads back then; for a disk that
+//! (writes to its first disk and reads back, `rounds=N` times), `disk=reboot` (writes, reboots, and reads back then; for a disk that
 //! outlives the domain, which a RAM disk does not), `net=no`.
 //!
 //! Every step prints `ok` or `FAIL`; the last line is `client: SUCCESS` or `client: FAIL`.
@@ -50,7 +50,8 @@ async fn tour(context: Context) {
     let Some(store) = context.store else { return println!("client: no store") };
     let mut good = true;
     if let Some(how) = value(line, "disk") {
-        good &= report("client's disk", disk(context, store, how == "reboot").await);
+        let rounds = value(line, "rounds").and_then(|rounds| rounds.parse().ok()).unwrap_or(1);
+        good &= report("client's disk", disk(context, store, how == "reboot", rounds).await);
     }
     if value(line, "net") != Some("no") {
         good &= network(context, store, line).await;
@@ -87,8 +88,8 @@ const DISK_START: u64 = 2048;
 /// What that sector begins with when the data was written before a reboot.
 const WRITTEN: &[u8] = b"ferrule: written before a reboot";
 
-/// Writes to the first disk and reads back, with a reboot between if asked for.
-async fn disk(context: Context, store: Store, reboot: bool) -> Result<String, String> {
+/// Writes to the first disk and reads back, `rounds` times, the last time with a reboot between if asked for.
+async fn disk(context: Context, store: Store, reboot: bool, rounds: u64) -> Result<String, String> {
     let text = |error: blk::Error| format!("{error}");
     let number = blk::disks(store).await.ok().and_then(|disks| disks.first().copied()).ok_or("there is none")?;
     let (disk, task) = blk::connect(store, number);
@@ -101,7 +102,16 @@ async fn disk(context: Context, store: Store, reboot: bool) -> Result<String, St
     if sectors < needed {
         return Err(format!("{sectors} sectors are fewer than {needed}"));
     }
-    let data: Vec<u8> = (0..DISK_BYTES as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+    for round in 1..rounds {
+        let data = noise(round);
+        disk.write(DISK_START, &data).await.map_err(text)?;
+        let mut back = vec![0; DISK_BYTES];
+        disk.read(DISK_START, &mut back).await.map_err(text)?;
+        if back != data {
+            return Err(format!("round {round} read back something else"));
+        }
+    }
+    let data = noise(0);
     let mut sector = [0; blk::SECTOR_SIZE];
     disk.read(DISK_START - 1, &mut sector).await.map_err(text)?;
     let again = reboot && sector.starts_with(WRITTEN);
@@ -125,6 +135,11 @@ async fn disk(context: Context, store: Store, reboot: bool) -> Result<String, St
     let when = if again { "read back after a reboot" } else { "written and read back" };
     let text = format!("{DISK_BYTES} bytes {when}, {milliseconds} ms, {} requests", disk.counters().requests);
     if back == data { Ok(text) } else { Err(format!("{text}, but not the same")) }
+}
+
+/// What a round writes.
+fn noise(round: u64) -> Vec<u8> {
+    (0..DISK_BYTES as u64).map(|i| ((i + round).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
 }
 
 /// Prints how a step went.

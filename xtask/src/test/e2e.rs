@@ -47,6 +47,7 @@ const MACHINES: &[&[Case]] = &[
     super::shell::CASES,
     super::audit::CASES,
     super::copies::CASES,
+    super::restart::CASES,
     super::system::CASES,
     super::flood::CASES,
     super::time::CASES,

@@ -6,6 +6,7 @@ mod e2e;
 mod flood;
 mod host;
 mod refusals;
+mod restart;
 mod routes;
 mod shell;
 mod signals;

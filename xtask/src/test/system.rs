@@ -79,11 +79,11 @@ impl System {
     }
 }
 
-fn in_thread(port: u16, path: &'static str) -> thread::JoinHandle<Result<Fetched>> {
+pub fn in_thread(port: u16, path: &'static str) -> thread::JoinHandle<Result<Fetched>> {
     thread::spawn(move || fetch(port, path, WHOLE))
 }
 
-fn join(handle: thread::JoinHandle<Result<Fetched>>) -> Result<Fetched> {
+pub fn join(handle: thread::JoinHandle<Result<Fetched>>) -> Result<Fetched> {
     handle.join().unwrap_or_else(|_| bail!("the fetching thread panicked"))
 }
 
