@@ -2,8 +2,8 @@
 //!
 //! Command line: `web=ADDRESS` (default 10.0.2.15), `name=HOST` to resolve (left out: none), `file=PATH` (default
 //! `/data.bin`), `sha256=HEX` that the file must have (left out: printed only), `pings=N` (default 20), `disk=check`
-//! (writes to its first disk and reads back, `rounds=N` times), `disk=reboot` (writes, reboots, and reads back then; for a disk that
-//! outlives the domain, which a RAM disk does not), `net=no`.
+//! (writes to its first disk and reads back, `rounds=N` times), `disk=reboot` (writes, reboots, and reads back then; for
+//! a disk that outlives the domain, which a RAM disk does not), `net=no`.
 //!
 //! Every step prints `ok` or `FAIL`; the last line is `client: SUCCESS` or `client: FAIL`.
 #![cfg_attr(target_os = "none", no_std, no_main)]
