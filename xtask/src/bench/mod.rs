@@ -1,8 +1,10 @@
 //! `cargo xtask bench core`: instructions per operation on Ferrule and on Debian's Xen, in one sitting; `bench rings`:
-//! instructions per packet and per block request.
+//! instructions per packet and per block request; `bench boot`: starting, domains, idling and memory against their goals.
 //!
 //! Under icount one virtual nanosecond is one instruction, so the guest's TSC counts instructions, the same in every run.
 
+pub mod boot;
+pub mod goals;
 mod report;
 mod rings;
 
@@ -35,6 +37,8 @@ pub enum Bench {
     },
     /// Instructions per packet from guest to guest and per block request, by domain
     Rings,
+    /// Starting, domains, idling, memory and sizes, each against its goal
+    Boot,
 }
 
 /// Runs one bench, prints its table and writes JSON and HTML.
@@ -42,6 +46,7 @@ pub fn command(place: &Place, bench: &Bench, no_install: bool) -> Result<()> {
     match bench {
         Bench::Core { ferrule_only } => core(place, *ferrule_only, no_install),
         Bench::Rings => publish(place, "rings", rings::measure(place)?),
+        Bench::Boot => boot(place),
     }
 }
 
@@ -53,6 +58,21 @@ fn publish(place: &Place, name: &str, figures: Vec<Figure>) -> Result<()> {
         println!("{}", place.show(&path));
     }
     Ok(())
+}
+
+/// Every figure against its goal; an error if one is missed.
+fn boot(place: &Place) -> Result<()> {
+    build(place, &[Part::Core, Part::Domains])?;
+    let goals = boot::measure(place)?;
+    print!("{}", goals::table(&goals));
+    for path in goals::write(place, "boot", &goals)? {
+        println!("{}", place.show(&path));
+    }
+    match goals.iter().filter(|goal| !goal.holds()).count() {
+        0 => Ok(()),
+        1 => bail!("1 figure misses its goal"),
+        missed => bail!("{missed} figures miss their goals"),
+    }
 }
 
 fn core(place: &Place, ferrule_only: bool, no_install: bool) -> Result<()> {
@@ -82,10 +102,11 @@ fn measure(place: &Place, kernel: &Path, guest: &Path, side: &str) -> Result<BTr
     let log = place.logs("bench")?.join(format!("core-{side}.log"));
     let mut running = machine.start(&log)?;
     let end = running.wait_line(0, LIMIT, is_verdict);
+    let held = end.and_then(|end| running.lines().get(end)).is_some_and(|line| line.text.trim_end() == "SUCCESS");
     let figures = figures(running.lines());
     let said = running.end();
-    if end.is_none() || figures.is_empty() {
-        bail!("{GUEST} on {side} did not finish; {}\n{said}", place.show(&log));
+    if !held || figures.is_empty() {
+        bail!("{GUEST} on {side} did not hold; {}\n{said}", place.show(&log));
     }
     Ok(figures)
 }

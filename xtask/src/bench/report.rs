@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// The name of the other side in JSON.
-const PEER: &str = "xen-4.17";
+pub const PEER: &str = "xen-4.17";
 
 /// One operation.
 pub struct Figure {
@@ -25,15 +25,23 @@ pub struct Figure {
 /// All figures of one sitting, and where they come from.
 pub struct Report {
     figures: Vec<Figure>,
-    machine: String,
-    commit: String,
+    origin: Origin,
+}
+
+/// Where figures come from.
+#[derive(Serialize)]
+pub struct Origin {
+    /// What they were measured on.
+    pub machine: String,
+    /// Of which commit.
+    pub commit: String,
 }
 
 #[derive(Serialize)]
 struct Json<'a> {
     results: Vec<JsonFigure<'a>>,
-    machine: &'a str,
-    commit: &'a str,
+    #[serde(flatten)]
+    origin: &'a Origin,
 }
 
 #[derive(Serialize)]
@@ -44,16 +52,23 @@ struct JsonFigure<'a> {
     peer: BTreeMap<&'static str, f64>,
 }
 
-impl Report {
-    /// The figures, with the machine they were measured on and the commit.
-    pub fn new(place: &Place, figures: Vec<Figure>) -> Report {
+impl Origin {
+    /// This machine and this commit.
+    pub fn here(place: &Place) -> Origin {
         let mut git = Command::new("git");
         git.current_dir(&place.root).args(["describe", "--always", "--dirty"]);
         let commit = stdout_of(&mut git).map(|text| text.trim().to_string()).unwrap_or_else(|_| "unknown".into());
         let version = stdout_of(Command::new(crate::qemu::QEMU).arg("--version")).unwrap_or_default();
         let version = version.lines().next().unwrap_or("QEMU").to_string();
         let machine = format!("{version}, tcg, icount, qemu64, 1 CPU");
-        Report { figures, machine, commit }
+        Origin { machine, commit }
+    }
+}
+
+impl Report {
+    /// The figures, with the machine they were measured on and the commit.
+    pub fn new(place: &Place, figures: Vec<Figure>) -> Report {
+        Report { figures, origin: Origin::here(place) }
     }
 
     /// Operation, both sides, ratio.
@@ -76,7 +91,7 @@ impl Report {
             value: figure.value,
             peer: figure.peer.iter().map(|peer| (PEER, *peer)).collect(),
         });
-        let json = Json { results: results.collect(), machine: &self.machine, commit: &self.commit };
+        let json = Json { results: results.collect(), origin: &self.origin };
         serde_json::to_string_pretty(&json).context("writing JSON")
     }
 
@@ -107,20 +122,25 @@ impl Report {
 <svg width="900" height="{height}" role="img">
 {bars}</svg>
 "#,
-            commit = self.commit,
-            machine = self.machine,
+            commit = self.origin.commit,
+            machine = self.origin.machine,
         )
     }
 
     /// Writes `target/ferrule/bench/NAME.json` and `.html`.
     pub fn write(&self, place: &Place, name: &str) -> Result<[PathBuf; 2]> {
-        let dir = place.out().join("bench");
-        std::fs::create_dir_all(&dir)?;
-        let paths = [dir.join(format!("{name}.json")), dir.join(format!("{name}.html"))];
-        std::fs::write(&paths[0], self.json()?)?;
-        std::fs::write(&paths[1], self.html())?;
-        Ok(paths)
+        put(place, name, &self.json()?, &self.html())
     }
+}
+
+/// Writes both files of a bench.
+pub fn put(place: &Place, name: &str, json: &str, html: &str) -> Result<[PathBuf; 2]> {
+    let dir = place.out().join("bench");
+    std::fs::create_dir_all(&dir)?;
+    let paths = [dir.join(format!("{name}.json")), dir.join(format!("{name}.html"))];
+    std::fs::write(&paths[0], json)?;
+    std::fs::write(&paths[1], html)?;
+    Ok(paths)
 }
 
 #[cfg(test)]
@@ -132,7 +152,7 @@ mod tests {
             Figure { name: "core/null_hypercall".into(), value: 139.0, peer: Some(278.0) },
             Figure { name: "core/alone".into(), value: 7.0, peer: None },
         ];
-        Report { figures, machine: "m".into(), commit: "c".into() }
+        Report { figures, origin: Origin { machine: "m".into(), commit: "c".into() } }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod console;
 mod hand_over;
 pub mod http;
+pub mod keys;
 pub mod log;
 mod offer;
 pub mod system;

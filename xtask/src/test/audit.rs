@@ -1,20 +1,18 @@
 //! The audit (debug key `a`), end to end: well after a domain has come and gone, and not well where something was
 //! spoiled on purpose (the core's option `audit-inject=`).
 
-use super::e2e::{Case, PATIENCE, Setting};
-use super::shell::{KEYS, MANIFEST, boot_with, power_off, tell};
+use super::e2e::{Case, Setting};
+use super::shell::{MANIFEST, boot_with, power_off, tell};
 use crate::qemu::Running;
+use crate::run::keys::press;
 use anyhow::{Context, Result, ensure};
 
 pub const CASES: &[Case] = &[("audit", audit)];
 
 /// What the audit says of frames and ports that are wrong, and its last line.
 fn asked(machine: &mut Running) -> Result<(Vec<String>, String)> {
-    let from = machine.lines().len();
-    machine.send(&[KEYS, b"a", KEYS].concat())?;
-    machine.wait_line(from, PATIENCE, |line| line.contains("debug keys off")).context("the debug keys stay on")?;
-    let said = machine.lines().get(from..).unwrap_or_default().iter();
-    let mut said: Vec<String> = said.map(|line| line.text.clone()).filter(|line| line.contains("audit: ")).collect();
+    let said = press(machine, b'a')?.into_iter();
+    let mut said: Vec<String> = said.filter(|line| line.contains("audit: ")).collect();
     let last = said.pop().context("the debug key a says nothing")?;
     Ok((said, last))
 }

@@ -54,7 +54,7 @@ const MACHINES: &[&[Case]] = &[
 ];
 /// What is the same on any machine, taken once.
 const ONCE: &[&[Case]] =
-    &[super::tool::CASES, super::refusals::CASES, super::signals::CASES, super::routes::CASES, super::system::ONCE];
+    &[super::figures::CASES, super::tool::CASES, super::refusals::CASES, super::signals::CASES, super::routes::CASES, super::system::ONCE];
 
 /// Runs every case, or those whose name contains `only`.
 pub fn run(place: &Place, only: Option<&str>) -> Result<Tally> {
@@ -95,11 +95,6 @@ fn take(place: &Place, core: &Path, name: &str, case: fn(&Setting<'_>) -> Result
 }
 
 impl Setting<'_> {
-    /// How many CPUs.
-    pub fn smp(&self) -> u32 {
-        self.smp
-    }
-
     /// A machine of the case's CPUs.
     pub fn machine(&self, append: &str, initrd: &str) -> Machine {
         let mut machine = Machine::new(&self.core, append, initrd);

@@ -4,7 +4,8 @@ use super::e2e::{Case, PATIENCE, Setting, expect_ending, expect_line};
 use crate::build::{Part, built};
 use crate::qemu::{Ending, Running};
 use crate::run::console::{attach, command, with_core};
-use crate::run::log::{Entry, number_before};
+use crate::run::keys::usage;
+use crate::run::log::Entry;
 use crate::run::world;
 use anyhow::{Context, Result, ensure};
 
@@ -38,8 +39,6 @@ autostart = false
 
 /// How often a domain is made and unmade.
 const ROUNDS: usize = 50;
-/// Ctrl-A three times: the core's debug keys, on or off.
-pub const KEYS: &[u8] = b"\x01\x01\x01";
 
 /// dom0 with a manifest and the images it may name, at its first prompt.
 fn boot(setting: &Setting<'_>, manifest: &str) -> Result<Running> {
@@ -177,17 +176,6 @@ fn console_of_a_domain(setting: &Setting<'_>) -> Result<()> {
     power_off(machine)
 }
 
-/// What the core says is free.
-fn free_frames(machine: &mut Running) -> Result<f64> {
-    let from = machine.lines().len();
-    machine.send(&[KEYS, b"q", KEYS].concat())?;
-    let line = |line: &str| line.contains("frames are free");
-    let index = machine.wait_line(from, PATIENCE, line).context("the debug key q shows no free frames")?;
-    let text = machine.lines().get(index).map(|line| line.text.clone()).unwrap_or_default();
-    machine.wait_line(from, PATIENCE, |line| line.contains("debug keys off")).context("the debug keys stay on")?;
-    number_before(&text, "frames").context("no number of frames")
-}
-
 /// A domain made and unmade again and again leaves nothing behind.
 fn create_and_destroy(setting: &Setting<'_>) -> Result<()> {
     let mut machine = boot(setting, MANIFEST)?;
@@ -203,11 +191,11 @@ fn create_and_destroy(setting: &Setting<'_>) -> Result<()> {
     };
     // The first one may make the core's and dom0's heaps grow.
     once(&mut machine)?;
-    let before = free_frames(&mut machine)?;
+    let before = usage(&mut machine)?.free;
     for round in 1..=ROUNDS {
         once(&mut machine).with_context(|| format!("round {round}"))?;
     }
-    let after = free_frames(&mut machine)?;
+    let after = usage(&mut machine)?.free;
     ensure!(before == after, "{before} frames were free before {ROUNDS} domains, {after} after");
     power_off(machine)
 }

@@ -1,12 +1,13 @@
 //! Whole systems end to end: driver domains, guests with a network and a disk, the host as their client; the examples.
 
 use super::e2e::{Case, PATIENCE, Setting, expect_ending, expect_line, shown};
-use super::shell::{KEYS, expect_log, has, power_off, tell};
+use super::shell::{expect_log, has, power_off, tell};
 use super::tool::{WHOLE, expect_nothing_left, run};
 use crate::build::{Part, built};
 use crate::qemu::{Ending, Running, free_port};
 use crate::run::console::attach;
 use crate::run::http::{Fetched, fetch};
+use crate::run::keys::press;
 use crate::run::log::{Entry, number_before};
 use crate::run::system::{Plan, assemble};
 use crate::run::world::Disk;
@@ -123,19 +124,9 @@ fn second_web(setting: &Setting<'_>) -> Result<()> {
     power_off(system.machine)
 }
 
-/// What a debug key prints.
-fn debug_key(machine: &mut Running, key: u8) -> Result<Vec<String>> {
-    let from = machine.lines().len();
-    machine.send(&[KEYS, &[key], KEYS].concat())?;
-    let end = machine.wait_line(from, PATIENCE, |line| line.contains("debug keys off"));
-    let end = end.context("the debug keys stay on")?;
-    let lines = machine.lines().get(from..end).unwrap_or_default();
-    Ok(lines.iter().map(|line| line.text.clone()).collect())
-}
-
 /// The core's own audit of every frame finds nothing.
 pub fn expect_clean_audit(machine: &mut Running) -> Result<()> {
-    let said = debug_key(machine, b'a')?;
+    let said = press(machine, b'a')?;
     ensure!(has(&said, "audit: ok, 0 findings"), "the audit: {said:?}");
     Ok(())
 }
@@ -149,11 +140,11 @@ struct Held {
 }
 
 fn held(machine: &mut Running) -> Result<Held> {
-    let domains = debug_key(machine, b'q')?;
+    let domains = press(machine, b'q')?;
     let frames =
         domains.iter().find_map(|line| line.contains("frames are free").then(|| number_before(line, "frames"))?);
-    let ports = debug_key(machine, b'e')?.iter().filter(|line| line.contains(" port ")).count();
-    let grants = debug_key(machine, b'g')?.into_iter().filter(|line| line.contains("grant frames")).collect();
+    let ports = press(machine, b'e')?.iter().filter(|line| line.contains(" port ")).count();
+    let grants = press(machine, b'g')?.into_iter().filter(|line| line.contains("grant frames")).collect();
     Ok(Held { frames: frames.context("no number of free frames")?, ports, grants })
 }
 

@@ -1,22 +1,18 @@
-//! Time: virtual against real, the clocks' rates, what two CPUs are worth, what idling costs.
+//! Time: virtual against real, the clocks' rates, what two CPUs are worth.
 
-use super::e2e::{Case, PATIENCE, Setting, expect_ending, expect_line};
+use super::e2e::{Case, Setting, expect_ending, expect_line};
 use crate::build::{Part, built};
 use crate::qemu::{Ending, Machine, Running};
-use crate::run::console::{attach, command};
 use crate::run::log::number_before;
-use crate::run::system::{Plan, assemble};
 use anyhow::{Context, Result, ensure};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 pub const CASES: &[Case] =
-    &[("virtual-time", virtual_time), ("clock-rates", clock_rates), ("two-cpus", two_cpus), ("idle", idle)];
+    &[("virtual-time", virtual_time), ("clock-rates", clock_rates), ("two-cpus", two_cpus)];
 
 /// What two CPUs may take of the time of one.
 const SPEED_UP: f64 = 0.7;
-/// Instructions a virtual second of an idle system.
-const IDLE: f64 = 2e6;
 
 /// A test guest as the initial domain.
 fn alone(setting: &Setting<'_>, guest: &str, args: &str) -> Result<Machine> {
@@ -86,47 +82,4 @@ fn host_speed_up() -> f64 {
         });
     });
     two.as_secs_f64() / one.as_secs_f64()
-}
-
-/// The tour's machine, when all has been done, does next to nothing.
-fn idle(setting: &Setting<'_>) -> Result<()> {
-    if setting.smp() > 1 {
-        return Ok(()); // icount has one CPU
-    }
-    let config = setting.place.root.join("examples/tour.toml");
-    let dir = setting.dir();
-    let plan = Plan::of(&config, &dir);
-    let (mut machine, _) = assemble(setting.place, &plan)?;
-    (machine.icount, machine.mem) = (true, 512);
-    let mut machine = setting.start(&machine)?;
-    attach(&mut machine, PATIENCE)?;
-    // The client ends when it has done its part of the tour.
-    let done = |line: &str| line.contains("client: ended: poweroff");
-    machine.wait_line(0, 3 * PATIENCE, done).context("the client does not end")?;
-    command(&mut machine, "list", PATIENCE)?;
-
-    let (busy, from) = busy(&mut machine)?;
-    std::thread::sleep(Duration::from_secs(2));
-    let (busy_later, to) = self::busy(&mut machine)?;
-    let seconds = (to - from) / 1e6;
-    ensure!(seconds > 5.0, "only {seconds} virtual seconds passed: it does not idle");
-    // A microsecond of virtual time is a thousand instructions.
-    let each = (busy_later - busy) * 1e3 / seconds;
-    println!("       idle: {:.2} M instructions a virtual second", each / 1e6);
-    ensure!(each <= IDLE, "{each:.0} instructions a virtual second");
-    machine.send(b"poweroff\n")?;
-    expect_ending(machine, Ending::PowerOff)
-}
-
-/// Microseconds that CPU 0 was not idle, and that have passed.
-fn busy(machine: &mut Running) -> Result<(f64, f64)> {
-    let from = machine.lines().len();
-    machine.send(b"\x01\x01\x01q\x01\x01\x01")?;
-    let line = machine.wait_line(from, PATIENCE, |line| line.contains("CPU 0: idle ")).context("no line of CPU 0")?;
-    machine.wait_line(from, PATIENCE, |line| line.contains("debug keys off")).context("the debug keys stay on")?;
-    let said = machine.lines().get(line).map(|line| line.text.clone()).unwrap_or_default();
-    let (idle, total) = said.split_once(" of ").context("no total")?;
-    let idle: f64 = idle.rsplit(' ').next().and_then(|n| n.parse().ok()).context("no idle time")?;
-    let total = number_before(total, "us").context("no time")?;
-    Ok((total - idle, total))
 }

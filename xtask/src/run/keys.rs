@@ -1,0 +1,60 @@
+//! The core's debug keys at the other end of the serial line: Ctrl-A three times, a key, Ctrl-A three times.
+
+use super::log::number_before;
+use crate::qemu::Running;
+use anyhow::{Context, Result};
+use std::time::Duration;
+
+/// Turns the keys on and off.
+pub const KEYS: &[u8] = b"\x01\x01\x01";
+/// How long an answer may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a key prints.
+pub fn press(machine: &mut Running, key: u8) -> Result<Vec<String>> {
+    let from = machine.lines().len();
+    machine.send(&[KEYS, &[key], KEYS].concat())?;
+    let end = machine.wait_line(from, PATIENCE, |line| line.contains("debug keys off"));
+    let end = end.context("the debug keys stay on")?;
+    let lines = machine.lines().get(from..end).unwrap_or_default();
+    Ok(lines.iter().map(|line| line.text.clone()).collect())
+}
+
+/// A moment as the core has it, of its first CPU.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Usage {
+    /// Microseconds since the core started.
+    pub time: f64,
+    /// Microseconds of them that the CPU was not idle.
+    pub busy: f64,
+    /// Frames of 4 KiB that nobody has.
+    pub free: f64,
+}
+
+/// Asks the core what is used.
+pub fn usage(machine: &mut Running) -> Result<Usage> {
+    let said = press(machine, b'q')?;
+    read(&said).with_context(|| format!("the core does not say what is used: {said:?}"))
+}
+
+fn read(said: &[String]) -> Option<Usage> {
+    let free =
+        said.iter().find(|line| line.contains("frames are free")).and_then(|line| number_before(line, "frames"))?;
+    let (idle, rest) = said.iter().find_map(|line| line.split_once("CPU 0: idle ")?.1.split_once(" of "))?;
+    let time = number_before(rest, "us")?;
+    Some(Usage { time, busy: time - idle.parse::<f64>().ok()?, free })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_used_is_read_off_the_key_s_lines() {
+        let lines =
+            ["(core) debug keys on", "(core) 500 frames are free", "(core) CPU 0: idle 60 of 100 us, 3 switches"];
+        let said = lines.map(str::to_string);
+        assert_eq!(read(&said), Some(Usage { time: 100.0, busy: 40.0, free: 500.0 }));
+        assert_eq!(read(&said[..2]), None);
+    }
+}

@@ -1,0 +1,29 @@
+//! The figures of `cargo xtask bench boot` that take a few seconds each: they must stay within their goals.
+
+use super::e2e::{Case, Setting};
+use crate::bench::boot;
+use crate::bench::goals::{Goal, table};
+use anyhow::{Result, ensure};
+
+pub const CASES: &[Case] = &[("idle", idle), ("figures-domains", domains), ("figures-memory", memory)];
+
+fn hold(goals: &[Goal]) -> Result<()> {
+    print!("{}", table(goals));
+    ensure!(goals.iter().all(Goal::holds), "not within the goal");
+    Ok(())
+}
+
+/// The tour's machine, when all has been done, does next to nothing.
+fn idle(setting: &Setting<'_>) -> Result<()> {
+    hold(&[boot::idle(setting.place, &setting.dir(), &setting.log)?])
+}
+
+/// Start, domains that come and go.
+fn domains(setting: &Setting<'_>) -> Result<()> {
+    hold(&boot::domains(setting.place, &setting.dir(), &setting.log)?)
+}
+
+/// The core takes no more than its part of the machine.
+fn memory(setting: &Setting<'_>) -> Result<()> {
+    hold(&[boot::memory(setting.place, "the core's memory on 512 MiB", 512, None, &setting.log)?])
+}
