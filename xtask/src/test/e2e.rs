@@ -53,8 +53,14 @@ const MACHINES: &[&[Case]] = &[
     super::time::CASES,
 ];
 /// What is the same on any machine, taken once.
-const ONCE: &[&[Case]] =
-    &[super::figures::CASES, super::tool::CASES, super::refusals::CASES, super::signals::CASES, super::routes::CASES, super::system::ONCE];
+const ONCE: &[&[Case]] = &[
+    super::figures::CASES,
+    super::tool::CASES,
+    super::refusals::CASES,
+    super::signals::CASES,
+    super::routes::CASES,
+    super::system::ONCE,
+];
 
 /// Runs every case, or those whose name contains `only`.
 pub fn run(place: &Place, only: Option<&str>) -> Result<Tally> {

@@ -8,8 +8,7 @@ use anyhow::{Context, Result, ensure};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-pub const CASES: &[Case] =
-    &[("virtual-time", virtual_time), ("clock-rates", clock_rates), ("two-cpus", two_cpus)];
+pub const CASES: &[Case] = &[("virtual-time", virtual_time), ("clock-rates", clock_rates), ("two-cpus", two_cpus)];
 
 /// What two CPUs may take of the time of one.
 const SPEED_UP: f64 = 0.7;

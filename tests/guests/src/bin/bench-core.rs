@@ -3,12 +3,14 @@
 #![forbid(unsafe_code)]
 
 use conformance_guests::abi::event::{BindIpi, EvtchnOp, PortArg};
-use conformance_guests::abi::grant::{Copy, CopyPtr, GrantOp, MapGrantRef, SetupTable, UnmapGrantRef, gntmap};
+use conformance_guests::abi::grant::{
+    Copy, CopyPtr, GrantOp, GrantStatus, MapGrantRef, SetupTable, UnmapGrantRef, gntmap,
+};
 use conformance_guests::abi::hypercall::Hypercall as H;
 use conformance_guests::abi::memory::{MemoryOp, MemoryReservation};
 use conformance_guests::abi::mmu::{MmuUpdate, MmuextCmd};
 use conformance_guests::abi::multicall::MulticallEntry;
-use conformance_guests::abi::{DomId, GrantRef, Maddr, Mfn, Port, Pte, Vaddr, VcpuId};
+use conformance_guests::abi::{DomId, Errno, GrantRef, Maddr, Mfn, Port, Pte, Vaddr, VcpuId};
 use conformance_guests::domain_rt::arch::rdtsc;
 use conformance_guests::domain_rt::println;
 use conformance_guests::domain_rt::probe::{self, Page, Regs, call, exec, exec_resuming, exec_user};
@@ -23,7 +25,7 @@ const TIMES: usize = 101;
 fn run(t: &mut Test) {
     let base = median(|| {});
     let bench = |name: &str, ticks: u64| println!("BENCH {name} {}", ticks.saturating_sub(base));
-    hypercalls(&bench);
+    hypercalls(t, &bench);
     tables(t, &bench);
     pages(t, &bench);
     grants(t, &bench);
@@ -47,17 +49,20 @@ fn middle(ticks: &mut [u64]) -> u64 {
     ticks.get(ticks.len() / 2).copied().unwrap_or(0)
 }
 
-fn hypercalls(bench: &dyn Fn(&str, u64)) {
-    let hc = |name, number, args: &[u64]| {
+fn hypercalls(t: &mut Test, bench: &dyn Fn(&str, u64)) {
+    // Once more without the clock, for what it returns: both sides must have done the same.
+    let mut timed = |name, number, args: &[u64], returns| {
         bench(
             name,
             median(|| {
                 call(number, args);
             }),
         );
+        t.returns(name, call(number, args), returns);
     };
-    hc("hypercall_null", H::XEN_VERSION, &[0, 0]);
-    hc("hypercall_unknown", H(60), &[]);
+    timed("hypercall_null", H::XEN_VERSION, &[0, 0], 4 << 16 | 17);
+    timed("hypercall_unknown", H(60), &[], Errno::ENOSYS.code());
+    let mut hc = |name, number, args: &[u64]| timed(name, number, args, 0);
     hc("stack_switch", H::STACK_SWITCH, &[0xe02b, probe::user_stack_top()]);
     hc("set_segment_base", H::SET_SEGMENT_BASE, &[0, 0]);
     hc("fpu_taskswitch", H::FPU_TASKSWITCH, &[0]);
@@ -69,6 +74,8 @@ fn hypercalls(bench: &dyn Fn(&str, u64)) {
     let mut batch = [entry; 10];
     let at = batch.as_mut_ptr() as u64;
     hc("multicall_10", H::MULTICALL, &[at, 10]);
+    let done = core::hint::black_box(batch).iter().filter(|entry| entry.result == 4 << 16 | 17).count();
+    t.eq("each of ten", done, 10);
 }
 
 fn slot(va: u64) -> u64 {
@@ -90,6 +97,7 @@ fn tables(t: &mut Test, bench: &dyn Fn(&str, u64)) {
             mmu_update(at, next().0);
         }),
     );
+    t.ok("mmu_update", mmu_update(at, next().0));
     bench(
         "mmu_update_16",
         median(|| {
@@ -97,12 +105,15 @@ fn tables(t: &mut Test, bench: &dyn Fn(&str, u64)) {
             mmu_update_for(&mut [(); 16].map(|()| MmuUpdate { ptr: at, val: next().0 }), DomId::SELF);
         }),
     );
+    let mut sixteen = [(); 16].map(|()| MmuUpdate { ptr: at, val: next().0 });
+    t.eq("sixteen of them", mmu_update_for(&mut sixteen, DomId::SELF), (0, 16));
     bench(
         "update_va_new_frame_flush",
         median(|| {
             update_va(a.va, next(), 1);
         }),
     );
+    t.ok("update_va_mapping", update_va(a.va, next(), 1));
     let flags = [Pte::new(a.mfn, MAP), Pte::new(a.mfn, READ)];
     let mut turn = 0;
     let mut flip = || {
@@ -122,6 +133,7 @@ fn tables(t: &mut Test, bench: &dyn Fn(&str, u64)) {
             update_va(a.va, flip(), 2);
         }),
     );
+    t.ok("update_va_mapping of flags", update_va(a.va, flip(), 2));
     bench(
         "tlb_flush_local",
         median(|| {
@@ -134,6 +146,8 @@ fn tables(t: &mut Test, bench: &dyn Fn(&str, u64)) {
             mmuext(MmuextCmd::INVLPG_LOCAL, a.va, 0);
         }),
     );
+    t.ok("flush", mmuext(MmuextCmd::TLB_FLUSH_LOCAL, 0, 0));
+    t.ok("invlpg", mmuext(MmuextCmd::INVLPG_LOCAL, a.va, 0));
     base_pointers(t, bench);
     pins(t, bench);
 }
@@ -174,6 +188,8 @@ fn pins(t: &mut Test, bench: &dyn Fn(&str, u64)) {
         mmuext(MmuextCmd::UNPIN_TABLE, table.mfn.0, 0);
         (*pin, *unpin) = (between - start, rdtsc() - between);
     }
+    t.ok("pin", mmuext(MmuextCmd::PIN_L1_TABLE, table.mfn.0, 0));
+    t.ok("unpin", mmuext(MmuextCmd::UNPIN_TABLE, table.mfn.0, 0));
     bench("pin_l1_512", middle(&mut pins));
     bench("unpin_l1_512", middle(&mut unpins));
 }
@@ -189,12 +205,13 @@ fn pages(t: &mut Test, bench: &dyn Fn(&str, u64)) {
     let (mut gives, mut takes) = ([0u64; TIMES], [0u64; TIMES]);
     for (give, take) in gives.iter_mut().zip(&mut takes) {
         let start = rdtsc();
-        memory(MemoryOp::DECREASE_RESERVATION, &mut request);
+        let given = memory(MemoryOp::DECREASE_RESERVATION, &mut request);
         *give = rdtsc() - start;
         probe::poke(at.0, pfn);
         let start = rdtsc();
-        memory(MemoryOp::POPULATE_PHYSMAP, &mut request);
+        let taken = memory(MemoryOp::POPULATE_PHYSMAP, &mut request);
         *take = rdtsc() - start;
+        t.eq("a page given and taken", (given, taken), (1, 1));
     }
     bench("decrease_reservation", middle(&mut gives));
     bench("populate_physmap", middle(&mut takes));
@@ -233,6 +250,7 @@ fn grants(t: &mut Test, bench: &dyn Fn(&str, u64)) {
         let start = rdtsc();
         grant(GrantOp::UNMAP_GRANT_REF, &mut unmap);
         *unmap_ticks = rdtsc() - start;
+        t.eq("mapped and unmapped", (map.status, unmap.status), (GrantStatus::OKAY, GrantStatus::OKAY));
     }
     bench("grant_map", middle(&mut maps));
     bench("grant_unmap", middle(&mut unmaps));
@@ -275,31 +293,33 @@ fn median_of(op: &[u8], regs: Regs, run: impl Fn(&[u8], &mut Regs)) -> u64 {
 }
 
 fn traps(t: &mut Test, bench: &dyn Fn(&str, u64)) {
-    let kernel = |name, op: &[u8], regs: Regs| {
+    let page = probe::page();
+    page.set(1, Pte::new(page.mfn, READ).0);
+    t.ok("protect", page.protect(false));
+    t.ok("pin", mmuext(MmuextCmd::PIN_L1_TABLE, page.mfn.0, 0));
+    let mut kernel = |name, op: &[u8], regs: Regs| {
         bench(
             name,
             median_of(op, regs, |code, regs| {
                 exec(code, regs);
             }),
         );
+        t.runs(name, exec(op, &mut { regs }));
     };
-    let page = probe::page();
-    page.set(1, Pte::new(page.mfn, READ).0);
-    t.ok("protect", page.protect(false));
-    t.ok("pin", mmuext(MmuextCmd::PIN_L1_TABLE, page.mfn.0, 0));
     let entry = Regs { rdi: page.va + 8, r9: Pte::new(page.mfn, READ).0, ..Regs::default() };
     kernel("pte_write_trapped", code::STORE, entry);
     kernel("read_cr0", code::READ_CR0, Regs::default());
     kernel("rdmsr", code::RDMSR, Regs { rcx: 0xc000_0080, ..Regs::default() });
     kernel("wrmsr", code::WRMSR, Regs { rcx: 0xc000_0100, ..Regs::default() });
     kernel("cpuid_forced", code::CPUID, Regs { r9: 0x4000_0001, ..Regs::default() });
-    let resumed = |name, op: &[u8], regs: Regs, skip| {
+    let mut resumed = |name, op: &[u8], regs: Regs, skip| {
         bench(
             name,
             median_of(op, regs, |code, regs| {
                 exec_resuming(code, regs, skip);
             }),
         );
+        t.eq(name, exec_resuming(op, &mut { regs }, skip).1, 1);
     };
     resumed("int3_round_trip", code::INT3, Regs::default(), 0);
     resumed("page_fault_round_trip", code::LOAD, Regs { rdi: 0x1000, ..Regs::default() }, 3);
