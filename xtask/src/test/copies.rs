@@ -139,8 +139,8 @@ fn network(running: &mut Running) -> Result<()> {
         ensure!(figures.of(who, "header-bytes")? == 14.0 * figures.of(who, "tx-packets")?, "{who}: more than headers");
     }
     ensure!(figures.of("netback", "device-maps")? > BYTES / 1514.0, "the NIC was not given guests' pages");
-    ensure!(figures.of("netback", "hypercalls-per-packet")? < 8.0, "too many hypercalls");
-    ensure!(figures.of("netback", "events-per-packet")? <= 2.0, "more events than packets");
+    ensure!(figures.of("netback", "hypercalls-per-packet")? < 1.0, "too many hypercalls");
+    ensure!(figures.of("netback", "events-per-packet")? < 0.5, "too many events");
     Ok(())
 }
 
@@ -158,7 +158,7 @@ fn block(running: &mut Running) -> Result<()> {
         figures.is(who, "errors", 0.0)?;
     }
     ensure!(figures.of("blkback", "device-maps")? >= BYTES / 4096.0, "the disk was not given guests' pages");
-    ensure!(figures.of("blkback", "hypercalls-per-request")? < 12.0, "too many hypercalls");
+    ensure!(figures.of("blkback", "hypercalls-per-request")? < 4.0, "too many hypercalls");
     Ok(())
 }
 
