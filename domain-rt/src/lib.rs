@@ -22,6 +22,7 @@ pub mod entry;
 pub mod events;
 pub mod executor;
 pub mod foreign;
+pub mod frontend;
 pub mod grant;
 pub mod heap;
 pub mod hypercall;

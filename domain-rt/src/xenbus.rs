@@ -24,6 +24,8 @@ pub struct Half {
     peer: DomId,
     state: State,
     watch: Watch,
+    /// The watch has fired, and the peer's state was not read since.
+    news: bool,
 }
 
 impl Half {
@@ -43,7 +45,7 @@ impl Half {
     async fn new(store: Store, directory: String, peer_directory: String, peer: DomId) -> Result<Self, Error> {
         let state = store.read_if_there(&format!("{directory}/state")).await?;
         let watch = store.watch(&format!("{peer_directory}/state")).await?;
-        Ok(Self { store, directory, peer_directory, peer, state: State::parse(state.as_deref()), watch })
+        Ok(Self { store, directory, peer_directory, peer, state: State::parse(state.as_deref()), watch, news: false })
     }
 
     /// The domain of the other half.
@@ -66,10 +68,16 @@ impl Half {
         self.state
     }
 
-    /// Waits for news of the peer's state and reads it. The first call returns at once.
+    /// Waits for news of the peer's state and reads it. The first call returns at once. It may be dropped while it
+    /// waits: the next call gives what this one would have given.
     pub async fn peer_state(&mut self) -> Result<State, Error> {
-        self.watch.changed().await?;
-        self.read_peer_state().await
+        if !self.news {
+            self.watch.changed().await?;
+            self.news = true;
+        }
+        let state = self.read_peer_state().await?;
+        self.news = false;
+        Ok(state)
     }
 
     /// The peer's state now.

@@ -5,6 +5,7 @@
 
 mod connection;
 
+use abi::DomId;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
@@ -13,17 +14,14 @@ use block_device_driver::{BlockDevice, blocks_to_slice, blocks_to_slice_mut};
 use connection::{Connection, PAGES};
 use core::cell::RefCell;
 use core::fmt;
-use core::future::poll_fn;
-use core::pin::pin;
+use core::future::{pending, poll_fn};
 use core::task::{Poll, Waker};
-use domain_rt::store::{Error as StoreFailure, Store};
-use domain_rt::xenbus::Half;
-use embassy_futures::select::{Either3, select3};
-use embassy_time::Timer;
+use domain_rt::frontend::{self, Frontend};
+use domain_rt::store::{Error as StoreFailure, KeySet, Store};
 use ring_proto::blk::{BlkOp, BlkStatus, SECTOR, info};
 use ring_proto::blk_keys::{Features, Properties};
+use ring_proto::keys::Put;
 use ring_proto::path::Class;
-use ring_proto::xenbus::{FrontStep, State};
 
 /// Bytes of a sector.
 pub const SECTOR_SIZE: usize = SECTOR as usize;
@@ -146,11 +144,12 @@ impl fmt::Debug for Disk {
 }
 
 /// Keeps a disk connected.
-#[derive(Debug)]
 pub struct Task {
     store: Store,
-    directory: String,
+    handle: u32,
     disk: Disk,
+    /// Made in `setup`, in use from `finish` on.
+    next: RefCell<Option<Connection>>,
 }
 
 /// The disks that the toolstack gave this domain, by number.
@@ -160,10 +159,9 @@ pub async fn disks(store: Store) -> Result<Vec<u32>, StoreFailure> {
 
 /// A disk by its number, and the task that must run for it to work.
 pub fn connect(store: Store, handle: u32) -> (Disk, Task) {
-    let directory = format!("device/vbd/{handle}");
     let shared = Shared { free: (0..PAGES).collect(), ..Shared::default() };
     let disk = Disk { shared: Rc::new(RefCell::new(shared)), name: disk_name(handle) };
-    (disk.clone(), Task { store, directory, disk })
+    (disk.clone(), Task { store, handle, disk, next: RefCell::default() })
 }
 
 /// `xvda`, `xvdb3` and so on, for the numbers that Xen uses: major 202, 16 minors a disk.
@@ -413,91 +411,23 @@ impl BlockDevice<SECTOR_SIZE> for Disk {
     }
 }
 
-/// Why a connection ended.
-enum End {
-    Again,
-    Gone,
+impl fmt::Debug for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Task({})", self.disk.name)
+    }
 }
 
 impl Task {
     /// Runs until the device is taken away or the store fails.
     pub async fn run(self) -> Result<(), StoreFailure> {
-        loop {
-            let end = self.connection().await;
-            if !matches!(end, Ok(End::Again)) {
-                let mut shared = self.disk.shared.borrow_mut();
-                shared.gone = true;
-                shared.connection = None;
-                let waiters = shared.requests.iter_mut().flatten().filter_map(|request| request.waiter.take());
-                waiters.for_each(Waker::wake);
-                shared.wake();
-                return end.map(drop);
-            }
-        }
-    }
-
-    /// One backend, from meeting it to its end.
-    async fn connection(&self) -> Result<End, StoreFailure> {
-        let backend_key = format!("{}/backend", self.directory);
-        if self.store.read_if_there(&backend_key).await?.is_none() {
-            return Ok(End::Gone);
-        }
-        let mut half = Half::front(self.store, &self.directory).await?;
-        let backend = String::from(half.peer_directory());
-        let mut moved = pin!(crate::moved(self.store, &backend_key, &backend));
-        if half.state() != State::Initialising {
-            half.set_state(State::Initialising).await?;
-        }
-        // Made in `Setup`, in use from `Finish` on.
-        let mut next = None;
-        loop {
-            let event = self.disk.shared.borrow().connection.as_ref().map(Connection::event);
-            let work = async {
-                match &event {
-                    Some(event) => event.wait().await,
-                    None => core::future::pending().await,
-                }
-            };
-            match select3(half.peer_state(), moved.as_mut(), work).await {
-                Either3::First(peer) => match crate::step(&mut half, peer?).await? {
-                    FrontStep::Setup => {
-                        let features = Features::parse(&half.peer_keys().await?).ok();
-                        let Some(connection) = features.and_then(|_| Connection::new(half.peer())) else {
-                            half.set_state(State::Closed).await?;
-                            continue;
-                        };
-                        self.disk.shared.borrow_mut().features = features;
-                        let keys = connection.keys();
-                        next = Some(connection);
-                        half.publish(State::Initialised, |put| keys.publish(put)).await?;
-                    }
-                    FrontStep::Finish => {
-                        let Ok(properties) = Properties::parse(&half.peer_keys().await?) else {
-                            half.set_state(State::Closed).await?;
-                            continue;
-                        };
-                        half.set_state(State::Connected).await?;
-                        self.take_up(next.take(), properties);
-                    }
-                    FrontStep::Stay => {}
-                    FrontStep::Restart => return Ok(End::Again),
-                    FrontStep::Close => {
-                        half.set_state(State::Closed).await?;
-                        Timer::after(crate::RETRY).await;
-                        return Ok(End::Again);
-                    }
-                },
-                Either3::Second(moved) => {
-                    moved?;
-                    return Ok(End::Again);
-                }
-                Either3::Third(()) => {
-                    if self.disk.reap_is_broken() {
-                        half.set_state(State::Closing).await?;
-                    }
-                }
-            }
-        }
+        let end = frontend::run(self.store, self.handle, &self).await;
+        let mut shared = self.disk.shared.borrow_mut();
+        shared.gone = true;
+        shared.connection = None;
+        let waiters = shared.requests.iter_mut().flatten().filter_map(|request| request.waiter.take());
+        waiters.for_each(Waker::wake);
+        shared.wake();
+        end
     }
 
     /// Puts a new connection in the place of an old one, with the data of what was not answered.
@@ -513,6 +443,37 @@ impl Task {
         shared.properties = Some(properties);
         shared.resume();
         shared.wake();
+    }
+}
+
+impl Frontend for Task {
+    const CLASS: Class = Class::Vbd;
+
+    fn setup(&self, peer: DomId, backend: &KeySet) -> Option<impl FnOnce(Put<'_>)> {
+        let features = Features::parse(backend).ok()?;
+        let connection = Connection::new(peer)?;
+        let keys = connection.keys();
+        self.disk.shared.borrow_mut().features = Some(features);
+        self.next.replace(Some(connection));
+        Some(move |put: Put<'_>| keys.publish(put))
+    }
+
+    fn finish(&self, backend: &KeySet) -> bool {
+        let properties = Properties::parse(backend);
+        properties.map(|properties| self.take_up(self.next.take(), properties)).is_ok()
+    }
+
+    /// Takes answers. The pages of a connection that is lost stay, for what must be asked again.
+    async fn work(&self) {
+        let connection =
+            |shared: &Shared| shared.connection.as_ref().filter(|it| !it.is_broken()).map(Connection::event);
+        let Some(event) = connection(&self.disk.shared.borrow()) else { return pending().await };
+        loop {
+            event.wait().await;
+            if self.disk.reap_is_broken() {
+                return;
+            }
+        }
     }
 }
 

@@ -8,22 +8,21 @@
 mod checksum;
 mod rings;
 
+use abi::DomId;
 use alloc::format;
 use alloc::rc::Rc;
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
-use core::future::poll_fn;
-use core::pin::pin;
+use core::future::{pending, poll_fn};
 use core::task::{Context, Poll, Waker};
-use domain_rt::store::{Error, Store};
-use domain_rt::xenbus::Half;
-use embassy_futures::select::{Either3, select3};
+use domain_rt::events::Event;
+use domain_rt::frontend::{self, Frontend};
+use domain_rt::store::{Error, KeySet, Store};
+use embassy_futures::select::{Either, select};
 use embassy_net_driver::{Capabilities, Checksum, Driver, HardwareAddress, LinkState};
-use embassy_time::Timer;
+use ring_proto::keys::Put;
 use ring_proto::net::Mac;
 use ring_proto::path::Class;
-use ring_proto::xenbus::{FrontStep, State};
 pub use rings::Counters;
 use rings::Rings;
 
@@ -34,6 +33,7 @@ const FRAME: usize = 1514;
 #[derive(Default)]
 struct Shared {
     rings: Option<Rings>,
+    event: Option<Rc<Event>>,
     counters: Counters,
     /// The link is up from the first connection on. A backend that dies loses packets, as networks do; a stack that saw
     /// the link go down would drop its address and its connections.
@@ -57,8 +57,8 @@ impl Shared {
         self.task.take().into_iter().for_each(Waker::wake);
     }
 
-    fn set_rings(&mut self, rings: Option<Rings>) {
-        self.rings = rings;
+    fn set_rings(&mut self, rings: Option<(Rings, Event)>) {
+        (self.rings, self.event) = rings.map(|(rings, event)| (rings, Rc::new(event))).unzip();
         self.wake_stack();
     }
 }
@@ -71,10 +71,9 @@ pub struct Device {
 
 /// Reads what the interface is; the device and the task that must run for it to work.
 pub async fn connect(store: Store, handle: u32) -> Result<(Device, Task), Error> {
-    let directory = format!("device/vif/{handle}");
-    let mac = Mac::parse(&store.read(&format!("{directory}/mac")).await?).ok_or(Error::BadReply)?;
+    let mac = Mac::parse(&store.read(&format!("device/vif/{handle}/mac")).await?).ok_or(Error::BadReply)?;
     let shared = Rc::new(RefCell::new(Shared::default()));
-    Ok((Device { shared: shared.clone(), mac }, Task { store, directory, shared }))
+    Ok((Device { shared: shared.clone(), mac }, Task { store, handle, shared }))
 }
 
 /// Figures of an interface that outlive its device's move into a stack.
@@ -200,110 +199,67 @@ impl Driver for Device {
     }
 }
 
-/// Why a connection ended.
-enum End {
-    /// Meet the backend, perhaps another one, again.
-    Again,
-    /// The toolstack took the device away.
-    Gone,
-}
-
 /// Keeps the interface connected.
 pub struct Task {
     store: Store,
-    directory: String,
+    handle: u32,
     shared: Rc<RefCell<Shared>>,
 }
 
 impl core::fmt::Debug for Task {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Task({})", self.directory)
+        write!(f, "Task(vif {})", self.handle)
     }
 }
 
 impl Task {
     /// Runs until the device is taken away or the store fails.
     pub async fn run(self) -> Result<(), Error> {
-        loop {
-            let end = self.connection().await;
-            let mut shared = self.shared.borrow_mut();
-            shared.up &= matches!(end, Ok(End::Again));
-            shared.set_rings(None);
-            match end? {
-                End::Again => {}
-                End::Gone => return Ok(()),
-            }
-        }
-    }
-
-    /// One backend, from meeting it to its end.
-    async fn connection(&self) -> Result<End, Error> {
-        let backend_key = format!("{}/backend", self.directory);
-        if self.store.read_if_there(&backend_key).await?.is_none() {
-            return Ok(End::Gone);
-        }
-        let mut half = Half::front(self.store, &self.directory).await?;
-        let backend = String::from(half.peer_directory());
-        let mut moved = pin!(crate::moved(self.store, &backend_key, &backend));
-        if half.state() != State::Initialising {
-            half.set_state(State::Initialising).await?;
-        }
-        let mut events = None;
-        loop {
-            let work = async {
-                match &events {
-                    Some(event) => self.serve(event).await,
-                    None => core::future::pending().await,
-                }
-            };
-            match select3(half.peer_state(), moved.as_mut(), work).await {
-                Either3::First(peer) => match crate::step(&mut half, peer?).await? {
-                    FrontStep::Setup => {
-                        let keys = half.peer_keys().await?;
-                        let Ok((rings, event)) = Rings::new(half.peer(), &keys) else {
-                            half.set_state(State::Closed).await?;
-                            continue;
-                        };
-                        let published = rings.keys(event.port());
-                        events = Some(event);
-                        self.shared.borrow_mut().set_rings(Some(rings));
-                        half.publish(State::Connected, |put| published.publish(put)).await?;
-                    }
-                    FrontStep::Stay if half.state() == State::Connected => self.link_up(half.read_peer_state().await?),
-                    FrontStep::Stay | FrontStep::Finish => {}
-                    FrontStep::Restart => return Ok(End::Again),
-                    FrontStep::Close => {
-                        self.shared.borrow_mut().set_rings(None);
-                        half.set_state(State::Closed).await?;
-                        Timer::after(crate::RETRY).await;
-                        return Ok(End::Again);
-                    }
-                },
-                Either3::Second(moved) => {
-                    moved?;
-                    return Ok(End::Again);
-                }
-                Either3::Third(()) => {
-                    // The backend broke the protocol: this connection is over, and so is trust in it until it restarts.
-                    self.shared.borrow_mut().set_rings(None);
-                    events = None;
-                    half.set_state(State::Closing).await?;
-                }
-            }
-        }
-    }
-
-    fn link_up(&self, peer: State) {
+        let end = frontend::run(self.store, self.handle, &self).await;
         let mut shared = self.shared.borrow_mut();
-        if peer == State::Connected && shared.rings.is_some() && !shared.up {
+        shared.up = false;
+        shared.set_rings(None);
+        end
+    }
+
+    /// Shows the backend what the stack pushed.
+    fn publish(&self, event: &Event) {
+        let Shared { rings, counters, .. } = &mut *self.shared.borrow_mut();
+        if let Some(rings) = rings
+            && rings.publish().needed()
+        {
+            counters.notifications += 1;
+            event.notify();
+        }
+    }
+}
+
+impl Frontend for Task {
+    const CLASS: Class = Class::Vif;
+
+    fn setup(&self, peer: DomId, backend: &KeySet) -> Option<impl FnOnce(Put<'_>)> {
+        let (rings, event) = Rings::new(peer, backend).ok()?;
+        let keys = rings.keys(event.port());
+        self.shared.borrow_mut().set_rings(Some((rings, event)));
+        Some(move |put: Put<'_>| keys.publish(put))
+    }
+
+    fn connected(&self) {
+        let mut shared = self.shared.borrow_mut();
+        if shared.rings.is_some() && !shared.up {
             shared.up = true;
             shared.wake_stack();
         }
     }
 
-    /// Publishes what the stack pushed, and wakes it for events; returns if the backend breaks the protocol.
-    async fn serve(&self, event: &domain_rt::events::Event) {
-        loop {
+    fn lost(&self) {
+        self.shared.borrow_mut().set_rings(None);
+    }
+
+    /// Publishes what the stack pushed, and wakes it for events.
+    async fn work(&self) {
+        let Some(event) = self.shared.borrow().event.clone() else { return pending().await };
+        while !self.shared.borrow().rings.as_ref().is_none_or(Rings::is_broken) {
             let dirty = poll_fn(|context| {
                 let mut shared = self.shared.borrow_mut();
                 if core::mem::take(&mut shared.dirty) {
@@ -312,21 +268,9 @@ impl Task {
                 shared.task = Some(context.waker().clone());
                 Poll::Pending
             });
-            match embassy_futures::select::select(dirty, event.wait()).await {
-                embassy_futures::select::Either::First(()) => {
-                    let mut shared = self.shared.borrow_mut();
-                    let Shared { rings, counters, .. } = &mut *shared;
-                    if let Some(rings) = rings
-                        && rings.publish().needed()
-                    {
-                        counters.notifications += 1;
-                        event.notify();
-                    }
-                }
-                embassy_futures::select::Either::Second(()) => self.shared.borrow_mut().wake_stack(),
-            }
-            if self.shared.borrow().rings.as_ref().is_none_or(Rings::is_broken) {
-                return;
+            match select(dirty, event.wait()).await {
+                Either::First(()) => self.publish(&event),
+                Either::Second(()) => self.shared.borrow_mut().wake_stack(),
             }
         }
     }
