@@ -31,6 +31,8 @@ pub fn command(place: &Place) -> Result<()> {
     report("no registry hosts", sources.iter().flat_map(|(path, text)| limits::check_hosts(path, text)).collect());
     report("a page a hypercall, as the dispatch table has them", pages::check_pages(&sources));
     report("tests that docs/soundness.md names", pages::check_tests(&sources));
+    let folders: Vec<String> = metadata.packages.iter().map(|p| place.show(p.dir()).to_string()).collect();
+    report("every crate is in the map", pages::check_map(&sources, &folders));
     report("links of the book", pages::check_links(&sources, |path| place.root.join(path).exists()));
     let ring0 = ring0_lines(place)?;
     let declared = limits::code_lines(&sources, &["abi/"]);

@@ -10,6 +10,7 @@ const NUMBERS: &str = "abi/src/hypercall.rs";
 const GUESTS: &str = "tests/guests/LIST.toml";
 const PAGES: &str = "docs/hypercalls/";
 const INDEX: &str = "docs/hypercalls/README.md";
+const MAP: &str = "ARCHITECTURE.md";
 const SOUNDNESS: &str = "docs/soundness.md";
 
 /// The sections that every page has, in this order; only the third may be left out.
@@ -76,6 +77,16 @@ pub fn check_tests(sources: &[Source]) -> Vec<String> {
         findings.extend(names.map(|name| format!("{SOUNDNESS}:{}: no test `{name}`", index + 1)));
     }
     findings
+}
+
+/// Crates that the map does not show; `folders` are theirs, from the root. Those of examples/ are many, and alike.
+pub fn check_map(sources: &[Source], folders: &[String]) -> Vec<String> {
+    let map = text_of(sources, MAP);
+    let missing = folders.iter().filter(|folder| !folder.starts_with("examples/"));
+    missing
+        .filter(|folder| !map.contains(&format!("`{folder}/`")))
+        .map(|folder| format!("{MAP}: does not show {folder}/"))
+        .collect()
 }
 
 /// Relative links of pages in Markdown that lead to no file of the project.
@@ -214,6 +225,13 @@ mod tests {
         let mut all = sources(SOUNDNESS, page);
         all.push(("a.rs".into(), "    fn held() {}".into()));
         assert_eq!(check_tests(&all), [format!("{SOUNDNESS}:3: no test `lost`")]);
+    }
+
+    #[test]
+    fn a_crate_that_is_not_in_the_map_is_missed() {
+        let map = [(MAP.to_string(), "| [`abi/`](abi/src/lib.rs) |".to_string())];
+        let folders = ["abi", "kernel/core", "examples/guests/first"].map(str::to_string);
+        assert_eq!(check_map(&map, &folders), [format!("{MAP}: does not show kernel/core/")]);
     }
 
     #[test]
