@@ -181,8 +181,11 @@ pub fn measure(place: &Place) -> Result<Vec<Goal>> {
     let dir = logs.join("boot");
     let mut goals = domains(place, &dir, &log("domains"))?;
     goals.push(idle(place, &dir, &log("idle"))?);
-    let sizes_of_machines =
-        [("the core's memory on 512 MiB", 512, None), ("on 1 GiB", 1024, None), ("on 4 GiB", 4096, Some(43.0))];
+    let sizes_of_machines = [
+        ("the core's memory on 512 MiB", 512, None),
+        ("the core's memory on 1 GiB", 1024, None),
+        ("the core's memory on 4 GiB", 4096, Some(43.0)),
+    ];
     for (name, mem, peer) in sizes_of_machines {
         goals.push(memory(place, name, mem, peer, &log(&format!("memory-{mem}")))?);
     }

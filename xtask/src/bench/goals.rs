@@ -1,5 +1,6 @@
 //! Figures held against goals: a table, JSON, and a page with a plot.
 
+use super::plot::{Bar, page};
 use super::report::{self, Origin, PEER};
 use crate::place::Place;
 use anyhow::Result;
@@ -87,33 +88,14 @@ fn json(goals: &[Goal], origin: &Origin) -> Result<String> {
     Ok(serde_json::to_string_pretty(&Json { results: goals.iter().map(result).collect(), origin })?)
 }
 
-/// A bar for each figure, as a part of its goal, whose mark stands at two thirds of the width.
+/// A bar for each figure, as a part of its goal.
 fn html(goals: &[Goal], origin: &Origin) -> String {
-    const GOAL: f64 = 400.0;
-    const ROW: usize = 24;
-    let mut bars = String::new();
-    for (index, goal) in goals.iter().enumerate() {
-        let y = index * ROW;
-        let width = (goal.value / goal.most * GOAL).clamp(0.0, 1.5 * GOAL);
-        let class = if goal.holds() { "ours" } else { "failed" };
-        let _ = writeln!(bars, r#"<text x="330" y="{}" text-anchor="end">{}</text>"#, y + 15, goal.name);
-        let _ = writeln!(bars, r#"<rect class="{class}" x="340" y="{}" width="{width:.1}" height="16"/>"#, y + 3);
-        let (value, most) = (shown(goal.value), shown(goal.most));
-        let _ = writeln!(bars, r#"<text x="960" y="{}">{value} of {most} {}</text>"#, y + 15, goal.unit);
-    }
-    let height = goals.len() * ROW;
-    let _ = writeln!(bars, r#"<line x1="740" x2="740" y1="0" y2="{height}" stroke="black"/>"#);
-    let (machine, commit) = (&origin.machine, &origin.commit);
-    format!(
-        r#"<!doctype html><meta charset="utf-8"><title>Ferrule: figures and goals</title>
-<style>body {{ font: 14px sans-serif; margin: 2em }} text {{ font: 12px sans-serif }}
-.ours {{ fill: #b5532a }} .failed {{ fill: #d40000 }}</style>
-<h1>Figures, as parts of their goals</h1>
-<p>Ferrule {commit}. {machine}.</p>
-<svg width="1200" height="{height}" role="img">
-{bars}</svg>
-"#
-    )
+    let bar = |goal: &Goal| {
+        let text = format!("{} of {} {}", shown(goal.value), shown(goal.most), goal.unit);
+        Bar { name: goal.name.into(), part: goal.value / goal.most, text, good: goal.holds() }
+    };
+    let bars: Vec<Bar> = goals.iter().map(bar).collect();
+    page("figures and their goals", "the goal", origin, &bars)
 }
 
 /// Writes `target/ferrule/bench/NAME.json` and `.html`.
@@ -148,6 +130,6 @@ mod tests {
         assert_eq!(json["results"][0]["peer"]["xen-4.17"], 217.0);
         assert_eq!(json["results"][1]["holds"], false);
         assert_eq!((json["machine"].as_str(), json["commit"].as_str()), (Some("m"), Some("c")));
-        assert_eq!(html(&goals(), &origin).matches(r#"class="failed""#).count(), 1);
+        assert_eq!(html(&goals(), &origin).matches(r#"class="bad""#).count(), 1);
     }
 }

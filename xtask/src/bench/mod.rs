@@ -5,6 +5,7 @@
 
 pub mod boot;
 pub mod goals;
+mod plot;
 mod report;
 mod rings;
 

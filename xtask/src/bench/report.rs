@@ -1,5 +1,6 @@
 //! Figures as a table, as JSON and as a page with a plot.
 
+use super::plot::{Bar, page};
 use crate::place::Place;
 use crate::process::stdout_of;
 use anyhow::{Context, Result};
@@ -95,36 +96,23 @@ impl Report {
         serde_json::to_string_pretty(&json).context("writing JSON")
     }
 
-    /// A bar for each side and operation, on a scale that starts at nothing.
+    /// A bar for each figure: as a part of the other side's where there is one, else of the largest figure.
     fn html(&self) -> String {
-        const BAR: f64 = 560.0;
-        const ROW: usize = 34;
-        let most = self.figures.iter().flat_map(|f| [Some(f.value), f.peer]).flatten().fold(1.0, f64::max);
-        let mut bars = String::new();
-        for (index, figure) in self.figures.iter().enumerate() {
-            let top = index * ROW;
-            let _ = writeln!(bars, r#"<text x="230" y="{}" text-anchor="end">{}</text>"#, top + 19, figure.name);
-            let sides = [(figure.value, "ours", top + 4), (figure.peer.unwrap_or(0.0), "peer", top + 17)];
-            for (value, class, y) in sides.into_iter().filter(|(value, ..)| *value > 0.0) {
-                let width = value / most * BAR;
-                let end = 244.0 + width;
-                let _ = writeln!(bars, r#"<rect class="{class}" x="240" y="{y}" width="{width:.1}" height="11"/>"#);
-                let _ = writeln!(bars, r#"<text class="value" x="{end:.1}" y="{}">{value:.0}</text>"#, y + 10);
+        let beside = self.figures.iter().any(|figure| figure.peer.is_some());
+        let most = self.figures.iter().map(|figure| figure.value).fold(1.0, f64::max);
+        let bar = |figure: &Figure| {
+            let (value, name) = (figure.value, figure.name.clone());
+            match figure.peer {
+                Some(peer) => {
+                    Bar { name, part: value / peer, text: format!("{value:.0} of {peer:.0}"), good: value <= peer }
+                }
+                None if beside => Bar { name, part: 0.0, text: format!("{value:.0}"), good: true },
+                None => Bar { name, part: value / most, text: format!("{value:.0}"), good: true },
             }
-        }
-        let height = self.figures.len() * ROW + 8;
-        format!(
-            r#"<!doctype html><meta charset="utf-8"><title>Ferrule: instructions per operation</title>
-<style>body {{ font: 14px sans-serif; margin: 2em }} text {{ font: 12px sans-serif }} .value {{ font-size: 10px }}
-.ours {{ fill: #b5532a }} .peer {{ fill: #9aa5ad }}</style>
-<h1>Instructions per operation</h1>
-<p><b style="color:#b5532a">Ferrule {commit}</b> and <b style="color:#6f7b83">{PEER}</b>, the same guest on both. {machine}.</p>
-<svg width="900" height="{height}" role="img">
-{bars}</svg>
-"#,
-            commit = self.origin.commit,
-            machine = self.origin.machine,
-        )
+        };
+        let bars: Vec<Bar> = self.figures.iter().map(bar).collect();
+        let line = if beside { format!("{PEER}, the same guest") } else { format!("{most:.0}") };
+        page("instructions per operation", &line, &self.origin, &bars)
     }
 
     /// Writes `target/ferrule/bench/NAME.json` and `.html`.
@@ -171,6 +159,6 @@ mod tests {
         let table = report().table();
         let row = table.lines().nth(1).unwrap();
         assert!(row.contains("139") && row.contains("278") && row.contains("0.50"), "{row}");
-        assert!(report().html().matches("<rect").count() == 3);
+        assert!(report().html().contains(r#"width="220.0""#));
     }
 }
