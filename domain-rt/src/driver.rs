@@ -2,10 +2,10 @@
 
 use crate::backend::{self, Backend, Signal};
 use crate::interrupt::Interrupt;
-use crate::pci::{DeviceFunction, Proxy};
+use crate::pci::{DeviceFunction, Proxy, ProxyError};
 use crate::println;
 use crate::runtime::{self, Context};
-use crate::store::{KeySet, Store};
+use crate::store::{Error, KeySet, Store, StoreError};
 use crate::xenbus::Half;
 use abi::start_info::StartInfo;
 use alloc::format;
@@ -57,6 +57,7 @@ pub fn run<D: Driver>(info: &'static StartInfo) -> ! {
 async fn serve<D: Driver>(context: Context, store: Store) -> Result<(), String> {
     let functions = match Proxy::connect(store).await {
         Ok((access, found)) => found.into_iter().map(|address| Function { access: access.clone(), address }).collect(),
+        Err(ProxyError::Store(Error::Store(StoreError::Enoent))) => Vec::new(),
         Err(error) => {
             println!("{}: no PCI devices: {error:?}", D::NAME);
             Vec::new()
@@ -80,6 +81,11 @@ async fn serve_device<D: Driver>(store: Store, driver: Rc<D>, device: Device, go
     if let Err(error) = served.await {
         println!("{}: {}: {error}", D::NAME, BackDir(device));
     }
+}
+
+/// Lets every other task run that can: what a task does between two bounded pieces of work.
+pub async fn give_way() {
+    embassy_futures::yield_now().await;
 }
 
 /// Does `work` at each of a device's interrupts, for good.

@@ -14,11 +14,12 @@ pub enum Class {
     Pci,
     /// Console.
     Console,
+    /// The example: docs/adding-a-driver.md.
+    Echo,
 }
 
 impl Class {
-    const NAMES: [(Self, &str); 4] =
-        [(Self::Vif, "vif"), (Self::Vbd, "vbd"), (Self::Pci, "pci"), (Self::Console, "console")];
+    const ALL: [Self; 5] = [Self::Vif, Self::Vbd, Self::Pci, Self::Console, Self::Echo];
 
     /// The path component.
     pub fn name(self) -> &'static str {
@@ -27,12 +28,13 @@ impl Class {
             Self::Vbd => "vbd",
             Self::Pci => "pci",
             Self::Console => "console",
+            Self::Echo => "echo",
         }
     }
 
     /// The class that `name` names.
     pub fn parse(name: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(_, n)| *n == name).map(|(class, _)| *class)
+        Self::ALL.into_iter().find(|class| class.name() == name)
     }
 }
 

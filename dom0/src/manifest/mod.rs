@@ -10,7 +10,8 @@
 //! disk = [{ target = "disk0:web", vdev = "xvda", mode = "r" }]
 //! on_crash = "restart"
 //! ```
-//! A driver domain says which devices it is given and which class it serves: `pci = ["00:02.0"]`, `serves = ["vif"]`.
+//! A device of any other class has a class and, if its backend wants that, parameters:
+//! `device = [{ class = "echo", params = "upper" }]`. A driver domain says which devices it is given and which class it serves: `pci = ["00:02.0"]`, `serves = ["vif"]`.
 
 mod device;
 mod error;
@@ -55,9 +56,11 @@ pub struct Domain {
     pub vifs: Vec<Vif>,
     /// Disks.
     pub disks: Vec<Disk>,
+    /// Devices of other classes.
+    pub others: Vec<Other>,
     /// PCI functions given to it.
     pub pci: Vec<PciFunction>,
-    /// The device classes it is a backend for: `vif`, `vbd`.
+    /// The device classes it is a backend for: `vif`, `vbd`, or those of `others`.
     pub serves: Vec<Class>,
     /// What follows a power-off.
     pub on_poweroff: Action,
@@ -90,6 +93,17 @@ pub struct Disk {
     /// `r`, `w`, or `w!` for a disk that others write too.
     pub mode: &'static str,
     /// The driver domain by name; the one that serves `vbd` if there is none here.
+    pub backend: Option<String>,
+}
+
+/// A device of a class that dom0 knows nothing of but its name. Its number is its place in the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Other {
+    /// Its class.
+    pub class: Class,
+    /// What its backend is told, under the key `params`.
+    pub params: String,
+    /// The driver domain by name; the one that serves the class if there is none here.
     pub backend: Option<String>,
 }
 
@@ -164,8 +178,9 @@ fn domain(mut table: Fields<'_, '_>, mistakes: &mut Mistakes<'_>) -> Option<Plac
     let vifs = table.tables(mistakes, "vif").into_iter().enumerate();
     let vifs = vifs.map(|(index, table)| vif(table, mistakes, known, index)).collect();
     let disks = disks(&mut table, mistakes);
+    let others = table.tables(mistakes, "device").into_iter().filter_map(|table| other(table, mistakes)).collect();
     let pci = listed(&mut table, mistakes, "pci", "no PCI function, as in 00:02.0", PciFunction::parse);
-    let serves = listed(&mut table, mistakes, "serves", "no device class: vif, vbd", served);
+    let serves = listed(&mut table, mistakes, "serves", "no device class: vif, vbd, echo", served);
     // Who depends on a driver domain waits for it to come back.
     let after_crash = if serves.is_empty() { Action::Destroy } else { Action::Restart };
     let built = Domain {
@@ -177,6 +192,7 @@ fn domain(mut table: Fields<'_, '_>, mistakes: &mut Mistakes<'_>) -> Option<Plac
         vcpus: vcpus.unwrap_or(1),
         vifs,
         disks,
+        others,
         pci,
         serves,
         on_poweroff: table.choice(mistakes, "on_poweroff", &ACTIONS).unwrap_or(Action::Destroy),
@@ -220,6 +236,15 @@ fn disks(table: &mut Fields<'_, '_>, mistakes: &mut Mistakes<'_>) -> Vec<Disk> {
     disks
 }
 
+fn other(mut table: Fields<'_, '_>, mistakes: &mut Mistakes<'_>) -> Option<Other> {
+    table.required_key(mistakes, "class");
+    let class = table.parsed(mistakes, "class", "`echo`", |name| served(name).filter(|class| !has_a_key(*class)));
+    let params = table.string(mistakes, "params").map(|(params, _)| params).unwrap_or_default();
+    let backend = table.string(mistakes, "backend").map(|(backend, _)| backend);
+    table.finish(mistakes);
+    Some(Other { class: class?.0, params, backend })
+}
+
 /// An array of strings that `parse` understands.
 fn listed<T>(
     table: &mut Fields<'_, '_>,
@@ -249,8 +274,14 @@ fn cmdline(text: &str) -> Option<String> {
     (text.len() < abi::start_info::MAX_GUEST_CMDLINE && !text.contains('\0')).then(|| text.into())
 }
 
+/// A class that driver domains serve.
 fn served(class: &str) -> Option<Class> {
-    Class::parse(class).filter(|class| matches!(class, Class::Vif | Class::Vbd))
+    Class::parse(class).filter(|class| !matches!(class, Class::Pci | Class::Console))
+}
+
+/// Whether its devices stand under a key of their own.
+fn has_a_key(class: Class) -> bool {
+    matches!(class, Class::Vif | Class::Vbd)
 }
 
 /// Whether blkback can make something of it; which disks there are it alone knows.

@@ -24,6 +24,7 @@ memory = 64
 vcpus = 2
 vif = [{ mac = "00:16:3e:00:00:01" }, { bridge = "br1", backend = "other" }]
 disk = [{ target = "disk0:web", vdev = "xvda", mode = "r" }, { target = "ram:256M", vdev = "xvdb" }]
+device = [{ class = "echo", params = "upper" }]
 on_crash = "preserve"
 autostart = false
 "#;
@@ -42,6 +43,7 @@ fn a_manifest_with_everything() {
         web.disks.iter().map(|disk| (disk.vdev.handle(), disk.mode)).collect::<Vec<_>>(),
         [(51712, "r"), (51728, "w")]
     );
+    assert_eq!(web.others, [Other { class: Class::Echo, params: "upper".into(), backend: None }]);
     assert_eq!((web.on_poweroff, web.on_reboot, web.on_crash), (Action::Destroy, Action::Restart, Action::Preserve));
 }
 
@@ -61,6 +63,7 @@ vcpus = "two"
 vif = [{ mac = "01:00:00:00:00:01", brige = "x" }]
 disk = [{ target = "ram:", vdev = "hda" }, { vdev = "xvda" }, 7]
 pci = ["2.0"]
+device = [{ class = "vif" }, { params = "x" }]
 serves = ["net"]
 on_crash = "restrat"
 autostart = 1
@@ -81,9 +84,11 @@ autostart = 1
         (7, "`target` is missing"),
         (7, "`disk` must be an array of tables, not a value of type integer"),
         (8, "`2.0` is no PCI function, as in 00:02.0"),
-        (9, "`net` is no device class: vif, vbd"),
-        (10, "`restrat` is no value for `on_crash`; did you mean `restart`?"),
-        (11, "`autostart` must be true or false, not a value of type integer"),
+        (9, "`class` must be `echo`"),
+        (9, "`class` is missing"),
+        (10, "`net` is no device class: vif, vbd, echo"),
+        (11, "`restrat` is no value for `on_crash`; did you mean `restart`?"),
+        (12, "`autostart` must be true or false, not a value of type integer"),
     ];
     assert_eq!(seen, expected);
     let shown = error.to_string();

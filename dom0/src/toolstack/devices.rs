@@ -39,8 +39,9 @@ impl Link {
 pub(super) fn plan(config: &Config, domains: &BTreeMap<DomId, Running>) -> Result<Vec<Link>, Refusal> {
     let vifs = config.vifs.iter().enumerate().map(|(at, vif)| (Class::Vif, at as u32, at, &vif.backend));
     let vbds = config.disks.iter().enumerate().map(|(at, disk)| (Class::Vbd, disk.vdev.handle(), at, &disk.backend));
+    let others = config.others.iter().enumerate().map(|(at, other)| (other.class, at as u32, at, &other.backend));
     let mut links = Vec::new();
-    for (class, handle, index, wanted) in vifs.chain(vbds) {
+    for (class, handle, index, wanted) in vifs.chain(vbds).chain(others) {
         let serves = |running: &&Running| {
             let named = wanted.as_ref().is_none_or(|name| *name == running.config.name);
             named && running.ended.is_none() && running.config.serves.contains(&class)
@@ -129,6 +130,10 @@ pub(super) fn make(store: &mut Store, link: &Link, config: &Config) {
             }
         }
         Class::Console => {}
+        Class::Echo => {
+            let Some(other) = config.others.get(link.index) else { return };
+            backend.push(("params".into(), other.params.clone()));
+        }
     }
     for (dir, owner, reader, keys) in [(&back_dir, back, front, backend), (&front_dir, front, back, frontend)] {
         // What a device before it left has other permissions.

@@ -18,13 +18,14 @@ name = "netback"
 kernel = "k"
 memory = 8
 pci = ["00:02.0"]
-serves = ["vif", "vbd"]
+serves = ["vif", "vbd", "echo"]
 [[domain]]
 name = "web"
 kernel = "k"
 memory = 8
 vif = [{ mac = "00:16:3e:00:00:01" }]
 disk = [{ target = "ram:16M", vdev = "xvda", mode = "r" }]
+device = [{ class = "echo", params = "upper" }]
 on_crash = "restart"
 on_reboot = "restart"
 "#;
@@ -65,6 +66,7 @@ fn devices_meet_in_the_store() {
     assert_eq!((front["backend"].as_str(), front["backend-id"].as_str()), ("/local/domain/1/backend/vif/2/0", "1"));
     let disk = tools.store.read_directory("/local/domain/1/backend/vbd/2/51712").0;
     assert_eq!((disk["params"].as_str(), disk["mode"].as_str(), disk["dev"].as_str()), ("ram:16M", "r", "xvda"));
+    assert_eq!(tools.store.get("/local/domain/1/backend/echo/2/0/params").as_deref(), Some("upper"));
     let pci = tools.store.read_directory("/local/domain/0/backend/pci/1/0").0;
     assert_eq!((pci["num_devs"].as_str(), pci["dev-0"].as_str()), ("1", "0000:00:02.0"));
     assert_eq!(tools.store.perms_text("/local/domain/1/backend/vif/2/0").unwrap(), "n1 r2");

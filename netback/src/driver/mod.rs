@@ -12,7 +12,7 @@ use core::cell::RefCell;
 use device::VirtioNet;
 use domain_rt::activity::Activity;
 use domain_rt::backend::Signal;
-use domain_rt::driver::{Driver, Function, Peers, serve_interrupt};
+use domain_rt::driver::{Driver, Function, Peers, give_way, serve_interrupt};
 use domain_rt::events::Event;
 use domain_rt::grant::Mapping;
 use domain_rt::interrupt::Interrupt;
@@ -20,7 +20,6 @@ use domain_rt::page::Pages;
 use domain_rt::println;
 use domain_rt::runtime::Context;
 use domain_rt::store::KeySet;
-use embassy_futures::yield_now;
 use grants::Machine;
 use netback::switch::{OpenError, Outcome, Switch, VifId};
 use netback::vif::VifConfig;
@@ -113,7 +112,7 @@ impl SharedSwitch {
     /// Moves all packets there are, and tells whom it concerns.
     async fn run(&self) {
         while self.some_rounds() {
-            yield_now().await;
+            give_way().await;
         }
     }
 

@@ -9,7 +9,11 @@ use anyhow::{Context, Result, ensure};
 use std::time::Instant;
 
 /// On one CPU and on two.
-pub const CASES: &[Case] = &[("netback-restarts", netback_restarts), ("blkback-restarts", blkback_restarts)];
+pub const CASES: &[Case] = &[
+    ("netback-restarts", netback_restarts),
+    ("blkback-restarts", blkback_restarts),
+    ("echoback-restarts", echoback_restarts),
+];
 
 /// What `web` serves, to the host and to `client`.
 const FILE: &str = "/64m.bin";
@@ -95,6 +99,31 @@ fn blkback_restarts(setting: &Setting<'_>) -> Result<()> {
     system.verify(&join(host)?, FILE)?;
     expect_log(&mut system.machine, "writer", "console: client: SUCCESS")?;
     ensure!(fetch(port, "/hello.txt", PATIENCE)?.status == 200, "web does not serve any more");
+    end(system)
+}
+
+/// The example's guest, with more to say, gets every answer once and in order.
+fn echoback_restarts(setting: &Setting<'_>) -> Result<()> {
+    let manifest = std::fs::read_to_string(setting.place.root.join("examples/echo.toml"))?;
+    let many = manifest.replace("cmdline = \"upper\"", "cmdline = \"upper messages=400000\"");
+    ensure!(many != manifest, "examples/echo.toml has another command line");
+    std::fs::create_dir_all(setting.dir())?;
+    let config = setting.dir().join("echo.toml");
+    std::fs::write(&config, many)?;
+    let mut system = boot(setting, &config)?;
+    let connected = |line: &str| line.contains("echo: echo 0: connected to echoback");
+    let mut from = 0;
+    for restart in 0..=TIMES {
+        let machine = &mut system.machine;
+        let found = machine.wait_line(from, PATIENCE, connected);
+        from = 1 + found.with_context(|| format!("no connection after {restart} restarts"))?;
+        if restart < TIMES {
+            tell(machine, "destroy echoback")?;
+        }
+    }
+    ensure!(!said(&system.machine, "messages came back"), "echo was done before echoback was back");
+    expect_log(&mut system.machine, "echo", "console: echo: 400000 messages came back")?;
+    expect_log(&mut system.machine, "echo", "console: echo: SUCCESS")?;
     end(system)
 }
 

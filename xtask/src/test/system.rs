@@ -23,6 +23,7 @@ pub const ONCE: &[Case] = &[
     ("second-web", second_web),
     ("example-two-disks", example_two_disks),
     ("example-ramdisk", example_ramdisk),
+    ("example-echo", example_echo),
     ("examples", examples),
 ];
 
@@ -222,6 +223,17 @@ fn example_ramdisk(setting: &Setting<'_>) -> Result<()> {
     expect_log(&mut system.machine, "scratch", "console: ok   client's disk   2097152 bytes written and read back")?;
     expect_log(&mut system.machine, "scratch", "console: client: SUCCESS")?;
     power_off(system.machine)
+}
+
+/// The split driver of docs/adding-a-driver.md: ten thousand messages there and back, ten an event and more.
+fn example_echo(setting: &Setting<'_>) -> Result<()> {
+    let mut machine = boot(setting, &example(setting, "echo.toml"))?.machine;
+    expect_log(&mut machine, "echo", "console: echo: 10000 messages came back")?;
+    expect_log(&mut machine, "echo", "console: echo: SUCCESS")?;
+    let said = machine.lines().iter().find_map(|line| number_before(&line.text, "events"));
+    ensure!(said.is_some_and(|events| events < 1000.0), "echo sent {said:?} events");
+    expect_log(&mut machine, "echoback", "console: echoback: up")?;
+    power_off(machine)
 }
 
 /// Each manifest in examples/ runs by the command its page names, and each guest there boots.
