@@ -243,6 +243,11 @@ impl<P: Platform> Core<P> {
                 self.unpark(v);
                 self.fire_running(v, now);
                 self.count(cpu, Counter::Event(Event::Switch));
+                match current {
+                    Some(_) => self.share(cpu),
+                    // It was idle, so that others may have counted on it: somebody else is to take from them.
+                    None => self.cpus.iter().for_each(|cpu| self.share(cpu)),
+                }
             }
             Next::Idle => self.count(cpu, Counter::Event(Event::Idle)),
         }
@@ -348,7 +353,6 @@ impl<P: Platform> Core<P> {
     /// The vCPU to run in place of `current`.
     fn pick(&self, cpu: &Cpu<P>, current: Option<&Arc<Vcpu<P>>>) -> Next<P> {
         if let Some(v) = cpu.queue.pop(cpu.id) {
-            self.share(cpu);
             return Next::Switch(v);
         }
         if let Some(v) = current

@@ -240,6 +240,26 @@ impl Known {
     }
 }
 
+#[test]
+fn an_idle_cpu_that_finds_work_of_its_own_leaves_word_for_what_it_was_to_take() {
+    let mut sim = Sim::new(3);
+    let domain = sim.domain(4);
+    domain.vcpus.iter().for_each(|vcpu| sim.core.take_down(vcpu));
+    sim.settle();
+    let [first, second, bound, third] = [0, 1, 2, 3].map(|v| &domain.vcpus[v]);
+    sim.core.set_affinity(bound, CpuSet(1 << second.sched.cpu().0)).unwrap();
+    sim.settle();
+    // Both wait for one CPU; it runs the one that is bound to it, and tells an idle CPU to take the other.
+    sim.core.bring_up(second);
+    sim.core.bring_up(bound);
+    sim.leave(second.sched.cpu().0 as usize);
+    // That one gets work of its own first.
+    sim.core.bring_up(first);
+    sim.settle();
+    assert!([first, second, bound].iter().all(|vcpu| sim.runs_on(vcpu).is_some()), "the third CPU idles");
+    assert_eq!(sim.runs_on(third), None);
+}
+
 fn queued(sim: &Sim, vcpu: &Arc<Vcpu<TestMachine>>) -> usize {
     let mut found = 0;
     for cpu in &sim.core.cpus {
