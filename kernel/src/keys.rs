@@ -2,15 +2,20 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use ferrule_core::Run;
+use ferrule_core::cpu::MAX_CPUS;
 use ferrule_core::mm::Spoil;
 use ferrule_core::platform::Halt;
+use heapless::Vec;
 use lock_api::Mutex;
 
 use crate::lock::SpinLock;
 use crate::machine::core;
-use crate::{power, say};
+use crate::{heap, machine, power, say, start, world};
 
 const CTRL_A: u8 = 1;
+/// In [`ferrule_core::Cpu::pending`]: an audit is asked for.
+pub const AUDIT_PENDING: u32 = 1 << 30;
 
 static ACTIVE: AtomicBool = AtomicBool::new(false);
 static IN_A_ROW: AtomicU32 = AtomicU32::new(0);
@@ -41,20 +46,41 @@ pub fn take(byte: u8) -> bool {
     active
 }
 
-/// What one key does. Also asked for by sysctl's debug_keys.
-pub fn press(key: u8) {
+/// What one key does, for a hypercall. The audit waits until that is over.
+pub fn press_within(key: u8) {
+    match key {
+        b'a' => machine::cpu().post(AUDIT_PENDING),
+        _ => press(key),
+    }
+}
+
+/// What one key does.
+fn press(key: u8) {
     match key {
         b'h' => say!("h help | q CPUs and domains | e event channels | g grants | a audit | R reboot"),
-        b'q' => core().dump_domains(),
+        b'q' => {
+            let ((heap, used), all) = (heap::size(), start::bytes());
+            say!("the core has {} KiB; its heap uses {} of {} KiB", all >> 10, used >> 10, heap >> 10);
+            core().dump_domains();
+        }
         b'e' => core().dump_events(),
         b'g' => core().dump_grants(),
-        b'a' => {
-            if let Some(what) = SPOIL.lock().take() {
-                core().spoil(what);
-            }
-            core().report_audit(None);
-        }
+        b'a' => audit(),
         b'R' => power::halt(Halt::Reboot),
         _ => say!("no debug key {:?}; h: help", char::from(key)),
     }
+}
+
+/// Audits the frames, with the world standing still. Not in the middle of anything.
+pub fn audit() {
+    world::alone(|| {
+        if let Some(what) = SPOIL.lock().take() {
+            core().spoil(what);
+        }
+        let domains = core().domains.table.read();
+        let running = domains.iter().flat_map(|domain| &domain.vcpus).filter(|vcpu| vcpu.run.is_locked());
+        // SAFETY: the CPUs that hold these locks rest, this one among them, and keep no reference into what they hold.
+        let runs: Vec<&Run, MAX_CPUS> = running.map(|vcpu| unsafe { &*vcpu.run.data_ptr() }).collect();
+        core().report_audit(&runs);
+    });
 }

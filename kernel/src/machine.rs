@@ -40,6 +40,12 @@ pub fn core() -> &'static Core {
     unsafe { &*CORE.load(Ordering::Relaxed) }
 }
 
+/// The core, once it is made.
+pub fn core_if_made() -> Option<&'static Core> {
+    // SAFETY: null, or set once to something that lives for good.
+    unsafe { CORE.load(Ordering::Acquire).as_ref() }
+}
+
 /// This CPU, as the core's logic sees it.
 #[inline(always)]
 pub fn cpu() -> &'static Cpu<Machine> {
@@ -356,7 +362,7 @@ impl Platform for Machine {
     }
 
     fn debug_key(&self, key: u8) {
-        keys::press(key);
+        keys::press_within(key);
     }
 
     fn console_read(&self, to: &mut [u8]) -> usize {

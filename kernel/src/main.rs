@@ -52,6 +52,8 @@ mod switch;
 mod time;
 #[cfg(target_os = "none")]
 mod trap;
+#[cfg(target_os = "none")]
+mod world;
 
 #[cfg(target_os = "none")]
 core::arch::global_asm!(include_str!("boot.s"), options(att_syntax));

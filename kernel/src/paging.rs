@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use ferrule_core::frame::PageInfo;
 use heapless::Vec;
 
 use crate::boot_info::{BootInfo, Range};
@@ -120,9 +121,9 @@ pub fn hypervisor_slots() -> [u64; 16] {
     core::array::from_fn(|n| physical::read(root() + (256 + n as u64) * 8))
 }
 
-/// Builds the tables: all of memory, the frame table and M2P (at the given machine addresses), the image with each part
-/// as it may be used.
-pub fn build(early: &mut Early, boot: &BootInfo, frames: Range, m2p: Range) {
+/// Builds the tables: all of memory, the frame table, the M2P at the given machine addresses, the image with each part
+/// as it may be used. `zero` is a page of zeros.
+pub fn build(early: &mut Early, boot: &BootInfo, m2p: Range, zero: u64) {
     let root = early.take(PAGE);
     ROOT.store(root, Ordering::Relaxed);
     M2P.store(m2p.start, Ordering::Relaxed);
@@ -132,7 +133,7 @@ pub fn build(early: &mut Early, boot: &BootInfo, frames: Range, m2p: Range) {
         let (start, end) = (range.start & !(LARGE_PAGE - 1), range.end.next_multiple_of(LARGE_PAGE));
         map_range(early, layout::DIRECT + start, Range { start, end }, data);
     }
-    map_range(early, layout::FRAMES, frames, data);
+    map_frame_table(early, boot, zero);
     map_range(early, layout::M2P, m2p, PRESENT | USER | NO_EXECUTE);
     let (start, end) = (&raw const image_start as u64, &raw const image_end as u64);
     let (text, rodata) = (&raw const text_end as u64, &raw const rodata_end as u64);
@@ -149,6 +150,28 @@ pub fn build(early: &mut Early, boot: &BootInfo, frames: Range, m2p: Range) {
     }
     // The M2P is the one thing there that guests may see.
     write_entry(root + 256 * 8, physical::read::<u64>(root + 256 * 8) | USER);
+}
+
+/// The frame table has memory where there is RAM; elsewhere a page of zeros says that there is none.
+fn map_frame_table(early: &mut Early, boot: &BootInfo, zero: u64) {
+    let entry = size_of::<PageInfo>() as u64;
+    let usable = boot.regions.iter().filter(|r| r.kind == 1);
+    let parts = usable.map(|r| (r.range.start / PAGE * entry) & !(PAGE - 1)..(r.range.end / PAGE * entry));
+    let mut parts: Vec<core::ops::Range<u64>, 128> = parts.collect();
+    parts.sort_unstable_by_key(|part| part.start);
+    let mut at = 0;
+    for part in parts {
+        for hole in (at..part.start).step_by(PAGE as usize) {
+            map(early, layout::FRAMES + hole, zero | PRESENT | GLOBAL | NO_EXECUTE, false);
+        }
+        let (start, end) = (part.start.max(at), part.end.next_multiple_of(PAGE));
+        if start < end {
+            let memory = early.take(end - start);
+            let range = Range { start: memory, end: memory + (end - start) };
+            map_range(early, layout::FRAMES + start, range, PRESENT | WRITE | GLOBAL | NO_EXECUTE);
+            at = end;
+        }
+    }
 }
 
 fn map_range(early: &mut Early, virt: u64, range: Range, flags: u64) {

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::Mfn;
 use abi::memory::E820Entry;
@@ -33,12 +34,11 @@ extern "C" fn start(magic: u32, info: u64) -> ! {
 
     // The tables for every frame up to the end of usable memory.
     let frames = boot.regions.iter().filter(|r| r.kind == 1).map(|r| r.range.end >> 12).max().unwrap_or(0);
-    let infos = early.take(frames * size_of::<PageInfo>() as u64);
     let m2p = early.take(frames * 8);
     let heap = early.take(HEAP_BYTES);
     let zero = early.take(4096);
     let range = |start: u64, bytes: u64| Range { start, end: (start + bytes).next_multiple_of(4096) };
-    paging::build(&mut early, &boot, range(infos, frames * size_of::<PageInfo>() as u64), range(m2p, frames * 8));
+    paging::build(&mut early, &boot, range(m2p, frames * 8), zero);
     apic::map(&mut early, &firmware);
     let cpu_count = firmware.cpus.len().clamp(1, ferrule_core::cpu::MAX_CPUS) as u32;
     let areas: heapless::Vec<u64, 64> = (0..cpu_count).map(|n| smp::make_area(&mut early, n, 0, zero)).collect();
@@ -60,7 +60,8 @@ extern "C" fn start(magic: u32, info: u64) -> ! {
     power::init(firmware.power_off);
     time::calibrate(firmware.pm_timer);
 
-    let early_bytes = early.used().end - early.used().start;
+    let used = [early.used(), paging::image()].map(|range| range.end - range.start);
+    BOOT_BYTES.store(used.iter().sum(), Ordering::Relaxed);
     let core = make_core(frames, &boot, early.used(), cpu_count);
     machine::set_core(core, zero);
     let online = smp::start_others(&firmware, &areas);
@@ -77,19 +78,29 @@ extern "C" fn start(magic: u32, info: u64) -> ! {
     }
     console::enable_interrupt();
     construct::initial_domain(&boot);
+    for module in &boot.modules {
+        // What was in them is the initial domain's now.
+        let (start, end) = (module.range.start.div_ceil(4096), module.range.end / 4096);
+        core.add_free(Mfn(start), end.saturating_sub(start));
+    }
     let now = time::now();
-    crate::say!(
-        "d0 starts after {}.{:03} ms; the core has {} KiB",
-        now / 1_000_000,
-        now / 1000 % 1000,
-        (early_bytes + paging::image().end - paging::image().start) >> 10
-    );
+    crate::say!("d0 starts after {}.{:03} ms; the core has {} KiB", now / 1_000_000, now / 1000 % 1000, bytes() >> 10);
     trap::run()
+}
+
+/// What the core took while it started.
+static BOOT_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of memory that the core has: all but what is free or a domain's, pages that domains are charged with among it.
+pub fn bytes() -> u64 {
+    let grown = heap::size().0 as u64;
+    BOOT_BYTES.load(Ordering::Relaxed) + grown.saturating_sub(HEAP_BYTES)
 }
 
 /// Makes the core: every usable frame known, those that boot did not take free.
 fn make_core(frames: u64, boot: &BootInfo, used: Range, cpus: u32) -> &'static Core {
-    // SAFETY: zeroed memory of this size was taken for it; all zeros is a `PageInfo`; it is mapped at FRAMES for good.
+    // SAFETY: `paging` mapped so many at FRAMES for good, zeroed: that is a `PageInfo`. What is read-only there is no RAM,
+    // and only what is RAM is ever written.
     let infos: &'static [PageInfo] =
         unsafe { core::slice::from_raw_parts(layout::FRAMES as *const PageInfo, frames as usize) };
     let entry = |r: &crate::boot_info::Region| E820Entry {

@@ -10,7 +10,7 @@ use x86_64::registers::control::Cr2;
 
 use crate::machine::{self, Machine, core};
 use crate::percpu::{self, Current};
-use crate::{apic, flush, switch};
+use crate::{apic, flush, keys, switch, world};
 
 const DEBUG: u32 = 1;
 const NMI: u32 = 2;
@@ -105,11 +105,17 @@ pub fn leave() -> *const CpuUserRegs {
     let cpu = machine::cpu();
     loop {
         let bits = cpu.pending.swap(0, SeqCst);
+        if bits & world::REST_PENDING != 0 {
+            world::rest();
+        }
         if bits & pending::TIMER != 0 {
             core().run_timers(cpu, running().map(|c| &c.vcpu));
         }
         if bits & machine::LINES_PENDING != 0 {
             machine::serve_lines();
+        }
+        if bits & keys::AUDIT_PENDING != 0 {
+            keys::audit();
         }
         if bits & pending::RESCHEDULE != 0 {
             switch::reschedule(cpu);
@@ -242,6 +248,7 @@ pub fn guest_range(at: Vaddr, bytes: usize, write: bool) -> bool {
 
 /// Goes to whatever there is to do on this CPU, and never comes back: from now on it is entered through traps.
 pub fn run() -> ! {
+    world::begin();
     machine::cpu().post(pending::RESCHEDULE);
     let regs = leave();
     // SAFETY: `regs` is the register file of the vCPU that runs here, which `resume_guest` loads.

@@ -167,8 +167,8 @@ impl<P: Platform> Core<P> {
     }
 
     /// Takes a block of `1 << order` free frames below `limit`, which the caller makes somebody's. Nothing in it is
-    /// cleared; no TLB remembers it. While they are nobody's yet their owner is the core.
-    pub(crate) fn take_frames(&self, order: u8, limit: u64) -> Option<Frame> {
+    /// cleared; no TLB remembers it. Until then their owner is the core. Allocates nothing, since the heap grows by it.
+    pub fn take_frames(&self, order: u8, limit: u64) -> Option<Frame> {
         let taken = self.free.0.lock().take(&self.frames, order, limit);
         let (block, stamp) = taken?;
         self.frames.block(block, order).for_each(|frame| self.frames.info(frame).set_owner(Owner::Core));

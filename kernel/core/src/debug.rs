@@ -37,9 +37,10 @@ impl<P: Platform> Core<P> {
                 (account.pages, account.max_pages, account.core_pages)
             };
             self.log(format_args!(
-                "d{}: {:?}, {pages} of {most} pages, {own} pages of the core, on CPUs {:#x}",
+                "d{}: {:?}, {pages} of {most} pages, {} KiB of the core, {own} pages among it, on CPUs {:#x}",
                 domain.id.0,
                 domain.stage(),
+                self.footprint(domain).div_ceil(1024),
                 domain.dirty().0
             ));
             for vcpu in &domain.vcpus {

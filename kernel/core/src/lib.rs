@@ -69,9 +69,10 @@ pub struct Core<P: Platform> {
     pub messages: sync::Lock<P, log::Ring>,
 }
 
-/// Is there memory for `bytes` more? ENOMEM where there is not.
+/// Is there memory for `bytes` more, and for what others take at the same time? ENOMEM where there is not.
 ///
 /// Asked right before something is put into a `Box` or an `Arc`, which cannot report that there is none.
 pub(crate) fn headroom(bytes: usize) -> Result<(), abi::Errno> {
-    alloc::vec::Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| abi::Errno::ENOMEM)
+    const OTHERS: usize = 16 << 10;
+    alloc::vec::Vec::<u8>::new().try_reserve_exact(bytes + OTHERS).map_err(|_| abi::Errno::ENOMEM)
 }

@@ -2,12 +2,15 @@
 
 use alloc::vec::Vec;
 
-use abi::Errno;
 use abi::memory::E820Entry;
+use abi::{Errno, PAGE_SIZE};
 
 use crate::domain::Domain;
 use crate::frame::{Frame, FrameTable, NIL, Owner, PageType, State};
 use crate::platform::Platform;
+use crate::sync::Lock;
+use crate::trap::TrapTable;
+use crate::vcpu::{FpuState, Run, Vcpu};
 use crate::{Core, guest};
 
 /// The most pages of the core that one domain may be charged with, beyond its own memory: grant frames, status pages,
@@ -187,6 +190,15 @@ impl<P: Platform> Core<P> {
             self.dma_changed(frame);
         }
         Ok(())
+    }
+
+    /// Bytes of the core's that a domain takes beyond its own pages: pages it is charged with, and what it has of the
+    /// heap.
+    pub fn footprint(&self, domain: &Domain<P>) -> usize {
+        let vcpu = size_of::<Vcpu<P>>() + size_of::<Lock<P, Run>>() + size_of::<TrapTable>() + size_of::<FpuState>();
+        let fixed = size_of::<Domain<P>>() + domain.vcpus.len() * vcpu + domain.grants.bytes() + domain.events.bytes();
+        let account = domain.memory.lock();
+        fixed + account.core_pages as usize * PAGE_SIZE + size_of_val(account.memory_map())
     }
 
     /// Takes back the reference of a frame's allocation: it is freed with the last other reference. False if somebody

@@ -2,7 +2,7 @@
 //! spoiled on purpose (the core's option `audit-inject=`).
 
 use super::e2e::{Case, Setting};
-use super::shell::{MANIFEST, boot_with, power_off, tell};
+use super::shell::{MANIFEST, boot_on, power_off, tell};
 use crate::qemu::Running;
 use crate::run::keys::press;
 use anyhow::{Context, Result, ensure};
@@ -25,7 +25,7 @@ fn counts(last: &str, unit: &str) -> Result<()> {
 }
 
 fn audit(setting: &Setting<'_>) -> Result<()> {
-    let mut machine = boot_with(setting, "", MANIFEST)?;
+    let mut machine = boot_on(setting, setting.machine("", ""), MANIFEST)?;
     tell(&mut machine, "create sleeper")?;
     tell(&mut machine, "destroy sleeper")?;
     let (faults, last) = asked(&mut machine)?;
@@ -35,7 +35,7 @@ fn audit(setting: &Setting<'_>) -> Result<()> {
     }
     power_off(machine)?;
     for (what, wanted) in [("reference", "Refs"), ("alias", "WritableAlias"), ("port", "audit: port ")] {
-        let mut machine = boot_with(setting, &format!("audit-inject={what}"), MANIFEST)?;
+        let mut machine = boot_on(setting, setting.machine(&format!("audit-inject={what}"), ""), MANIFEST)?;
         let (faults, last) = asked(&mut machine)?;
         ensure!(last.contains("audit: FAILED"), "{what} was not found: {last}");
         let named = |line: &String| line.contains(wanted) && (line.contains("frame 0x") || line.contains("of d0"));

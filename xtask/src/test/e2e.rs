@@ -1,6 +1,7 @@
 //! End to end: machines under QEMU, looked at from outside, on one CPU and on two.
 
 use super::tally::Tally;
+use super::{audit, copies, figures, flood, memory, refusals, restart, routes, shell, signals, system, time, tool};
 use crate::build::{Part, build, built};
 use crate::place::Place;
 use crate::process::stdout_of;
@@ -44,23 +45,17 @@ const CASES: &[Case] = &[
 /// The cases of a machine, each taken on one CPU and on two.
 const MACHINES: &[&[Case]] = &[
     CASES,
-    super::shell::CASES,
-    super::audit::CASES,
-    super::copies::CASES,
-    super::restart::CASES,
-    super::system::CASES,
-    super::flood::CASES,
-    super::time::CASES,
+    shell::CASES,
+    audit::CASES,
+    memory::CASES,
+    copies::CASES,
+    restart::CASES,
+    system::CASES,
+    flood::CASES,
+    time::CASES,
 ];
 /// What is the same on any machine, taken once.
-const ONCE: &[&[Case]] = &[
-    super::figures::CASES,
-    super::tool::CASES,
-    super::refusals::CASES,
-    super::signals::CASES,
-    super::routes::CASES,
-    super::system::ONCE,
-];
+const ONCE: &[&[Case]] = &[figures::CASES, tool::CASES, refusals::CASES, signals::CASES, routes::CASES, system::ONCE];
 
 /// Runs every case, or those whose name contains `only`.
 pub fn run(place: &Place, only: Option<&str>) -> Result<Tally> {

@@ -6,6 +6,7 @@ mod e2e;
 mod figures;
 mod flood;
 mod host;
+mod memory;
 mod refusals;
 mod restart;
 mod routes;

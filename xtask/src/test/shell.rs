@@ -2,7 +2,7 @@
 
 use super::e2e::{Case, PATIENCE, Setting, expect_ending, expect_line};
 use crate::build::{Part, built};
-use crate::qemu::{Ending, Running};
+use crate::qemu::{Ending, Machine, Running};
 use crate::run::console::{attach, command, with_core};
 use crate::run::keys::usage;
 use crate::run::log::Entry;
@@ -42,11 +42,11 @@ const ROUNDS: usize = 50;
 
 /// dom0 with a manifest and the images it may name, at its first prompt.
 fn boot(setting: &Setting<'_>, manifest: &str) -> Result<Running> {
-    boot_with(setting, "", manifest)
+    boot_on(setting, setting.machine("", ""), manifest)
 }
 
-/// The same, on a core with these options.
-pub fn boot_with(setting: &Setting<'_>, options: &str, manifest: &str) -> Result<Running> {
+/// The same, on this machine.
+pub fn boot_on(setting: &Setting<'_>, machine: Machine, manifest: &str) -> Result<Running> {
     let image = |name: &str| built(setting.place, Part::Domains, name).with_context(|| format!("no image {name}"));
     let mut files = vec![("first".to_string(), image("first")?)];
     for what in [1, 2] {
@@ -55,7 +55,7 @@ pub fn boot_with(setting: &Setting<'_>, options: &str, manifest: &str) -> Result
     let ramdisk = setting.log.with_extension("ramdisk");
     world::ramdisk(&ramdisk, manifest.as_bytes(), &files)?;
     let initrd = format!("{} log-consoles,{}", image("dom0")?.display(), ramdisk.display());
-    let mut machine = setting.start(&setting.machine(options, &initrd))?;
+    let mut machine = setting.start(&Machine { initrd, ..machine })?;
     attach(&mut machine, PATIENCE)?;
     Ok(machine)
 }

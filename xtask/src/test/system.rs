@@ -21,6 +21,7 @@ pub const CASES: &[Case] = &[("devices-come-and-go", devices_come_and_go)];
 pub const ONCE: &[Case] = &[
     ("large-download", large_download),
     ("second-web", second_web),
+    ("audit-under-load", audit_under_load),
     ("example-two-disks", example_two_disks),
     ("example-ramdisk", example_ramdisk),
     ("example-echo", example_echo),
@@ -101,6 +102,21 @@ fn large_download(setting: &Setting<'_>) -> Result<()> {
     system.verify(&small, "/hello.txt")?;
     let medium = fetch(port, "/8m.bin", WHOLE)?;
     system.verify(&medium, "/8m.bin")?;
+    let large = join(large)?;
+    system.verify(&large, "/64m.bin")?;
+    power_off(system.machine)
+}
+
+/// Each of twenty audits in the middle of a transfer is clean: the machine stands still for them. And goes on after.
+fn audit_under_load(setting: &Setting<'_>) -> Result<()> {
+    let mut system = boot(setting, &example(setting, "tour.toml"))?;
+    let port = system.port_of("web")?;
+    let large = in_thread(port, "/64m.bin");
+    ensure!(fetch(port, "/", PATIENCE)?.status == 200, "web does not serve");
+    for round in 0..20 {
+        expect_clean_audit(&mut system.machine).with_context(|| format!("audit {round}"))?;
+    }
+    ensure!(!large.is_finished(), "64 MiB were there before twenty audits were");
     let large = join(large)?;
     system.verify(&large, "/64m.bin")?;
     power_off(system.machine)

@@ -138,6 +138,12 @@ impl<P: Platform> Events<P> {
         Ok(Self { ports: Lock::<P, _>::new(ports), pollers: AtomicU32::new(0) })
     }
 
+    /// Bytes of the heap that the ports take.
+    pub(crate) fn bytes(&self) -> usize {
+        let ports = self.ports.lock();
+        ports.buckets.iter().map(|bucket| size_of_val(&**bucket)).sum::<usize>() + size_of_val(&*ports.pirqs)
+    }
+
     /// A vCPU no longer polls.
     pub(crate) fn poll_ended(&self) {
         self.pollers.fetch_sub(1, Ordering::SeqCst);

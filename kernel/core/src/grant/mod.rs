@@ -57,6 +57,11 @@ impl<P: Platform> Grants<P> {
         self.table.lock().size()
     }
 
+    /// Bytes of the heap that both take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.table.lock().bytes() + self.track.lock().bytes()
+    }
+
     /// How many of its entries are in use, and how many mappings of others' it has. For debugging and audits.
     pub fn in_use(&self) -> (usize, usize) {
         (self.table.lock().pinned(), self.track.lock().len())

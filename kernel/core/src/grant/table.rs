@@ -61,6 +61,11 @@ impl Table {
         (self.frames.len() as u32, self.limit)
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        let chunks = self.active.iter().flatten().map(|chunk| size_of_val(&**chunk)).sum::<usize>();
+        chunks + size_of_val(&*self.active) + size_of_val(&*self.frames)
+    }
+
     pub(super) fn pinned(&self) -> usize {
         self.pinned
     }

@@ -52,6 +52,10 @@ impl<P: Platform> Track<P> {
         self.used
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.chunks.iter().map(|chunk| size_of_val(&**chunk)).sum()
+    }
+
     /// The frames that devices reach by it, and whether they may write them. For audits.
     pub(super) fn device_maps(&self) -> impl Iterator<Item = (Frame, bool)> {
         let used = |slot: &Slot<P>| match slot {

@@ -1,7 +1,7 @@
 //! The checker that proves the invariants: it walks everything, recomputes every count, and compares.
 //!
 //! It trusts nothing but the tables' contents and the list of who holds references. It is for tests, and for the debug
-//! key on a machine at rest: what changes meanwhile looks like a fault.
+//! key, while the machine stands still: what changes meanwhile looks like a fault.
 
 use alloc::vec::Vec;
 
@@ -69,8 +69,6 @@ struct Audit<'a, P: Platform> {
     base: usize,
     findings: Vec<Finding>,
     seen: Seen,
-    /// How many vCPUs' states could not be looked at.
-    unseen: usize,
 }
 
 /// Findings kept; more are not told apart.
@@ -83,15 +81,14 @@ const SMALLEST_WINDOW: usize = 1024;
 impl<P: Platform> Core<P> {
     /// Walks everything. Empty: all is well.
     ///
-    /// `running` is the state of the vCPU that the caller runs on, if any: its lock is held. While others run
-    /// somewhere, roots and descriptor tables may have more references than are found. ENOMEM where there is no room
-    /// for counts.
-    pub fn audit(&self, running: Option<&Run>) -> Result<Vec<Finding>, Errno> {
+    /// `running` are the states of the vCPUs that run somewhere, whose locks are held. ENOMEM where there is no room for
+    /// counts.
+    pub fn audit(&self, running: &[&Run]) -> Result<Vec<Finding>, Errno> {
         Ok(self.audit_by(running, USUAL_WINDOW)?.0)
     }
 
     /// The same, with the counts of at most so many frames at once.
-    pub(super) fn audit_by(&self, running: Option<&Run>, window: usize) -> Result<(Vec<Finding>, Seen), Errno> {
+    pub(super) fn audit_by(&self, running: &[&Run], window: usize) -> Result<(Vec<Finding>, Seen), Errno> {
         let mut window = window.min(self.frames.len()).max(1);
         let mut counts = Vec::new();
         while counts.try_reserve_exact(window).is_err() {
@@ -102,7 +99,7 @@ impl<P: Platform> Core<P> {
         }
         let mut findings = Vec::new();
         findings.try_reserve_exact(MOST).map_err(|_| Errno::ENOMEM)?;
-        let mut audit = Audit { core: self, counts, base: 0, findings, seen: Seen::default(), unseen: 0 };
+        let mut audit = Audit { core: self, counts, base: 0, findings, seen: Seen::default() };
         for base in (0..self.frames.len()).step_by(window) {
             audit.window(base, window.min(self.frames.len() - base), running);
         }
@@ -119,7 +116,7 @@ impl<P: Platform> Core<P> {
     }
 
     /// Says on the console what [`audit`](Self::audit) finds.
-    pub fn report_audit(&self, running: Option<&Run>) {
+    pub fn report_audit(&self, running: &[&Run]) {
         let Ok((findings, seen)) = self.audit_by(running, USUAL_WINDOW) else {
             return self.log(format_args!("audit: no memory for it"));
         };
@@ -143,17 +140,13 @@ impl<P: Platform> Core<P> {
 
 impl<P: Platform> Audit<'_, P> {
     /// Walks everything, and compares the counts of some frames.
-    fn window(&mut self, base: usize, frames: usize, running: Option<&Run>) {
+    fn window(&mut self, base: usize, frames: usize, running: &[&Run]) {
         self.base = base;
-        self.unseen = 0;
         self.counts.clear();
         self.counts.resize_with(frames, || Count { refs: 0, types: 0 });
-        if let Some(run) = running {
-            self.vcpu(run);
-        }
+        running.iter().for_each(|run| self.vcpu(run));
         let core = self.core;
         core.domains.table.read().iter().for_each(|domain| self.domain(domain));
-        self.unseen -= usize::from(running.is_some()).min(self.unseen);
         core.frames.iter().for_each(|frame| self.frame(frame));
         core.frames.iter().for_each(|frame| self.compare(frame));
     }
@@ -185,9 +178,8 @@ impl<P: Platform> Audit<'_, P> {
 
     fn domain(&mut self, domain: &Domain<P>) {
         for vcpu in &domain.vcpus {
-            match vcpu.run.try_lock() {
-                Some(run) => self.vcpu(&run),
-                None => self.unseen += 1,
+            if let Some(run) = vcpu.run.try_lock() {
+                self.vcpu(&run);
             }
             let (info, _) = vcpu.info.get();
             if info != domain.shared_info {
@@ -303,11 +295,7 @@ impl<P: Platform> Audit<'_, P> {
         self.seen.frames += 1;
         self.seen.references += found.0;
         let counted = (state.refs(), state.type_refs());
-        let held_unseen = self.unseen > 0
-            && matches!(state.kind(), PageType::L4 | PageType::SegmentDescriptor)
-            && found.0 <= counted.0
-            && found.1 <= counted.1;
-        if found != counted && !held_unseen {
+        if found != counted {
             self.complain(frame, Fault::Refs { found, counted });
         }
     }

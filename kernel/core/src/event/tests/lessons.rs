@@ -268,9 +268,9 @@ fn a_registered_vcpu_info_gets_the_events_and_loses_none() {
     let (_, port) = alloc(&core, &guest);
     core.send_event(&guest.domain, port);
     assert_eq!(word(layout::SELECTOR), 1);
-    assert_eq!(core.audit(None), Ok(Vec::new()));
+    assert_eq!(core.audit(&[]), Ok(Vec::new()));
     core.release_vcpu_info(&guest.domain, &guest.vcpu);
-    assert_eq!(core.audit(None), Ok(Vec::new()));
+    assert_eq!(core.audit(&[]), Ok(Vec::new()));
     assert_eq!(shared(&core, &guest.domain, layout::PENDING).count_ones(), 2);
 }
 

@@ -87,6 +87,6 @@ fn refs(core: &TestCore, frame: Frame) -> (u64, u64) {
 /// All counts are right, and no TLB remembers what it may not.
 #[track_caller]
 fn sound(core: &TestCore) {
-    assert_eq!(core.audit(None), Ok(Vec::new()));
+    assert_eq!(core.audit(&[]), Ok(Vec::new()));
     assert_eq!(testing::stale_translations(core), Vec::new());
 }

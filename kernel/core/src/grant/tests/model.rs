@@ -280,7 +280,7 @@ impl World {
             }
             prop_assert_eq!(self.d[by].domain.grants.in_use().1, self.model.maps[by].len());
         }
-        prop_assert_eq!(self.core.audit(None), Ok(Vec::new()));
+        prop_assert_eq!(self.core.audit(&[]), Ok(Vec::new()));
         Ok(())
     }
 }

@@ -275,16 +275,16 @@ fn lesson_14_no_cacheability_aliases() {
 fn the_audit_fails_on_an_extra_reference() {
     let (core, guest) = machine(8);
     assert!(core.get_again(guest.frames[2]));
-    let findings = core.audit(None).unwrap();
+    let findings = core.audit(&[]).unwrap();
     let extra = Fault::Refs { found: (2, 1), counted: (3, 1) };
     assert!(matches!(findings[..], [Finding::Frame(f, _, _, fault)] if f == guest.frames[2] && fault == extra));
     // A window at a time it finds the same.
-    assert_eq!(core.audit_by(None, 100).unwrap().0, findings);
+    assert_eq!(core.audit_by(&[], 100).unwrap().0, findings);
     core.put_page(guest.frames[2]);
     sound(&core);
-    assert_eq!(core.audit_by(None, 100).unwrap().0, []);
+    assert_eq!(core.audit_by(&[], 100).unwrap().0, []);
     core.get_type(guest.frames[2], PageType::Writable, guest.domain.dirty()).unwrap();
-    assert_eq!(core.audit(None).unwrap().len(), 1);
+    assert_eq!(core.audit(&[]).unwrap().len(), 1);
 }
 
 /// The audit finds a page table that is mapped writable, even where the counts agree.
@@ -296,7 +296,7 @@ fn the_audit_fails_on_a_writable_alias_of_a_table() {
     core.platform.word(l1, 8).store(alias.0, SeqCst);
     let info = core.frames.info(l1);
     let _ = info.update(|state| Some(State(state.0 + State::TYPE_REF)));
-    let findings = core.audit(None).unwrap();
+    let findings = core.audit(&[]).unwrap();
     let alias = |f: &&Finding| matches!(f, Finding::Frame(frame, .., fault) if *frame == l1 && *fault == Fault::WritableAlias(l1));
     assert_eq!(findings.iter().filter(alias).count(), 1, "{findings:?}");
     let counts = |f: &Finding| matches!(f, Finding::Frame(.., Fault::Refs { .. }));
@@ -316,7 +316,7 @@ fn the_audit_fails_on_a_leaked_port() {
     core.bind_ipi(&guest.domain, abi::VcpuId(0)).unwrap();
     sound(&core);
     let leaked = core.leak_port(&guest.domain).unwrap();
-    assert_eq!(core.audit(None), Ok(std::vec![Finding::Port(guest.domain.id, leaked)]));
+    assert_eq!(core.audit(&[]), Ok(std::vec![Finding::Port(guest.domain.id, leaked)]));
     core.close(&guest.domain, leaked).unwrap();
     sound(&core);
 }
@@ -332,7 +332,7 @@ fn what_the_test_aid_spoils_is_found() {
         assert_eq!(pin(&core, &guest, 1, guest.frames[4]), 0);
         sound(&core);
         assert!(core.spoil(what), "{what:?}");
-        let findings = core.audit(None).unwrap();
+        let findings = core.audit(&[]).unwrap();
         assert!(!findings.is_empty(), "{what:?}");
         assert!(findings.iter().all(|f| matches!(f, Finding::Frame(..)) == frame), "{what:?}: {findings:?}");
     }
