@@ -5,60 +5,41 @@
 extern crate alloc;
 
 #[cfg(target_os = "none")]
-mod acpi_tables;
-#[cfg(target_os = "none")]
-mod apic;
-#[cfg(target_os = "none")]
-mod boot_info;
-#[cfg(target_os = "none")]
-mod console;
-#[cfg(target_os = "none")]
-mod construct;
-#[cfg(target_os = "none")]
-mod cpu;
-#[cfg(target_os = "none")]
-mod descriptors;
-#[cfg(target_os = "none")]
-mod flush;
-#[cfg(target_os = "none")]
-mod fpu;
-#[cfg(target_os = "none")]
-mod heap;
-#[cfg(target_os = "none")]
-mod keys;
-#[cfg(target_os = "none")]
-mod layout;
-#[cfg(target_os = "none")]
-mod lock;
-#[cfg(target_os = "none")]
-mod machine;
-#[cfg(target_os = "none")]
-mod paging;
-#[cfg(target_os = "none")]
-mod pci;
-#[cfg(target_os = "none")]
-mod percpu;
-#[cfg(target_os = "none")]
-mod physical;
-#[cfg(target_os = "none")]
-mod power;
-#[cfg(target_os = "none")]
-mod smp;
-#[cfg(target_os = "none")]
-mod start;
-#[cfg(target_os = "none")]
-mod switch;
-#[cfg(target_os = "none")]
-mod time;
-#[cfg(target_os = "none")]
-mod trap;
-#[cfg(target_os = "none")]
-mod world;
+use image::*;
 
+/// The image itself. Its parts lie beside this file, and name each other as parts of the crate.
 #[cfg(target_os = "none")]
-core::arch::global_asm!(include_str!("boot.s"), options(att_syntax));
-#[cfg(target_os = "none")]
-core::arch::global_asm!(include_str!("entry.s"), options(att_syntax));
+#[path = "."]
+mod image {
+    pub mod acpi_tables;
+    pub mod apic;
+    pub mod boot_info;
+    pub mod console;
+    pub mod construct;
+    pub mod cpu;
+    pub mod descriptors;
+    pub mod flush;
+    pub mod fpu;
+    pub mod heap;
+    pub mod keys;
+    pub mod layout;
+    pub mod lock;
+    pub mod machine;
+    pub mod paging;
+    pub mod pci;
+    pub mod percpu;
+    pub mod physical;
+    pub mod power;
+    pub mod smp;
+    pub mod start;
+    pub mod switch;
+    pub mod time;
+    pub mod trap;
+    pub mod world;
+
+    core::arch::global_asm!(include_str!("boot.s"), options(att_syntax));
+    core::arch::global_asm!(include_str!("entry.s"), options(att_syntax));
+}
 
 #[cfg(not(target_os = "none"))]
 fn main() {

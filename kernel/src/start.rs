@@ -119,7 +119,7 @@ fn make_core(frames: u64, boot: &BootInfo, used: Range, cpus: u32) -> &'static C
         free,
         domains,
         cpus,
-        lines: Default::default(),
+        lines: ferrule_core::Lock::<Machine, _>::new(ferrule_core::irq::Lines::new()),
         log_refusals: boot.option("log") == Some("debug"),
         messages: Default::default(),
     }));

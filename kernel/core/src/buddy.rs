@@ -6,10 +6,9 @@
 
 use abi::Mfn;
 
-use crate::Core;
-use crate::frame::{Frame, FrameTable, NIL, Owner, State};
-use crate::platform::{Flush, Platform};
-use crate::sync::{Guard, Lock};
+use crate::frame::{FrameTable, NIL};
+use crate::sync::Guard;
+use crate::{Core, Flush, Frame, Lock, Owner, Platform, State};
 
 /// Blocks are of `1 << order` frames, order 0 to 18 (1 GiB).
 pub const MAX_ORDER: u8 = 18;

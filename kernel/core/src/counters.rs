@@ -2,9 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::Core;
-use crate::cpu::Cpu;
-use crate::platform::Platform;
+use crate::{Core, Cpu, Platform};
 
 /// Hypercall numbers that are told apart.
 const HYPERCALLS: usize = 64;
@@ -132,12 +130,6 @@ impl Counters {
     /// How often it has happened here.
     pub fn get(&self, what: Counter) -> u64 {
         what.index().and_then(|i| self.0.get(i)).map_or(0, |slot| slot.load(Ordering::Relaxed))
-    }
-}
-
-impl Default for Counters {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

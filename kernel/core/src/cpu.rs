@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::platform::Platform;
+use crate::Platform;
 
 /// The most CPUs that are brought online; a [`CpuSet`] is one word.
 pub const MAX_CPUS: usize = 64;

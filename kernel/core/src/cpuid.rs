@@ -2,9 +2,7 @@
 //!
 //! Hidden is what ring 3 cannot have or the core does not offer; everything else is the hardware's.
 
-use crate::Core;
-use crate::platform::Platform;
-use crate::vcpu::Run;
+use crate::{Core, Platform, Run};
 
 /// First leaf of the hypervisor's own range (`arch-x86/cpuid.h`).
 const BASE: u32 = 0x4000_0000;

@@ -4,10 +4,8 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use abi::Virq;
 
-use crate::Core;
 use crate::counters::{Counter, Event};
-use crate::domain::Privilege;
-use crate::platform::Platform;
+use crate::{Core, Platform, Privilege};
 
 impl<P: Platform> Core<P> {
     /// Something was typed on the machine's console: tells whoever reads it.

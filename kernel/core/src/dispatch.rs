@@ -9,11 +9,7 @@ use abi::{Errno, Vaddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::counters::{Counter, Event};
-use crate::cpu::Cpu;
-use crate::domain::{Domain, Privilege};
-use crate::platform::{AddressSpace, Fault, Platform};
-use crate::vcpu::{Run, Vcpu};
-use crate::{Core, guest};
+use crate::{AddressSpace, Core, Cpu, Domain, Fault, Platform, Privilege, Run, Vcpu, guest};
 
 /// Who calls, and on what: the vCPU that runs on this CPU.
 pub struct Caller<'a, P: Platform> {

@@ -7,11 +7,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use abi::DomId;
 
-use crate::cpu::CpuSet;
-use crate::frame::Frame;
-use crate::platform::Platform;
-use crate::sync::{Lock, RwLock};
-use crate::vcpu::Vcpu;
+use crate::sync::RwLock;
+use crate::{CpuSet, Frame, Lock, Platform, Vcpu};
 
 bitflags::bitflags! {
     /// What a domain may do beyond looking after itself. A set, not "is it dom0".
@@ -147,11 +144,5 @@ impl<P: Platform> Domains<P> {
     pub fn get(&self, id: DomId) -> Option<Arc<Domain<P>>> {
         let table = self.table.read();
         table.binary_search_by_key(&id.0, |d| d.id.0).ok().and_then(|at| table.get(at)).cloned()
-    }
-}
-
-impl<P: Platform> Default for Domains<P> {
-    fn default() -> Self {
-        Self::new()
     }
 }

@@ -24,10 +24,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use abi::memory::E820Entry;
 use abi::{DomId, Errno, Mfn};
 
-use crate::Core;
-use crate::cpu::CpuSet;
-use crate::domain::Domain;
-use crate::platform::{Flush, Platform};
+use crate::{Core, CpuSet, Domain, Flush, Platform};
 
 mod place;
 pub use place::Place;

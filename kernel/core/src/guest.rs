@@ -9,9 +9,7 @@ use core::sync::atomic::Ordering;
 use abi::{PAGE_SIZE, Vaddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::Core;
-use crate::frame::Frame;
-use crate::platform::{AddressSpace, Fault, Platform};
+use crate::{AddressSpace, Core, Fault, Frame, Platform};
 
 /// Words in a frame.
 pub const WORDS: usize = PAGE_SIZE / 8;

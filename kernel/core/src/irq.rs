@@ -11,9 +11,7 @@ use core::ops::RangeInclusive;
 
 use abi::{Errno, Mfn};
 
-use crate::Core;
-use crate::domain::{Domain, Privilege};
-use crate::platform::Platform;
+use crate::{Core, Domain, Platform, Privilege};
 
 /// First line that is a message, not a GSI.
 pub const FIRST_MESSAGE: u32 = 64;
@@ -160,12 +158,6 @@ impl<P: Platform> Lines<P> {
 
     fn of(&mut self, line: Line) -> impl Iterator<Item = &mut Sharer<P>> {
         self.lines.iter_mut().filter(move |(l, _)| *l == line).map(|(_, sharer)| sharer)
-    }
-}
-
-impl<P: Platform> Default for Lines<P> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -40,8 +40,10 @@ pub mod vcpu;
 
 pub use cpu::{Cpu, CpuId, CpuSet};
 pub use dispatch::{Args, Caller, HcResult, Stop};
-pub use domain::{Domain, Privilege};
-pub use platform::{Flush, Platform};
+pub use domain::{Domain, Privilege, Stage};
+pub use frame::{Frame, Owner, PageType, State};
+pub use platform::{AddressSpace, Fault, Flush, Platform};
+pub use sync::Lock;
 pub use vcpu::{Run, Vcpu};
 
 use alloc::boxed::Box;

@@ -5,13 +5,10 @@ use alloc::vec::Vec;
 use abi::memory::E820Entry;
 use abi::{Errno, PAGE_SIZE};
 
-use crate::domain::Domain;
-use crate::frame::{Frame, FrameTable, NIL, Owner, PageType, State};
-use crate::platform::Platform;
-use crate::sync::Lock;
+use crate::frame::{FrameTable, NIL};
 use crate::trap::TrapTable;
-use crate::vcpu::{FpuState, Run, Vcpu};
-use crate::{Core, guest};
+use crate::vcpu::FpuState;
+use crate::{Core, Domain, Frame, Lock, Owner, PageType, Platform, Run, State, Vcpu, guest};
 
 /// The most pages of the core that one domain may be charged with, beyond its own memory: grant frames, status pages,
 /// event words.

@@ -4,9 +4,7 @@ use core::sync::atomic::AtomicU64;
 
 use abi::{Mfn, Vaddr};
 
-use crate::cpu::{CpuId, CpuSet};
-use crate::frame::Frame;
-use crate::vcpu::Run;
+use crate::{CpuId, CpuSet, Frame, Run};
 
 /// How a guest address could not be reached: the guest's own page tables do not allow it.
 ///

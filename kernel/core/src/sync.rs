@@ -18,7 +18,7 @@
 //! 9. a CPU's run queue
 //! 10. the console
 
-use crate::platform::Platform;
+use crate::Platform;
 
 /// A mutual-exclusion lock of the platform's kind.
 pub type Lock<P, T> = lock_api::Mutex<<P as Platform>::RawMutex, T>;

@@ -21,15 +21,16 @@ use abi::layout::{MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
 use abi::{Errno, Mfn, PAGE_SIZE, Pte, PteFlags, Vaddr};
 
 use crate::buddy::Allocator;
-use crate::cpu::{Cpu, CpuId, CpuSet};
-use crate::dispatch::{self, Args, Caller};
-use crate::domain::{Domain, Domains, Privilege};
-use crate::frame::{Frame, FrameTable, Owner, PageInfo, PageType};
+use crate::dispatch::{self};
+use crate::domain::Domains;
+use crate::frame::{FrameTable, PageInfo};
 use crate::guest::WORDS;
 use crate::lifecycle::NewDomain;
-use crate::platform::{AddressSpace, Fault, Flush, Halt, Platform};
-use crate::vcpu::{Run, Vcpu};
-use crate::{Core, Stop, mm};
+use crate::platform::Halt;
+use crate::{
+    AddressSpace, Args, Caller, Core, Cpu, CpuId, CpuSet, Domain, Fault, Flush, Frame, Owner, PageType, Platform,
+    Privilege, Run, Stop, Vcpu, mm,
+};
 
 /// A core over a [`TestMachine`].
 pub type TestCore = Core<TestMachine>;
@@ -158,7 +159,7 @@ pub fn core_with(frames: usize, cpus: u32, scatter: bool) -> Box<TestCore> {
         free: Allocator::new(scatter),
         domains: Domains::new(),
         cpus: (0..cpus).map(|id| Cpu::new(CpuId(id))).collect(),
-        lines: Default::default(),
+        lines: crate::Lock::<TestMachine, _>::new(crate::irq::Lines::new()),
         log_refusals: false,
         messages: Default::default(),
     });

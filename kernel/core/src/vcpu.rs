@@ -6,10 +6,8 @@ use alloc::sync::{Arc, Weak};
 use abi::regs::CpuUserRegs;
 use abi::{Errno, VcpuId};
 
-use crate::domain::Domain;
-use crate::frame::{Frame, Place};
-use crate::platform::{AddressSpace, Platform};
-use crate::sync::Lock;
+use crate::frame::Place;
+use crate::{AddressSpace, Domain, Frame, Lock, Platform};
 
 /// Frames that a guest's descriptor table can have: `FIRST_RESERVED_GDT_PAGE` of the public headers.
 pub const GDT_FRAMES: usize = 14;

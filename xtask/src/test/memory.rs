@@ -2,7 +2,7 @@
 
 use super::e2e::{Case, Setting};
 use super::shell::{boot_on, power_off, tell};
-use crate::qemu::{Machine, Running};
+use crate::qemu::Machine;
 use crate::run::keys::press;
 use crate::run::log::number_before;
 use anyhow::{Context, Result, ensure};

@@ -3,11 +3,9 @@
 
 use super::Outcome;
 use super::operand::general;
-use crate::Core;
-use crate::dispatch::{Caller, Stop};
 use crate::hypercall::{debugreg, fpu_taskswitch};
-use crate::platform::Platform;
 use crate::trap::{CR0_TS, Exception};
+use crate::{Caller, Core, Platform, Stop};
 use abi::trap::vector;
 
 /// CR0 as every guest sees it: PE, MP, ET, NE, WP, AM, PG.

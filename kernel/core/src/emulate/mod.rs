@@ -6,11 +6,8 @@
 use abi::layout::FLAT_RING3_CS64;
 use abi::{PAGE_SIZE, Vaddr};
 
-use crate::Core;
-use crate::dispatch::Caller;
-use crate::platform::Platform;
-use crate::segment;
 use crate::trap::Exception;
+use crate::{Caller, Core, Platform, segment};
 
 mod control;
 mod msr;

@@ -1,10 +1,8 @@
 //! The model-specific registers that a guest can see. All others raise #GP in it.
 
 use super::Outcome;
-use crate::Core;
-use crate::dispatch::Caller;
 use crate::hypercall::set_segment_base::{self, Base};
-use crate::platform::Platform;
+use crate::{Caller, Core, Platform};
 
 /// MSR numbers.
 mod number {

@@ -8,11 +8,8 @@ use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register}
 
 use super::Outcome;
 use super::operand::{self, mask};
-use crate::Core;
-use crate::dispatch::Caller;
-use crate::domain::Privilege;
-use crate::platform::{AddressSpace, Fault, Platform};
 use crate::trap::{Exception, fault};
+use crate::{AddressSpace, Caller, Core, Fault, Platform, Privilege};
 use abi::regs::rflags;
 
 /// PCI configuration address and data.

@@ -7,10 +7,8 @@ use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register}
 
 use super::Outcome;
 use super::operand::{self, ARITHMETIC};
-use crate::Core;
-use crate::dispatch::Caller;
 use crate::mm::Trapped;
-use crate::platform::Platform;
+use crate::{Caller, Core, Platform};
 
 /// What an instruction does to its memory operand.
 struct Effect {

@@ -7,10 +7,9 @@ use abi::trap::{TrapInfo, vector};
 use abi::{Pte, Vaddr};
 use proptest::prelude::*;
 
-use crate::dispatch::Caller;
 use crate::mm::PageType;
 use crate::testing::{self, Guest, TestCore, TestMachine, WRITABLE};
-use crate::{Privilege, guest};
+use crate::{Caller, Privilege, guest};
 
 const HANDLER: u64 = 0x40_0000;
 const CODE: usize = 3;

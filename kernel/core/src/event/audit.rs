@@ -6,9 +6,7 @@ use core::sync::atomic::Ordering::SeqCst;
 use abi::{Errno, Port};
 
 use super::{Both, Bound, Channel, Peer};
-use crate::Core;
-use crate::domain::{Domain, Stage};
-use crate::platform::Platform;
+use crate::{Core, Domain, Platform, Stage};
 
 impl<P: Platform> Core<P> {
     /// Looks at each open port of a domain, and complains of those to which nothing corresponds: half a channel, an

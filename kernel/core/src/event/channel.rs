@@ -7,10 +7,7 @@ use abi::event::PortStatus;
 use abi::{DomId, Errno, Port, VcpuId, Virq};
 
 use super::{Both, Bound, Channel, Peer, Ports};
-use crate::Core;
-use crate::dispatch::Stop;
-use crate::domain::Domain;
-use crate::platform::Platform;
+use crate::{Core, Domain, Platform, Stop};
 
 /// Ports that a reset closes between two looks at whether it should make room.
 const RESET_SLICE: u32 = 64;

@@ -7,10 +7,7 @@ use abi::{Port, VcpuId, Virq};
 
 use super::raise::{Notified, Set, Words};
 use super::{Bound, layout};
-use crate::domain::{Domain, Privilege};
-use crate::platform::Platform;
-use crate::vcpu::Vcpu;
-use crate::{Core, guest};
+use crate::{Core, Domain, Platform, Privilege, Vcpu, guest};
 
 /// The port that a vCPU polls when it polls several.
 const ANY: u32 = 0;

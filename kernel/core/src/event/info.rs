@@ -4,11 +4,7 @@ use abi::vcpu::VcpuInfo;
 use abi::{Errno, Mfn};
 
 use super::layout;
-use crate::domain::Domain;
-use crate::frame::PageType;
-use crate::platform::Platform;
-use crate::vcpu::Vcpu;
-use crate::{Core, guest};
+use crate::{Core, Domain, PageType, Platform, Vcpu, guest};
 
 /// Words of a `vcpu_info`.
 const WORDS: usize = size_of::<VcpuInfo>() / 8;

@@ -27,9 +27,8 @@ use abi::{DomId, Errno, Port, VcpuId, Virq};
 
 pub use channel::PortInfo;
 
-use crate::domain::Domain;
-use crate::platform::Platform;
-use crate::sync::{Guard, Lock};
+use crate::sync::Guard;
+use crate::{Domain, Lock, Platform};
 
 /// Ports in a bucket. A port is valid, in the sense of EINVAL, if its bucket exists: as in Xen.
 const BUCKET: usize = 64;
@@ -188,11 +187,5 @@ impl VcpuEvents {
     /// The port that a virtual interrupt is bound to.
     fn virq(&self, virq: Virq) -> Option<&AtomicU32> {
         self.virqs.get(virq.0 as usize)
-    }
-}
-
-impl Default for VcpuEvents {
-    fn default() -> Self {
-        Self::new()
     }
 }

@@ -4,11 +4,7 @@ use abi::grant::{Copy, CopyPtr, GrantStatus};
 use abi::{DomId, GrantRef, Mfn, PAGE_SIZE};
 use alloc::sync::Arc;
 
-use crate::Core;
-use crate::domain::Domain;
-use crate::frame::{Frame, PageType};
-use crate::guest;
-use crate::platform::Platform;
+use crate::{Core, Domain, Frame, PageType, Platform, guest};
 
 /// One end of a copy, with its references held.
 struct End<P: Platform> {

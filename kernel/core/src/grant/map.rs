@@ -6,13 +6,9 @@ use alloc::sync::Arc;
 
 use super::Track;
 use super::track::Mapping;
-use crate::Core;
-use crate::cpu::CpuSet;
-use crate::domain::Domain;
-use crate::frame::Frame;
 use crate::mm::{MapAt, Session};
-use crate::platform::{Flush, Platform};
 use crate::sync::Guard;
+use crate::{Core, CpuSet, Domain, Flush, Frame, Platform};
 
 /// The ways in which a frame can be mapped.
 const KINDS: u32 = gntmap::HOST_MAP | gntmap::DEVICE_MAP;

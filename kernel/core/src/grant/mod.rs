@@ -29,11 +29,7 @@ pub use copy::Copier;
 pub use map::Unmapped;
 pub use track::Track;
 
-use crate::Core;
-use crate::dispatch::Stop;
-use crate::domain::Domain;
-use crate::platform::Platform;
-use crate::sync::Lock;
+use crate::{Core, Domain, Lock, Platform, Stop};
 use table::Table;
 
 /// The grant frames that a domain may have if nothing else is said: as in Xen.

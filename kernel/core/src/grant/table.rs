@@ -6,12 +6,8 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::status;
-use crate::Core;
-use crate::domain::Domain;
-use crate::frame::{Frame, PageType};
-use crate::guest;
-use crate::platform::Platform;
 use crate::sync::atomic::AtomicU64;
+use crate::{Core, Domain, Frame, PageType, Platform, guest};
 
 /// Entries whose use is kept track of in one allocation.
 const CHUNK: usize = 128;

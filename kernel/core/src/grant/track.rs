@@ -6,9 +6,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::domain::Domain;
-use crate::frame::Frame;
-use crate::platform::Platform;
+use crate::{Domain, Frame, Platform};
 
 /// Handles in one allocation.
 const CHUNK: usize = 128;

@@ -8,9 +8,8 @@
 //! - Notes: `CALLBACKF_mask_events` masks events on entry; the event and NMI callbacks always do.
 //! - Source: `callback.h`, `nmi.h`.
 
-use crate::dispatch::{Args, Caller, HcResult};
-use crate::platform::Platform;
 use crate::trap::Callback;
+use crate::{Args, Caller, HcResult, Platform};
 use abi::Errno;
 use abi::callback::{CallbackOp, CallbackRegister, CallbackType, CallbackUnregister, MASK_EVENTS};
 use abi::layout::FLAT_RING3_CS64;

@@ -9,9 +9,8 @@
 //!   at most [`LINES_PER_SECOND`]; lines beyond are dropped and counted. Preemptible between pieces of 128 bytes.
 //! - Source: `xen.h`.
 
-use crate::dispatch::{Args, Caller, HcResult, Stop};
 use crate::log::Line;
-use crate::platform::Platform;
+use crate::{Args, Caller, HcResult, Platform, Stop};
 use abi::{Errno, Vaddr};
 
 /// Lines a second that a domain without the console's privilege may write.
@@ -22,7 +21,7 @@ const PIECE: usize = 128;
 /// What a domain has written of a line, and how fast.
 #[derive(Default)]
 pub struct Writer {
-    line: Line,
+    line: Line<180>,
     second: u64,
     lines: u32,
     dropped: u32,
@@ -65,10 +64,10 @@ fn lines<P: Platform>(c: &Caller<'_, P>, text: &[u8]) {
     let mut writer = c.domain.console.lock();
     for &byte in text {
         let shown = matches!(byte, b'\t' | b' '..=b'~');
-        if byte == b'\n' || shown && !writer.line.push(byte) {
+        if byte == b'\n' || shown && writer.line.push(byte).is_err() {
             let line = core::mem::take(&mut writer.line);
             if writer.may_write(c.core.platform.now() / 1_000_000_000) {
-                let words = core::str::from_utf8(line.as_bytes()).unwrap_or_default();
+                let words = core::str::from_utf8(&line).unwrap_or_default();
                 let dropped = core::mem::take(&mut writer.dropped);
                 if dropped > 0 {
                     c.core.log(format_args!("d{}: {dropped} lines dropped", c.domain.id.0));
@@ -76,7 +75,7 @@ fn lines<P: Platform>(c: &Caller<'_, P>, text: &[u8]) {
                 c.core.log_bare(format_args!("(d{}) {words}", c.domain.id.0));
             }
             if byte != b'\n' {
-                writer.line.push(byte);
+                let _ = writer.line.push(byte);
             }
         }
     }

@@ -8,10 +8,8 @@
 //!   but never given to the hardware.
 //! - Source: `xen.h`.
 
-use crate::dispatch::{Args, Caller, HcResult, Stop};
-use crate::platform::Platform;
 use crate::trap::DR6_DEFAULT;
-use crate::vcpu::Run;
+use crate::{Args, Caller, HcResult, Platform, Run, Stop};
 use abi::Errno;
 
 /// CR4.DE: I/O breakpoints.

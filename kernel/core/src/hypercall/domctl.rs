@@ -22,14 +22,8 @@ use abi::{DomId, Errno, VcpuId};
 use core::sync::atomic::Ordering;
 use zerocopy::FromZeros;
 
-use crate::cpu::CpuSet;
-use crate::dispatch::{Args, Caller, HcResult, Stop};
-use crate::domain::{Domain, Privilege, Stage};
-use crate::frame::PageType;
 use crate::lifecycle::NewDomain;
-use crate::platform::Platform;
-use crate::vcpu::Vcpu;
-use crate::{Core, guest};
+use crate::{Args, Caller, Core, CpuSet, Domain, HcResult, PageType, Platform, Privilege, Stage, Stop, Vcpu, guest};
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {

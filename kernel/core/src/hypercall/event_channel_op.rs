@@ -17,8 +17,7 @@ use abi::{DomId, Errno};
 use core::sync::atomic::Ordering;
 
 use crate::counters::Counter;
-use crate::dispatch::{Args, Caller, HcResult, Stop};
-use crate::platform::Platform;
+use crate::{Args, Caller, HcResult, Platform, Stop};
 
 /// `EVTCHNOP_reset_cont` of `event_channel.h`: a reset that goes on.
 const RESET_GOES_ON: EvtchnOp = EvtchnOp(14);

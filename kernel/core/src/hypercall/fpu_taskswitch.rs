@@ -6,9 +6,8 @@
 //! - Notes: while set, the next use of the FPU raises #NM, which clears it.
 //! - Source: `xen.h`.
 
-use crate::dispatch::{Args, Caller, HcResult};
-use crate::platform::Platform;
 use crate::trap::CR0_TS;
+use crate::{Args, Caller, HcResult, Platform};
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {

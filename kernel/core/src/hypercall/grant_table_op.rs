@@ -21,11 +21,8 @@ use alloc::sync::Arc;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::counters::Counter;
-use crate::dispatch::{Args, Caller, HcResult, Stop};
-use crate::domain::Domain;
 use crate::grant::{Copier, Unmapped};
-use crate::guest;
-use crate::platform::Platform;
+use crate::{Args, Caller, Domain, HcResult, Platform, Stop, guest};
 
 /// Structures in a batch: what is copied in at once, and done between two looks at whether to make room.
 const BATCH: usize = 16;

@@ -8,9 +8,8 @@
 //! - Notes: under `VMASST_TYPE_architectural_iopl` the frame's IOPL becomes the virtual one.
 //! - Source: `arch-x86/xen-x86_64.h`.
 
-use crate::dispatch::{Args, Caller, HcResult, Stop};
-use crate::platform::Platform;
 use crate::trap::{ARCHITECTURAL_IOPL, Crash, ENTRY_SYSCALL};
+use crate::{Args, Caller, HcResult, Platform, Stop};
 use abi::regs::{IretContext, rflags};
 use core::sync::atomic::Ordering;
 

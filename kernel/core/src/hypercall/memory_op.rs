@@ -21,11 +21,8 @@ use abi::memory::{
 };
 use abi::{DomId, Errno, Mfn, PAGE_SHIFT, PteFlags, Vaddr};
 
-use crate::dispatch::{Args, Caller, HcResult};
-use crate::domain::{Domain, Privilege};
 use crate::memory::List;
-use crate::platform::{Flush, Platform};
-use crate::{Stop, guest};
+use crate::{Args, Caller, Domain, Flush, HcResult, Platform, Privilege, Stop, guest};
 
 /// The largest extent a domain may ask for, by order: 2 MiB; 16 MiB for those that were given devices.
 const ORDER: u32 = 9;

@@ -18,12 +18,8 @@ use abi::mmu::{MMU_UPDATE_PREEMPTED, MmuUpdate, MmuUpdateKind};
 use abi::{DomId, Errno, Mfn, PAGE_SHIFT, Pte, Vaddr};
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::dispatch::{Args, Caller, HcResult};
-use crate::domain::{Domain, Privilege};
-use crate::frame::{Frame, PageType};
 use crate::mm::{MappedOwner, Session, Store};
-use crate::platform::Platform;
-use crate::{Stop, guest};
+use crate::{Args, Caller, Domain, Frame, HcResult, PageType, Platform, Privilege, Stop, guest};
 
 /// Requests copied in at once.
 const CHUNK: usize = 8;

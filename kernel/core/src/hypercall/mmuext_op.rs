@@ -14,12 +14,8 @@ use abi::{DomId, Errno, Mfn, PAGE_SIZE, Vaddr};
 
 use super::mmu_update::{FrameOwner, batch};
 use super::update_va_mapping::cpus_of;
-use crate::dispatch::{Args, Caller, HcResult};
-use crate::domain::{Domain, Privilege};
-use crate::frame::{Frame, PageType};
 use crate::mm::{is_guest_address, may_choose_caching};
-use crate::platform::{Flush, Platform};
-use crate::{CpuSet, Stop, guest};
+use crate::{Args, Caller, CpuSet, Domain, Flush, Frame, HcResult, PageType, Platform, Privilege, Stop, guest};
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {

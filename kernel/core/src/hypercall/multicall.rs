@@ -12,9 +12,8 @@
 use abi::Errno;
 use abi::multicall::MulticallEntry;
 
-use crate::dispatch::{self, Args, Caller, HcResult, Stop};
-use crate::domain::Stage;
-use crate::platform::Platform;
+use crate::dispatch::{self};
+use crate::{Args, Caller, HcResult, Platform, Stage, Stop};
 
 const MULTICALL: u64 = 13;
 

@@ -11,11 +11,8 @@
 
 use alloc::sync::Arc;
 
-use crate::Privilege;
-use crate::dispatch::{Args, Caller, HcResult, Stop};
-use crate::domain::Domain;
 use crate::irq::PciAddress;
-use crate::platform::Platform;
+use crate::{Args, Caller, Domain, HcResult, Platform, Privilege, Stop};
 use abi::physdev::{
     Eoi, GetFreePirq, IrqStatusQuery, MapPirq, MapPirqType, PciDevice, PciDeviceAdd, PhysdevOp, SetIopl, SetupGsi,
     UnmapPirq,

@@ -16,11 +16,9 @@ use abi::{Errno, Port};
 use core::sync::atomic::Ordering::SeqCst;
 
 use crate::counters::Counter;
-use crate::cpu::{CpuId, CpuSet, pending};
-use crate::dispatch::{Args, Caller, HcResult, Stop};
-use crate::domain::Privilege;
-use crate::platform::Platform;
+use crate::cpu::pending;
 use crate::time::NEVER;
+use crate::{Args, Caller, CpuId, CpuSet, HcResult, Platform, Privilege, Stop};
 
 /// See the head of this file.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {

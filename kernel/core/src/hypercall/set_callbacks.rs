@@ -6,9 +6,8 @@
 //! - Notes: no callback masks events on entry afterwards, but the event callback, which always does.
 //! - Source: `xen.h`.
 
-use crate::dispatch::{Args, Caller, HcResult};
-use crate::platform::Platform;
 use crate::trap::Callback;
+use crate::{Args, Caller, HcResult, Platform};
 use abi::Vaddr;
 
 /// The hypercall.

@@ -7,13 +7,9 @@
 //! - Notes: a frame of the table is typed as segment descriptors for as long as it is in use.
 //! - Source: `xen.h`.
 
-use crate::Core;
-use crate::dispatch::{Args, Caller, HcResult};
-use crate::domain::Domain;
-use crate::frame::Frame;
 use crate::mm::PageType;
-use crate::platform::Platform;
 use crate::vcpu::GDT_FRAMES;
+use crate::{Args, Caller, Core, Domain, Frame, HcResult, Platform};
 use abi::{Errno, Mfn};
 
 /// Descriptors in a frame.

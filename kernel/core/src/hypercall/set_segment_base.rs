@@ -6,8 +6,7 @@
 //! - Notes: a selector that cannot be loaded is taken as 0.
 //! - Source: `arch-x86/xen-x86_64.h`.
 
-use crate::dispatch::{Args, Caller, HcResult};
-use crate::platform::Platform;
+use crate::{Args, Caller, HcResult, Platform};
 use abi::{Errno, Vaddr};
 
 /// Which base.

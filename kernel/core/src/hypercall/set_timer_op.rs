@@ -8,9 +8,8 @@
 //!   VCPUOP_set_singleshot_timer.
 //! - Source: `xen.h` (set_timer_op), `vcpu.h`.
 
-use crate::dispatch::{Args, Caller, HcResult};
-use crate::platform::Platform;
 use crate::time::NEVER;
+use crate::{Args, Caller, HcResult, Platform};
 
 /// The farthest deadline that is believed, in nanoseconds ahead.
 const FARTHEST: u64 = 1 << 50;

@@ -7,8 +7,7 @@
 //! - Notes: per vCPU. Preemptible between entries.
 //! - Source: `arch-x86/xen.h`.
 
-use crate::dispatch::{Args, Caller, HcResult, Stop};
-use crate::platform::Platform;
+use crate::{Args, Caller, HcResult, Platform, Stop};
 use abi::trap::TrapInfo;
 use abi::{Errno, Vaddr};
 

@@ -6,8 +6,7 @@
 //! - Notes: in 64-bit guests the kernel runs on the flat stack segment whatever ss says.
 //! - Source: `xen.h`.
 
-use crate::dispatch::{Args, Caller, HcResult};
-use crate::platform::Platform;
+use crate::{Args, Caller, HcResult, Platform};
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {

@@ -13,10 +13,8 @@ use abi::sysctl::{
 use abi::{Errno, Vaddr};
 use core::sync::atomic::Ordering;
 
-use crate::Privilege;
-use crate::dispatch::{Args, Caller, HcResult, Stop};
 use crate::hypercall::domctl;
-use crate::platform::Platform;
+use crate::{Args, Caller, HcResult, Platform, Privilege, Stop};
 
 /// The scheduler's number: none of Xen's own (credit2 is 6, null is 9).
 const SCHEDULER: u32 = 0xf0;

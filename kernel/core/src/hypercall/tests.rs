@@ -9,10 +9,9 @@ use abi::version::{FeatureInfo, XenVersionOp};
 use abi::{DomId, Errno, Mfn, Vaddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::frame::PageType;
 use crate::irq::{Line, PciAddress, Ranges};
 use crate::testing::{self, Guest, LineEvent, TestCore};
-use crate::{Privilege, guest};
+use crate::{PageType, Privilege, guest};
 
 struct Setup {
     core: Box<TestCore>,

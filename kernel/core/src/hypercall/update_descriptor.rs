@@ -7,10 +7,8 @@
 //! - Notes: DPL 3 is forced; see [`crate::segment`].
 //! - Source: `xen.h`.
 
-use crate::dispatch::{Args, Caller, HcResult};
 use crate::mm::PageType;
-use crate::platform::Platform;
-use crate::{guest, segment};
+use crate::{Args, Caller, HcResult, Platform, guest, segment};
 use abi::{Errno, Mfn, PAGE_SHIFT, PAGE_SIZE};
 
 /// The hypercall.

@@ -13,11 +13,8 @@ use abi::mmu::uvmf;
 use abi::{DomId, Errno, Pte, Vaddr};
 
 use super::mmu_update::FrameOwner;
-use crate::CpuSet;
-use crate::dispatch::{Args, Caller, HcResult};
-use crate::domain::Privilege;
 use crate::mm::{self, MappedOwner, Store};
-use crate::platform::{Flush, Platform};
+use crate::{Args, Caller, CpuSet, Flush, HcResult, Platform, Privilege};
 
 /// update_va_mapping.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {

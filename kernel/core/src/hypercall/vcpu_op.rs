@@ -25,10 +25,8 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 
 use crate::counters::Counter;
-use crate::dispatch::{Args, Caller, HcResult, Stop};
-use crate::platform::{AddressSpace, Platform};
 use crate::time::NEVER;
-use crate::vcpu::Vcpu;
+use crate::{AddressSpace, Args, Caller, HcResult, Platform, Stop, Vcpu};
 
 /// The shortest period of a periodic timer, in nanoseconds.
 const SHORTEST: u64 = 1_000_000;

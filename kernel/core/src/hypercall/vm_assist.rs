@@ -7,8 +7,7 @@
 //!   in a 64-bit guest; 4 (architectural IOPL), 5 (runstate update flag) and 32 (strict M2P) do.
 //! - Source: `xen.h`.
 
-use crate::dispatch::{Args, Caller, HcResult};
-use crate::platform::Platform;
+use crate::{Args, Caller, HcResult, Platform};
 use abi::Errno;
 use core::sync::atomic::Ordering;
 

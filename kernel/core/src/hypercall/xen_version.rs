@@ -7,9 +7,7 @@
 //! - Notes: version(0) is what guests call to have their pending events delivered.
 //! - Source: `version.h`, `features.h`.
 
-use crate::Privilege;
-use crate::dispatch::{Args, Caller, HcResult, Stop};
-use crate::platform::Platform;
+use crate::{Args, Caller, HcResult, Platform, Privilege, Stop};
 use abi::Errno;
 use abi::version::{CompileInfo, FeatureInfo, VERSION_4_17, XenVersionOp, features};
 

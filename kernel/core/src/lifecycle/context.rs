@@ -7,12 +7,8 @@ use abi::regs::rflags;
 use abi::vcpu::VcpuGuestContext;
 use abi::{Errno, Mfn, PAGE_SHIFT, Vaddr};
 
-use crate::domain::Domain;
-use crate::frame::Frame;
-use crate::platform::Platform;
 use crate::trap::{CR0_TS, Callback, DR6_DEFAULT};
-use crate::vcpu::{Run, Vcpu};
-use crate::{Core, Stop};
+use crate::{Core, Domain, Frame, Platform, Run, Stop, Vcpu};
 
 impl<P: Platform> Core<P> {
     /// Gives a vCPU that has none its context, as the builder or VCPUOP_initialise says; one that has a context gets

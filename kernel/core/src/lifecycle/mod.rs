@@ -12,12 +12,9 @@ use abi::layout::LEGACY_MAX_VCPUS;
 use abi::sched::ShutdownReason;
 use abi::{DomId, Errno, VcpuId, Virq};
 
-use crate::domain::{Domain, Privilege, Stage};
-use crate::frame::{Frame, Place};
-use crate::platform::{Halt, Platform};
-use crate::sync::Lock;
-use crate::vcpu::{Run, Vcpu};
-use crate::{Core, Stop, guest};
+use crate::frame::Place;
+use crate::platform::Halt;
+use crate::{Core, Domain, Frame, Lock, Platform, Privilege, Run, Stage, Stop, Vcpu, guest};
 
 /// Words of a `vcpu_info`.
 const VCPU_INFO: usize = 8;

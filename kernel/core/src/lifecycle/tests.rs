@@ -10,12 +10,10 @@ use abi::{DomId, Errno, Mfn, Vaddr, VcpuId};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use super::NewDomain;
-use crate::domain::{Privilege, Stage};
-use crate::frame::PageType;
 use crate::irq::Line;
-use crate::platform::{Halt, Platform};
+use crate::platform::Halt;
 use crate::testing::{self, Guest, LineEvent, TestCore};
-use crate::{Stop, guest};
+use crate::{PageType, Platform, Privilege, Stage, Stop, guest};
 
 /// A toolstack's domain: it has a page for arguments, and one for buffers.
 struct Builder {

@@ -8,12 +8,7 @@ use alloc::vec::Vec;
 use abi::{DomId, Errno, Port, Pte, TABLE_ENTRIES};
 
 use super::entry::{CACHE, CORE_SLOTS, RW};
-use crate::Core;
-use crate::domain::Domain;
-use crate::frame::{Frame, Owner, PageType, State};
-use crate::guest;
-use crate::platform::Platform;
-use crate::vcpu::Run;
+use crate::{Core, Domain, Frame, Owner, PageType, Platform, Run, State, guest};
 
 /// What is wrong with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,9 +5,7 @@ use abi::{Errno, Maddr, Mfn, Pte, Vaddr};
 
 use super::Session;
 use super::entry::{PRESENT, RW};
-use crate::frame::Frame;
-use crate::guest;
-use crate::platform::Platform;
+use crate::{Frame, Platform, guest};
 
 /// Where a granted frame is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,7 @@ use abi::{Errno, Pte};
 
 use super::entry::{self, CACHE, RW};
 use super::{MappedOwner, Session};
-use crate::domain::{Domain, Privilege};
-use crate::platform::Platform;
+use crate::{Domain, Platform, Privilege};
 
 /// Was the domain given anything of the machine, so that it has to do with caches and large blocks?
 pub fn has_devices<P: Platform>(domain: &Domain<P>) -> bool {

@@ -3,12 +3,9 @@
 use abi::{Errno, PAGE_SHIFT, Vaddr};
 
 use super::walk::Walk;
-use crate::Core;
-use crate::dispatch::Caller;
-use crate::frame::{Frame, PageType};
 use crate::guest::{self, WORDS};
-use crate::platform::Platform;
-use crate::vcpu::{LDT_FRAMES, Run};
+use crate::vcpu::LDT_FRAMES;
+use crate::{Caller, Core, Frame, PageType, Platform, Run};
 
 /// Makes the descriptors of a frame that nobody can write fit for a guest to use; false if one cannot be.
 pub fn descriptors_are_fit<P: Platform>(core: &Core<P>, frame: Frame) -> bool {

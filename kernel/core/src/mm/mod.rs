@@ -43,11 +43,9 @@ pub use update::MappedOwner;
 pub(crate) use update::Store;
 pub use walk::Walk;
 
-use crate::domain::Domain;
-use crate::frame::{Frame, Owner, OwnerWord};
-use crate::platform::Platform;
+use crate::frame::OwnerWord;
 use crate::sync::Guard;
-use crate::{Core, Stop};
+use crate::{Core, Domain, Frame, Owner, Platform, Stop};
 
 /// What `Domain::mm` guards, besides the tables themselves.
 #[derive(Debug, Default)]

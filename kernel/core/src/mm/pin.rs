@@ -3,9 +3,7 @@
 use abi::{Errno, Mfn};
 
 use super::Session;
-use crate::Stop;
-use crate::frame::{Frame, State};
-use crate::platform::Platform;
+use crate::{Frame, Platform, State, Stop};
 
 impl<P: Platform> Session<'_, P> {
     /// Validates a frame as a table of `level` (1 to 4) and keeps it one.

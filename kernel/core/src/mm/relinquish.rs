@@ -1,10 +1,7 @@
 //! The end of a domain's memory.
 
 use super::Session;
-use crate::domain::Domain;
-use crate::frame::{Frame, State};
-use crate::platform::Platform;
-use crate::{Core, Stop};
+use crate::{Core, Domain, Frame, Platform, State, Stop};
 
 /// Frames that are freed between two looks at the clock.
 const SLICE: usize = 64;

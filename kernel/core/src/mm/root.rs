@@ -4,13 +4,7 @@ use abi::{Errno, Mfn};
 
 use super::Session;
 use super::entry::CORE_SLOTS;
-use crate::dispatch::Caller;
-use crate::domain::Domain;
-use crate::frame::Frame;
-use crate::guest;
-use crate::platform::Platform;
-use crate::vcpu::Run;
-use crate::{Core, Stop};
+use crate::{Caller, Core, Domain, Frame, Platform, Run, Stop, guest};
 
 /// `VMASST_TYPE_m2p_strict` of the public headers: user mode does not see the machine-to-physical table.
 const M2P_STRICT: u64 = 1 << 32;

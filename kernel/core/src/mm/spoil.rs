@@ -4,11 +4,7 @@
 use abi::{DomId, Pte, TABLE_ENTRIES};
 
 use super::entry::RW;
-use crate::Core;
-use crate::domain::Domain;
-use crate::frame::{Frame, State};
-use crate::guest;
-use crate::platform::Platform;
+use crate::{Core, Domain, Frame, Platform, State, guest};
 
 /// What to spoil.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

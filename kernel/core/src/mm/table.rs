@@ -4,10 +4,7 @@ use abi::{Errno, Pte, TABLE_ENTRIES};
 
 use super::entry::{self, CORE_SLOTS, PRESENT, RW};
 use super::{MappedOwner, Session};
-use crate::Stop;
-use crate::frame::{Frame, PageType, State};
-use crate::guest;
-use crate::platform::{Flush, Platform};
+use crate::{Flush, Frame, PageType, Platform, State, Stop, guest};
 
 /// L1 entries between two looks at the clock.
 const L1_SLICE: usize = 64;

@@ -8,10 +8,7 @@ use abi::{Errno, Pte, Vaddr};
 
 use super::update::Store;
 use super::{MappedOwner, Session};
-use crate::dispatch::Caller;
-use crate::frame::Frame;
-use crate::guest;
-use crate::platform::Platform;
+use crate::{Caller, Frame, Platform, guest};
 
 /// How a trapped write went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,11 +4,8 @@ use abi::{Errno, Mfn, Pte, Vaddr};
 
 use super::entry::{self, AD, CACHE, CORE_SLOTS, PRESENT, RW};
 use super::{Session, io};
-use crate::domain::Domain;
-use crate::frame::{Claim, Frame, Owner, PageType};
-use crate::guest;
-use crate::platform::Platform;
-use crate::{Core, Stop};
+use crate::frame::Claim;
+use crate::{Core, Domain, Frame, Owner, PageType, Platform, Stop, guest};
 
 /// How an entry is replaced, with respect to the accessed and dirty bits that the hardware may set meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,10 +2,7 @@
 
 use abi::{Pte, TABLE_ENTRIES, Vaddr};
 
-use crate::Core;
-use crate::frame::Frame;
-use crate::guest;
-use crate::platform::{AddressSpace, Platform};
+use crate::{AddressSpace, Core, Frame, Platform, guest};
 
 /// The entries on the way to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

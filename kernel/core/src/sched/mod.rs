@@ -26,12 +26,9 @@ pub use queue::Queue;
 pub use state::Resched;
 use state::State;
 
-use crate::Core;
 use crate::counters::{Counter, Event};
-use crate::cpu::{Cpu, CpuId, CpuSet, pending};
-use crate::domain::Domain;
-use crate::platform::Platform;
-use crate::vcpu::Vcpu;
+use crate::cpu::pending;
+use crate::{Core, Cpu, CpuId, CpuSet, Domain, Platform, Vcpu};
 
 /// The policy in use.
 const POLICY: RoundRobin = RoundRobin;
@@ -91,12 +88,6 @@ impl VcpuSched {
     /// The CPUs it may run on.
     pub fn affinity(&self) -> CpuSet {
         CpuSet(self.affinity.load(Ordering::SeqCst))
-    }
-}
-
-impl Default for VcpuSched {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

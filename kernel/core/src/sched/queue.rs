@@ -5,10 +5,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::Place;
-use crate::cpu::CpuId;
-use crate::platform::Platform;
-use crate::sync::Lock;
-use crate::vcpu::Vcpu;
+use crate::{CpuId, Lock, Platform, Vcpu};
 
 /// The vCPUs that wait for a CPU, and the turn of the one that runs there.
 pub struct Queue<P: Platform> {
@@ -162,11 +159,5 @@ impl<P: Platform> Queue<P> {
     #[inline(always)]
     pub fn until(&self) -> u64 {
         self.until.load(Ordering::Relaxed)
-    }
-}
-
-impl<P: Platform> Default for Queue<P> {
-    fn default() -> Self {
-        Self::new()
     }
 }

@@ -6,11 +6,10 @@ use std::boxed::Box;
 use std::vec::Vec;
 
 use super::Next;
-use crate::cpu::{CpuId, pending};
-use crate::domain::Domain;
+use crate::cpu::pending;
 use crate::lifecycle::NewDomain;
 use crate::testing::{self, TestCore, TestMachine};
-use crate::vcpu::Vcpu;
+use crate::{CpuId, Domain, Vcpu};
 
 /// A machine whose CPUs run vCPUs.
 pub(crate) struct Sim {

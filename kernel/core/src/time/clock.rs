@@ -6,11 +6,8 @@ use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 use abi::Vaddr;
 
 use super::timers::{NEVER, nowhere};
-use crate::domain::Domain;
 use crate::event::layout;
-use crate::platform::{AddressSpace, Platform};
-use crate::vcpu::Vcpu;
-use crate::{Core, guest};
+use crate::{AddressSpace, Core, Domain, Platform, Vcpu, guest};
 
 /// `XEN_PVCLOCK_TSC_STABLE_BIT`: what a vCPU reads can be compared with what another of its domain reads.
 const TSC_STABLE: u64 = 1;

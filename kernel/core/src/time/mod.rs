@@ -12,8 +12,7 @@ pub use timers::{NEVER, Timers};
 
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
-use crate::platform::Platform;
-use crate::sync::Lock;
+use crate::{Lock, Platform};
 
 /// The period of the ticker that a vCPU starts with, in nanoseconds.
 const TICK: u64 = 10_000_000;
@@ -51,11 +50,5 @@ impl<P: Platform> VcpuTime<P> {
             runstate_area: AtomicU64::new(0),
             time_area: AtomicU64::new(0),
         }
-    }
-}
-
-impl<P: Platform> Default for VcpuTime<P> {
-    fn default() -> Self {
-        Self::new()
     }
 }

@@ -4,10 +4,8 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use abi::Vaddr;
 
-use crate::platform::{AddressSpace, Platform};
 use crate::sched::state::View;
-use crate::vcpu::{Run, Vcpu};
-use crate::{Core, guest};
+use crate::{AddressSpace, Core, Platform, Run, Vcpu, guest};
 
 /// `XEN_RUNSTATE_UPDATE` of `vcpu.h`: the copy in guest memory is being written.
 const UPDATE: u64 = 1 << 63;

@@ -11,13 +11,10 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::NEVER;
 use crate::cpu::pending;
-use crate::domain::{Privilege, Stage};
 use crate::event::layout;
-use crate::guest;
-use crate::platform::Platform;
 use crate::sched::sim::Sim;
 use crate::testing::{self, Guest, TestCore, TestMachine};
-use crate::vcpu::Vcpu;
+use crate::{Platform, Privilege, Stage, Vcpu, guest};
 
 const MS: u64 = 1_000_000;
 

@@ -13,13 +13,9 @@ use abi::Virq;
 use abi::sched::ShutdownReason;
 
 use super::VcpuTime;
-use crate::Core;
 use crate::counters::{Counter, Event};
-use crate::cpu::{Cpu, CpuId, pending};
-use crate::domain::Domain;
-use crate::platform::Platform;
-use crate::sync::Lock;
-use crate::vcpu::Vcpu;
+use crate::cpu::pending;
+use crate::{Core, Cpu, CpuId, Domain, Lock, Platform, Vcpu};
 
 /// The deadline of a timer that is not set.
 pub const NEVER: u64 = u64::MAX;
@@ -137,12 +133,6 @@ impl<P: Platform> Parked<P> {
     fn insert(&mut self, deadline: u64, owner: Owner<P>) {
         let at = self.list.partition_point(|(d, _)| *d > deadline);
         self.list.insert(at, (deadline, owner));
-    }
-}
-
-impl<P: Platform> Default for Timers<P> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -7,9 +7,7 @@
 use zerocopy::IntoBytes;
 
 use super::{Callback, Crash, ENTRY_SYSCALL};
-use crate::Core;
-use crate::dispatch::Caller;
-use crate::platform::{Fault, Platform};
+use crate::{Caller, Core, Fault, Platform};
 use abi::Vaddr;
 use abi::layout::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 use abi::regs::rflags;

@@ -3,10 +3,7 @@
 use core::fmt;
 
 use super::Exception;
-use crate::Core;
-use crate::dispatch::Caller;
-use crate::domain::Stage;
-use crate::platform::Platform;
+use crate::{Caller, Core, Platform, Stage};
 use abi::sched::ShutdownReason;
 use abi::trap::vector;
 

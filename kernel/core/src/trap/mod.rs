@@ -13,10 +13,7 @@ mod tests;
 use alloc::boxed::Box;
 use core::sync::atomic::Ordering::Relaxed;
 
-use crate::Core;
-use crate::dispatch::Caller;
-use crate::platform::Platform;
-use crate::vcpu::{Run, Vcpu};
+use crate::{Caller, Core, Platform, Run, Vcpu};
 use abi::layout::FLAT_RING3_CS32;
 use abi::regs::rflags;
 use abi::trap::{TrapInfo, vector};

@@ -10,10 +10,9 @@ use proptest::prelude::*;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::{ARCHITECTURAL_IOPL, Callback, fault};
-use crate::dispatch::{Args, Caller};
-use crate::platform::{Halt, Platform};
+use crate::platform::Halt;
 use crate::testing::{self, Guest, TestCore, TestMachine};
-use crate::{Core, Privilege, Stop, guest};
+use crate::{Args, Caller, Core, Platform, Privilege, Stop, guest};
 
 const HANDLER: Vaddr = Vaddr(0x40_0000);
 const KERNEL_STACK: usize = 2;

@@ -12,11 +12,9 @@ use core::sync::atomic::Ordering::SeqCst;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use super::{domain, pending, shared};
-use crate::Stop;
-use crate::domain::{Privilege, Stage};
 use crate::event::{Bound, layout};
-use crate::platform::Platform;
 use crate::testing::{self, Guest, TestCore};
+use crate::{Platform, Privilege, Stage, Stop};
 
 const EINVAL: i64 = Errno::EINVAL.code();
 

@@ -7,10 +7,9 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 
 use super::layout;
-use crate::domain::Domain;
 use crate::lifecycle::NewDomain;
-use crate::platform::Platform;
 use crate::testing::{TestCore, TestMachine};
+use crate::{Domain, Platform};
 
 /// A domain that runs.
 fn domain(core: &TestCore, vcpus: u32) -> Arc<Domain<TestMachine>> {

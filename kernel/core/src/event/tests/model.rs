@@ -12,11 +12,9 @@ use abi::{Errno, Port, VcpuId, Virq};
 use proptest::prelude::*;
 
 use super::domain;
-use crate::Stop;
-use crate::domain::Domain;
 use crate::event::layout;
-use crate::platform::Platform;
 use crate::testing::{self, TestCore, TestMachine};
+use crate::{Domain, Platform, Stop};
 
 const DOMAINS: usize = 3;
 const VCPUS: u32 = 2;

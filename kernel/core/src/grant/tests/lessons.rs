@@ -11,7 +11,7 @@ use std::vec::Vec;
 use zerocopy::FromZeros;
 
 use super::*;
-use crate::platform::Flush;
+use crate::Flush;
 use crate::testing::WRITABLE;
 
 const HOST: u32 = gntmap::HOST_MAP;

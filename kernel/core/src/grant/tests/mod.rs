@@ -10,10 +10,8 @@ use core::sync::atomic::Ordering::SeqCst;
 use std::vec::Vec;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-use crate::domain::Privilege;
-use crate::frame::Frame;
-use crate::platform::Platform;
 use crate::testing::{self, Guest, TestCore};
+use crate::{Frame, Platform, Privilege};
 
 /// Page 0 is where a guest keeps the arguments of its hypercalls.
 const PAGES: usize = 8;

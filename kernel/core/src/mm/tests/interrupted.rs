@@ -2,9 +2,8 @@
 //! the same.
 
 use super::*;
-use crate::Stop;
-use crate::dispatch::{self, Args};
-use crate::frame::State;
+use crate::dispatch::{self};
+use crate::{Args, State, Stop};
 
 /// Makes a hypercall whose result is `expected`, with `between` called at every interruption; returns how many there
 /// were.

@@ -2,7 +2,7 @@
 //! have had.
 
 use super::*;
-use crate::frame::State;
+use crate::State;
 use crate::mm::Spoil;
 use crate::mm::audit::{Fault, Finding};
 use abi::{Maddr, Mfn, Vaddr};

@@ -2,8 +2,7 @@
 
 use super::*;
 use crate::buddy::MAX_ORDER;
-use crate::domain::Stage;
-use crate::frame::{Owner, State};
+use crate::{Owner, Stage, State};
 use abi::memory::*;
 use abi::{Mfn, Vaddr};
 

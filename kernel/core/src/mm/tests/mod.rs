@@ -16,10 +16,8 @@ use abi::{DomId, Errno, PAGE_SIZE, Pte, PteFlags};
 use core::sync::atomic::Ordering::SeqCst;
 use zerocopy::IntoBytes;
 
-use crate::Privilege;
-use crate::frame::{Frame, PageType};
-use crate::platform::Platform;
 use crate::testing::{self, Guest, READ_ONLY, TestCore, WRITABLE, stale_translations};
+use crate::{Frame, PageType, Platform, Privilege};
 
 const SELF: u64 = DomId::SELF.0 as u64;
 const EINVAL: i64 = Errno::EINVAL.code();

@@ -1,8 +1,7 @@
 //! Random, hostile operations of several domains. After each one everything is recomputed from the tables' contents.
 
 use super::*;
-use crate::domain::Stage;
-use crate::frame::Owner;
+use crate::{Owner, Stage};
 use abi::memory::{MemoryExchange, MemoryOp, MemoryReservation};
 use abi::{Mfn, Vaddr};
 use proptest::prelude::*;

@@ -1,10 +1,8 @@
 //! Single operations: what they do, and each error.
 
 use super::*;
-use crate::Stop;
-use crate::frame::State;
 use crate::mm::{MapAt, Trapped};
-use crate::platform::Flush;
+use crate::{Flush, State, Stop};
 use abi::mmu::uvmf;
 use abi::{Maddr, Mfn, Vaddr};
 

@@ -2,7 +2,7 @@
 //! no frame is ever writable and a table at once.
 
 use super::*;
-use crate::frame::State;
+use crate::State;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 const ROUNDS: usize = 400;
