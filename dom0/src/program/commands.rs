@@ -204,7 +204,7 @@ impl State {
         row("memory", format!("{} MiB of {}", status.pages >> 8, config.memory));
         row("vCPUs", format!("{} of {}", status.vcpus, config.vcpus));
         row("state", letters(&status, running.ended.is_some()));
-        row("CPU time", format!("{} ms", status.cpu_time / 1_000_000));
+        row("CPU time", super::Milliseconds(status.cpu_time).to_string());
         row("up", format!("{} s", time::now().saturating_sub(running.since) / 1_000_000_000));
         row("PCI", config.pci.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
         row("serves", config.serves.iter().map(|class| class.name()).collect::<Vec<_>>().join(" "));

@@ -1,26 +1,24 @@
-//! `bench-rings`: instructions a packet from guest to guest, and a block request, counted by the time stamp counter
-//! (which under QEMU's icount counts instructions) and by the domain's own running time.
+//! `bench-rings`: a load for netback or blkback, measured from outside (`cargo xtask bench net|blk`).
 //!
-//! Command line: `sink` receives and acknowledges; `send=MAC` sends `packets=N` of 1500 bytes to it; `disk=N` reads and
-//! writes N blocks of 4 KiB, one at a time and sixteen at a time. Each figure is a line `BENCH NAME VALUE`.
+//! Command line: without a word it receives packets and acknowledges each 32nd; `send=MAC` sends `count=N` packets of
+//! `bytes=N` to such a one, at most 64 ahead of what was acknowledged; `disk=read` or `disk=write` asks its first disk for
+//! `count=N` blocks of `kib=N`, `depth=N` at a time.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
-use abi::VcpuId;
 use abi::sched::ShutdownReason;
 use abi::start_info::StartInfo;
-use abi::vcpu::{RunstateInfo, VcpuOp};
-use alloc::rc::Rc;
+use alloc::boxed::Box;
 use alloc::vec;
+use alloc::vec::Vec;
 use core::cell::Cell;
-use core::future::poll_fn;
+use core::future::{Future, poll_fn};
 use core::task::Poll;
 use domain_rt::runtime::{self, Context};
 use domain_rt::store::Store;
-use domain_rt::{arch, hypercall, println};
-use embassy_futures::join::join_array;
+use domain_rt::{hypercall, println};
 use embassy_net_driver::{Driver, LinkState, RxToken, TxToken};
 use frontends::net::Device;
 use frontends::options::value;
@@ -33,92 +31,80 @@ fn run(start: &'static StartInfo) -> ShutdownReason {
     runtime::start(start, bench)
 }
 
-/// Bytes of a packet, its Ethernet header included.
-const PACKET: usize = 1514;
-/// Packets sent before the sink must have acknowledged some, and how many it acknowledges at a time.
+/// Packets sent before the receiver must have acknowledged some, and how many it acknowledges at a time.
 const WINDOW: u64 = 64;
 const BATCH: u64 = 32;
-/// Bytes of a block.
-const BLOCK: usize = 4096;
 
 async fn bench(context: Context) {
     let line = context.command_line();
     let Some(store) = context.store else { return println!("bench-rings: no store") };
-    let number = |key| value(line, key).and_then(|text| text.parse::<u64>().ok());
-    let done = if let Some(blocks) = number("disk") {
-        disk(context, store, blocks).await
-    } else {
-        let to = value(line, "send").and_then(Mac::parse);
-        network(context, store, to, number("packets").unwrap_or(10_000)).await
+    let number = |key, default| value(line, key).and_then(|text| text.parse::<usize>().ok()).unwrap_or(default);
+    let count = number("count", 10_000) as u64;
+    let done = match value(line, "disk") {
+        Some(way) => {
+            let (bytes, depth) = (number("kib", 4) << 10, number("depth", 1));
+            disk(context, store, Load { write: way == "write", bytes, depth, count }).await
+        }
+        None => {
+            let to = value(line, "send").and_then(Mac::parse);
+            network(context, store, to, number("bytes", 1500), count).await
+        }
     };
     println!("bench-rings: {}", if done.is_some() { "SUCCESS" } else { "FAIL" });
     hypercall::shutdown(ShutdownReason::POWEROFF)
 }
 
-/// Instructions of the machine, and of this domain.
+/// What a disk is asked for.
 #[derive(Clone, Copy)]
-struct Clock(u64, u64);
-
-impl Clock {
-    fn read() -> Self {
-        let mut info = RunstateInfo::default();
-        // The answer is zeros where it fails, and the figure says so.
-        let _ = hypercall::vcpu_op(VcpuOp::GET_RUNSTATE_INFO, VcpuId(0), &mut info);
-        let [running, ..] = info.time;
-        Self(arch::rdtsc(), running)
-    }
-
-    /// Prints what one of `count` cost since `self`.
-    fn report(self, name: &str, count: u64) {
-        let Self(machine, domain) = Self::read();
-        let each = |now: u64, then: u64| now.saturating_sub(then) / count.max(1);
-        println!("BENCH {name} {}", each(machine, self.0));
-        println!("BENCH {name}/this_domain {}", each(domain, self.1));
-    }
+struct Load {
+    write: bool,
+    bytes: usize,
+    depth: usize,
+    count: u64,
 }
 
-/// Reads and writes blocks; `None` if the disk failed.
-async fn disk(context: Context, store: Store, blocks: u64) -> Option<()> {
+/// Reads or writes blocks; `None` if the disk failed.
+async fn disk(context: Context, store: Store, Load { write, bytes, depth, count }: Load) -> Option<()> {
     let number = *blk::disks(store).await.ok()?.first()?;
     let (disk, task) = blk::connect(store, number);
     context.spawn(async {
         let _ = task.run().await;
     });
-    let area = disk.properties().await.ok()?.sectors / 8;
-    let one = async |index: u64, write: bool, buffer: &mut [u8]| {
-        let sector = index % area * 8;
-        let done = if write { disk.write(sector, buffer).await } else { disk.read(sector, buffer).await };
-        done.ok()
-    };
-    for (name, write) in [("read", false), ("write", true)] {
-        let mut buffer = vec![1; BLOCK];
-        one(0, write, &mut buffer).await?;
-        let start = Clock::read();
-        for index in 0..blocks {
-            one(index, write, &mut buffer).await?;
+    let sectors = (bytes / blk::SECTOR_SIZE) as u64;
+    let area = disk.properties().await.ok()?.sectors.checked_div(sectors)?;
+    let next = Cell::new(0);
+    let workers = (0..depth).map(|_| async {
+        let mut buffer = vec![2; bytes];
+        while next.get() < count {
+            let sector = next.replace(next.get() + 1) % area * sectors;
+            let done = if write { disk.write(sector, &buffer).await } else { disk.read(sector, &mut buffer).await };
+            done.ok()?;
         }
-        start.report(&alloc::format!("blk/{name}_4k_depth_1"), blocks);
-        let start = Clock::read();
-        let next = Cell::new(0);
-        let worker = || async {
-            let mut buffer = vec![2; BLOCK];
-            while next.get() < blocks {
-                one(next.replace(next.get() + 1), write, &mut buffer).await?;
+        Some(())
+    });
+    let mut workers: Vec<_> = workers.map(Box::pin).collect();
+    poll_fn(|context| {
+        let mut all = Poll::Ready(Some(()));
+        let mut index = 0;
+        while let Some(worker) = workers.get_mut(index) {
+            match worker.as_mut().poll(context) {
+                Poll::Ready(Some(())) => drop(workers.swap_remove(index)),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => {
+                    all = Poll::Pending;
+                    index += 1;
+                }
             }
-            Some(())
-        };
-        let done: [Option<()>; 16] = join_array([(); 16].map(|()| worker())).await;
-        done.into_iter().collect::<Option<alloc::vec::Vec<()>>>()?;
-        start.report(&alloc::format!("blk/{name}_4k_depth_16"), blocks);
-    }
-    Some(())
+        }
+        all
+    })
+    .await
 }
 
 /// Sends packets to `to`, or receives them.
-async fn network(context: Context, store: Store, to: Option<Mac>, packets: u64) -> Option<()> {
+async fn network(context: Context, store: Store, to: Option<Mac>, bytes: usize, packets: u64) -> Option<()> {
     let number = *frontends::devices(store, ring_proto::path::Class::Vif).await.ok()?.first()?;
     let (mut device, task) = net::connect(store, number).await.ok()?;
-    let stats = device.stats();
     context.spawn(async {
         let _ = task.run().await;
     });
@@ -129,10 +115,7 @@ async fn network(context: Context, store: Store, to: Option<Mac>, packets: u64) 
     .await;
     println!("bench-rings: up");
     match to {
-        Some(to) => {
-            send_all(&mut device, to, packets).await;
-            println!("bench-rings: {:?}", stats.counters());
-        }
+        Some(to) => send_all(&mut device, to, bytes, packets).await,
         None => sink(&mut device).await,
     }
     Some(())
@@ -169,23 +152,25 @@ fn number_in(packet: &[u8; 32]) -> Option<(u64, Mac)> {
     (kind == [0x88, 0xb5]).then_some((u64::from_le_bytes(*number), Mac(*from)))
 }
 
-async fn send_all(device: &mut Device, to: Mac, packets: u64) {
+async fn send_all(device: &mut Device, to: Mac, bytes: usize, packets: u64) {
     let from = device.mac();
-    let acknowledged = Rc::new(Cell::new(0));
-    let mut start = Clock::read();
-    // The first batch is for caches, heaps and the bridge to fill.
-    for number in 1..=packets + BATCH {
-        if number == BATCH + 1 {
-            start = Clock::read();
-        }
-        transmit(device, to, from, PACKET, number).await;
-        while number.is_multiple_of(BATCH) && number - acknowledged.get() >= WINDOW {
+    // Bytes of an IP packet, as MTUs are counted, where they are no whole frame's.
+    let len = if bytes == 1500 { bytes + 14 } else { bytes };
+    let mut acknowledged = 0;
+    for number in 1..=packets.next_multiple_of(BATCH) {
+        transmit(device, to, from, len, number).await;
+        while number.is_multiple_of(BATCH) && number - acknowledged >= WINDOW {
             if let Some((seen, _)) = number_in(&receive(device).await) {
-                acknowledged.set(acknowledged.get().max(seen));
+                acknowledged = seen.max(acknowledged);
             }
         }
     }
-    start.report("net/guest_to_guest_1500", packets);
+    // All of them have arrived.
+    while acknowledged < packets {
+        if let Some((seen, _)) = number_in(&receive(device).await) {
+            acknowledged = seen.max(acknowledged);
+        }
+    }
 }
 
 async fn sink(device: &mut Device) {

@@ -1,13 +1,13 @@
-//! `cargo xtask bench core`: instructions per operation on Ferrule and on Debian's Xen, in one sitting; `bench rings`:
-//! instructions per packet and per block request; `bench boot`: starting, domains, idling and memory against their goals.
+//! `cargo xtask bench core`: instructions per operation on Ferrule and on Debian's Xen, in one sitting; `bench rings`,
+//! `net`, `blk`: per message, packet and block request, by domain; `bench boot`: starting, domains, idling and memory against their goals.
 //!
 //! Under icount one virtual nanosecond is one instruction, so the guest's TSC counts instructions, the same in every run.
 
 pub mod boot;
+mod devices;
 pub mod goals;
 mod plot;
 mod report;
-mod rings;
 
 use crate::build::{Part, build, built};
 use crate::conformance::verdict::is_verdict;
@@ -15,7 +15,8 @@ use crate::place::Place;
 use crate::qemu::{Line, Machine};
 use crate::xen;
 use anyhow::{Context, Result, bail};
-use report::{Figure, Report};
+use devices::Kind;
+use report::{Figure, INSTRUCTIONS, Report};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -36,8 +37,12 @@ pub enum Bench {
         #[arg(long)]
         ferrule_only: bool,
     },
-    /// Instructions per packet from guest to guest and per block request, by domain
+    /// Instructions per message of the split driver `echo`, by domain
     Rings,
+    /// Instructions per packet from guest to guest, by domain
+    Net,
+    /// Instructions per request to a RAM disk, by domain
+    Blk,
     /// Starting, domains, idling, memory and sizes, each against its goal
     Boot,
 }
@@ -46,7 +51,9 @@ pub enum Bench {
 pub fn command(place: &Place, bench: &Bench, no_install: bool) -> Result<()> {
     match bench {
         Bench::Core { ferrule_only } => core(place, *ferrule_only, no_install),
-        Bench::Rings => publish(place, "rings", rings::measure(place)?),
+        Bench::Rings => publish(place, "rings", devices::measure(place, Kind::Rings)?),
+        Bench::Net => publish(place, "net", devices::measure(place, Kind::Net)?),
+        Bench::Blk => publish(place, "blk", devices::measure(place, Kind::Blk)?),
         Bench::Boot => boot(place),
     }
 }
@@ -90,7 +97,8 @@ fn core(place: &Place, ferrule_only: bool, no_install: bool) -> Result<()> {
         (ours, xen.transpose())
     });
     let (ours, xen) = (ours?, xen?.unwrap_or_default());
-    let figures = ours.into_iter().map(|(name, value)| Figure { peer: xen.get(&name).copied(), name, value });
+    let figures =
+        ours.into_iter().map(|(name, value)| Figure { peer: xen.get(&name).copied(), name, value, unit: INSTRUCTIONS });
     publish(place, "core", figures.collect())?;
     println!("measured in {:.1} s", start.elapsed().as_secs_f64());
     Ok(())

@@ -13,14 +13,19 @@ use std::process::Command;
 /// The name of the other side in JSON.
 pub const PEER: &str = "xen-4.17";
 
+/// The usual unit.
+pub const INSTRUCTIONS: &str = "instructions";
+
 /// One operation.
 pub struct Figure {
     /// `core/null_hypercall` and so on.
     pub name: String,
-    /// Instructions on Ferrule.
+    /// What one costs on Ferrule.
     pub value: f64,
-    /// Instructions on Xen, if it ran there.
+    /// What it costs on Xen, if it ran there.
     pub peer: Option<f64>,
+    /// In what both are.
+    pub unit: &'static str,
 }
 
 /// All figures of one sitting, and where they come from.
@@ -76,7 +81,10 @@ impl Report {
     pub fn table(&self) -> String {
         let mut text = format!("{:34} {:>10} {:>10} {:>7}\n", "instructions", "ferrule", PEER, "ratio");
         for figure in &self.figures {
-            let _ = write!(text, "{:34} {:>10.0}", figure.name, figure.value);
+            let _ = match figure.unit {
+                INSTRUCTIONS => write!(text, "{:34} {:>10.0}", figure.name, figure.value),
+                unit => write!(text, "{:34} {:>10.3} {unit}", figure.name, figure.value),
+            };
             if let Some(peer) = figure.peer {
                 let _ = write!(text, " {peer:>10.0} {:>7.2}", figure.value / peer);
             }
@@ -88,7 +96,7 @@ impl Report {
     fn json(&self) -> Result<String> {
         let results = self.figures.iter().map(|figure| JsonFigure {
             name: &figure.name,
-            unit: "instructions",
+            unit: figure.unit,
             value: figure.value,
             peer: figure.peer.iter().map(|peer| (PEER, *peer)).collect(),
         });
@@ -110,7 +118,8 @@ impl Report {
                 None => Bar { name, part: value / most, text: format!("{value:.0}"), good: true },
             }
         };
-        let bars: Vec<Bar> = self.figures.iter().map(bar).collect();
+        let bars = self.figures.iter().filter(|figure| figure.unit == INSTRUCTIONS);
+        let bars: Vec<Bar> = bars.map(bar).collect();
         let line = if beside { format!("{PEER}, the same guest") } else { format!("{most:.0}") };
         page("instructions per operation", &line, &self.origin, &bars)
     }
@@ -137,8 +146,8 @@ mod tests {
 
     fn report() -> Report {
         let figures = vec![
-            Figure { name: "core/null_hypercall".into(), value: 139.0, peer: Some(278.0) },
-            Figure { name: "core/alone".into(), value: 7.0, peer: None },
+            Figure { name: "core/null_hypercall".into(), value: 139.0, peer: Some(278.0), unit: INSTRUCTIONS },
+            Figure { name: "core/alone".into(), value: 7.0, peer: None, unit: INSTRUCTIONS },
         ];
         Report { figures, origin: Origin { machine: "m".into(), commit: "c".into() } }
     }

@@ -44,7 +44,7 @@ on_poweroff = "preserve"
 [[domain]]
 name = "disk"
 kernel = "bench-rings"
-cmdline = "disk=200"
+cmdline = "disk=write count=800 depth=16"
 memory = 8
 disk = [{ target = "ram:4M", vdev = "xvda", mode = "w" }]
 on_poweroff = "preserve"

@@ -1,6 +1,7 @@
 //! `echo`: a guest with a frontend of the class `echo`. It sends messages and checks what comes back.
 //!
-//! Command line: `upper` if capitals are to come back, `messages=N` (default 10000).
+//! Command line: `upper` if capitals are to come back, `messages=N` (default 10000), `window=N`: how many
+//! of them may be without an answer (default: as many as the ring holds).
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![forbid(unsafe_code)]
 
@@ -9,7 +10,6 @@ extern crate alloc;
 use abi::DomId;
 use abi::sched::ShutdownReason;
 use abi::start_info::StartInfo;
-use alloc::format;
 use alloc::rc::Rc;
 use core::cell::{Cell, RefCell};
 use core::future::pending;
@@ -27,6 +27,9 @@ use ring_proto::ring::{Corrupt, Front};
 
 domain_rt::entry!(run);
 
+/// What is said, and what comes back of it in capitals.
+const SAID: &[u8] = b"anything of up to 56 bytes";
+const SHOUTED: &[u8] = b"ANYTHING OF UP TO 56 BYTES";
 /// Messages sent, if the command line does not say.
 const COUNT: u32 = 10_000;
 
@@ -35,10 +38,10 @@ fn run(start: &'static StartInfo) -> ShutdownReason {
 }
 
 async fn talk(context: Context) {
-    let mut words = context.command_line().split_whitespace();
-    let upper = words.clone().any(|word| word == "upper");
-    let count = words.find_map(|word| word.strip_prefix("messages=")?.parse().ok()).unwrap_or(COUNT);
-    let talk = Talk { upper, count, ..Talk::default() };
+    let words = || context.command_line().split_whitespace();
+    let number = |key: &str| words().find_map(|word| word.strip_prefix(key)?.parse::<u32>().ok());
+    let (count, window) = (number("messages=").unwrap_or(COUNT), number("window=").unwrap_or(u32::MAX));
+    let talk = Talk { upper: words().any(|word| word == "upper"), count, window, ..Talk::default() };
     match context.store {
         Some(store) => println!("echo: {}", if device(context, store, talk).await { "SUCCESS" } else { "FAIL" }),
         None => println!("echo: no store"),
@@ -70,6 +73,7 @@ type Ring = (Front<Granted, Echo>, Rc<Event>);
 struct Talk {
     upper: bool,
     count: u32,
+    window: u32,
     ring: RefCell<Option<Ring>>,
     sent: Cell<u32>,
     answered: Cell<u32>,
@@ -111,7 +115,8 @@ impl Talk {
         let mut ring = self.ring.borrow_mut();
         let Some((ring, event)) = ring.as_mut() else { return Ok(()) };
         loop {
-            while self.sent.get() < self.count && ring.push(&self.message(self.sent.get(), false)).is_ok() {
+            let end = self.answered.get().saturating_add(self.window).min(self.count);
+            while self.sent.get() < end && ring.push(&Message::new(self.sent.get(), SAID)).is_ok() {
                 self.sent.set(self.sent.get() + 1);
             }
             if ring.publish().needed() {
@@ -131,7 +136,7 @@ impl Talk {
 
     /// Checks an answer: a backend is trusted no more than a guest.
     fn take(&self, answer: Message) -> Result<(), Corrupt> {
-        let expected = self.message(self.answered.get(), self.upper);
+        let expected = Message::new(self.answered.get(), if self.upper { SHOUTED } else { SAID });
         if answer.id != expected.id || answer.text() != expected.text() {
             return Err(Corrupt::Protocol("an answer to nothing"));
         }
@@ -140,13 +145,5 @@ impl Talk {
             self.done.raise();
         }
         Ok(())
-    }
-
-    fn message(&self, id: u32, upper: bool) -> Message {
-        let mut text = format!("message {id}");
-        if upper {
-            text.make_ascii_uppercase();
-        }
-        Message::new(id, text.as_bytes())
     }
 }
