@@ -94,7 +94,7 @@ enum Task {
 }
 
 fn dispatch(cli: Cli) -> Result<()> {
-    let place = Place::find(cli.no_build)?;
+    let place = Place::find(cli.no_build, cli.no_install)?;
     let need = |needs: &[setup::Need]| setup::ensure(needs, cli.no_install);
     match cli.command {
         None => println!("{FIRST_LINES}"),

@@ -12,11 +12,13 @@ pub struct Place {
     pub target: PathBuf,
     /// Take the images in it as they are.
     pub as_built: bool,
+    /// Install nothing on this machine.
+    pub no_install: bool,
 }
 
 impl Place {
     /// The workspace this program was built from.
-    pub fn find(as_built: bool) -> Result<Place> {
+    pub fn find(as_built: bool, no_install: bool) -> Result<Place> {
         let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
         let xtask = manifest.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
         let root = xtask.parent().context("xtask has a parent folder")?.to_path_buf();
@@ -24,7 +26,7 @@ impl Place {
             Some(dir) => root.join(dir),
             None => root.join("target"),
         };
-        Ok(Place { root, target, as_built })
+        Ok(Place { root, target, as_built, no_install })
     }
 
     /// What `build` puts out: `ferrule.elf`, the domains' images, the ramdisk.

@@ -158,6 +158,15 @@ impl<'a, 'i> Fields<'a, 'i> {
         found
     }
 
+    /// A table.
+    pub fn table(&mut self, mistakes: &mut Mistakes<'_>, key: &'static str) -> Option<Fields<'a, 'i>> {
+        let value = self.take(key)?;
+        match value.get_ref() {
+            DeValue::Table(table) => Some(Fields::new(table, value.span())),
+            other => wrong_type(mistakes, value.span(), key, "a table", other),
+        }
+    }
+
     fn array(&mut self, mistakes: &mut Mistakes<'_>, key: &'static str, what: &str) -> &'a [Spanned<DeValue<'i>>] {
         let Some(value) = self.take(key) else { return &[] };
         match value.get_ref() {

@@ -11,11 +11,14 @@
 //! on_crash = "restart"
 //! ```
 //! A device of any other class has a class and, if its backend wants that, parameters:
-//! `device = [{ class = "echo", params = "upper" }]`. A driver domain says which devices it is given and which class it serves: `pci = ["00:02.0"]`, `serves = ["vif"]`.
+//! `device = [{ class = "echo", params = "upper" }]`. A driver domain says which devices it is given and which class it
+//! serves: `pci = ["00:02.0"]`, `serves = ["vif"]`. `[machine]` is for `cargo xtask run`: memory, disk and forwarded ports
+//! of the machine itself.
 
 mod device;
 mod error;
 mod fields;
+mod machine;
 #[cfg(test)]
 mod tests;
 
@@ -29,10 +32,13 @@ use toml::de::DeTable;
 pub use device::{Mac, PciFunction, Vdev};
 pub use error::{ManifestError, Mistake};
 use fields::{Fields, Mistakes, Placed};
+pub use machine::{Forward, Machine};
 
 /// Domains, in the order in which they are to be started.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Manifest {
+    /// What they are to run on.
+    pub machine: Machine,
     /// The domains.
     pub domains: Vec<Domain>,
 }
@@ -134,16 +140,21 @@ pub fn parse(source: &str) -> Result<Manifest, ManifestError> {
     for error in errors {
         mistakes.add(error.span().unwrap_or(0..0), error.message());
     }
-    let mut domains = Vec::new();
     // What a parser made of a broken file is not worth judging.
     if mistakes.found.is_empty() {
-        domains = all_domains(Fields::new(root.get_ref(), 0..0), &mut mistakes);
-    }
-    if mistakes.found.is_empty() {
-        return Ok(Manifest { domains: domains.into_iter().flatten().map(|(domain, _)| domain).collect() });
+        let manifest = whole(Fields::new(root.get_ref(), 0..0), &mut mistakes);
+        if mistakes.found.is_empty() {
+            return Ok(manifest);
+        }
     }
     mistakes.found.sort_by_key(|mistake| (mistake.line, mistake.column));
     Err(ManifestError { mistakes: mistakes.found })
+}
+
+fn whole(mut root: Fields<'_, '_>, mistakes: &mut Mistakes<'_>) -> Manifest {
+    let machine = root.table(mistakes, "machine").map(|table| machine::machine(table, mistakes)).unwrap_or_default();
+    let domains = all_domains(root, mistakes);
+    Manifest { machine, domains: domains.into_iter().flatten().map(|(domain, _)| domain).collect() }
 }
 
 fn all_domains(mut root: Fields<'_, '_>, mistakes: &mut Mistakes<'_>) -> Vec<Option<Placed<Domain>>> {

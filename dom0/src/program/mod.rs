@@ -73,7 +73,7 @@ async fn main(info: &'static StartInfo, context: Context) {
             tools: Toolstack::new(Hypervisor::default(), files),
             channels: BTreeMap::new(),
             terminal: Terminal::default(),
-            manifest: Manifest { domains: Default::default() },
+            manifest: Manifest::default(),
             log_consoles: options.split_whitespace().any(|word| word == "log-consoles"),
             log_devices: option("log") == Some("debug"),
             ending: false,
@@ -107,13 +107,13 @@ fn start_manifest(state: &Shared, file: &str, pages: u64) {
         match cpio::find(state.tools.files, file).map(str::from_utf8) {
             Some(Ok(text)) => manifest::parse(text).map_err(|error| error.to_string()),
             Some(Err(_)) => Err(format!("{file} is not text")),
-            None if state.tools.files.is_empty() => Ok(Manifest { domains: Default::default() }),
+            None if state.tools.files.is_empty() => Ok(Manifest::default()),
             None => Err(format!("no file {file} in the ramdisk")),
         }
     };
     let (manifest, mistakes) = match parsed {
         Ok(manifest) => (manifest, None),
-        Err(mistakes) => (Manifest { domains: Default::default() }, Some(mistakes)),
+        Err(mistakes) => (Manifest::default(), Some(mistakes)),
     };
     let domains = manifest.domains.clone();
     {

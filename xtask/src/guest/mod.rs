@@ -1,5 +1,6 @@
 //! `cargo xtask guest`: what Linux guests start from, made of Debian's packages into target/ferrule/guests/.
 
+pub mod debian;
 mod mini;
 
 use crate::place::Place;
@@ -11,28 +12,37 @@ use std::path::PathBuf;
 pub enum Guest {
     /// Debian's kernel, busybox and the two frontend modules: boots in seconds
     Mini,
+    /// Debian 12 with systemd, nginx, PostgreSQL, sshd and load generators: a disk of 4 GiB, about 2 of them written
+    Debian,
 }
 
 /// Makes it anew.
 pub fn command(place: &Place, guest: Guest) -> Result<()> {
-    match guest {
-        Guest::Mini => mini::make(place)?,
-    }
-    println!("made in {}; boot it: cargo xtask run --config examples/linux-mini.toml", place.show(&dir(place)));
+    let example = match guest {
+        Guest::Mini => mini::make(place).map(|()| "linux-mini")?,
+        Guest::Debian => debian::make(place).map(|()| "debian")?,
+    };
+    println!("made in {}; boot it: cargo xtask run --config examples/{example}.toml", place.show(&dir(place)));
     Ok(())
 }
 
 /// A file that a manifest names and a guest of ours is made of; made first if it is not there, or older than its parts.
 pub fn file(place: &Place, name: &str) -> Result<Option<PathBuf>> {
-    if !mini::FILES.contains(&name) {
+    if mini::FILES.contains(&name) {
+        if mini::is_stale(place) {
+            mini::make(place)?;
+        }
+    } else if debian::FILES.contains(&name) {
+        if debian::is_stale(place) {
+            debian::make(place)?;
+        }
+    } else {
         return Ok(None);
-    }
-    if mini::is_stale(place) {
-        mini::make(place)?;
     }
     Ok(Some(dir(place).join(name)))
 }
 
-fn dir(place: &Place) -> PathBuf {
+/// Where what is made lies.
+pub fn dir(place: &Place) -> PathBuf {
     place.out().join("guests")
 }

@@ -6,6 +6,7 @@ pub mod http;
 pub mod keys;
 pub mod log;
 mod offer;
+mod ssh;
 pub mod system;
 mod tour;
 pub mod world;
@@ -17,7 +18,7 @@ use crate::qemu::{Accel, Ending, Machine, Running, free_port, require_free_port}
 use crate::terminal::is_interactive;
 use crate::unable;
 use anyhow::{Context, Result, bail};
-use dom0::manifest::Manifest;
+use dom0::manifest::{self, Forward, Manifest};
 use offer::Offer;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,6 +27,8 @@ use tour::{Count, Tour};
 
 /// The manifest of the tour.
 const MANIFEST: &str = "examples/tour.toml";
+/// Memory of the machine in MiB, if nothing else is said.
+const MEM: u32 = 512;
 /// Memory of dom0 in MiB, as the core gives it by default when there is a ramdisk.
 const DOM0_MIB: u32 = 128;
 /// How long the core and dom0 may take to the first prompt, on a loaded machine.
@@ -40,9 +43,9 @@ pub struct Options {
     /// CPUs of the machine
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     smp: u32,
-    /// Memory of the machine in MiB
-    #[arg(long, default_value_t = 512, value_name = "MIB")]
-    mem: u32,
+    /// Memory of the machine in MiB [default: the manifest's, else 512]
+    #[arg(long, value_name = "MIB")]
+    mem: Option<u32>,
     /// Port of 127.0.0.1 that leads to port 80 of `web`; 0 takes any free one
     #[arg(long, default_value_t = 8080, value_name = "PORT")]
     http_port: u16,
@@ -112,7 +115,8 @@ fn one_image(place: &Place, options: &Options, accel: Accel, image: &str) -> Res
     let core = built(place, Part::Core, "").context("the core did not build")?;
     let append = format!("log={} {}", options.log.name(), options.core);
     let machine = Machine::new(&core, append.trim_end(), image);
-    let mut running = options.applied(place, machine, accel).start(&log_file(&options.dir(place))?)?;
+    let mut running =
+        options.applied(place, machine, options.mem.unwrap_or(MEM), accel).start(&log_file(&options.dir(place))?)?;
     hand_over::until_end(&mut running)?;
     close(place, running, Duration::ZERO)
 }
@@ -121,9 +125,14 @@ fn one_image(place: &Place, options: &Options, accel: Accel, image: &str) -> Res
 fn whole(place: &Place, options: &Options, accel: Accel) -> Result<()> {
     let config = options.config.clone().unwrap_or_else(|| place.root.join(MANIFEST));
     let manifest = check::read(&config)?;
-    let steps = tour::steps(&manifest, options.step.as_deref())?;
-    enough_memory(options.mem, &manifest)?;
-    let port = http_port(options.http_port)?;
+    let mut steps = tour::steps(&manifest, options.step.as_deref())?;
+    if is_interactive() && options.step.is_none() {
+        steps.retain(|step| !step.ends_a_domain());
+    }
+    let mem = options.mem.or(manifest.machine.memory).unwrap_or(MEM);
+    enough_memory(mem, &manifest)?;
+    let forwards = forwards(options.http_port, &manifest.machine)?;
+    let port = forwards.first().map_or(0, |forward| forward.host);
     build(place, &[Part::Core, Part::Domains])?;
     let dir = options.dir(place);
     let offer = Offer::of(dir.join(world::FILES))?;
@@ -131,13 +140,13 @@ fn whole(place: &Place, options: &Options, accel: Accel) -> Result<()> {
         config: &config,
         add: &options.add,
         level: options.log.name(),
-        forwards: &[(port, None)],
+        forwards: &forwards,
         boot_file: Some(&offer.url(world::FIRST)),
         core: &options.core,
         dir: &dir,
     };
     let (machine, disk) = system::assemble(place, &plan)?;
-    let machine = options.applied(place, machine, accel);
+    let machine = options.applied(place, machine, mem, accel);
     let counted = count_instructions(&machine, &dir, options.gdb);
     let mut running = machine.start(&log_file(&dir)?)?;
     let begun = header(place, &mut running, accel, options.gdb).and_then(|()| await_prompt(&mut running, options));
@@ -146,7 +155,7 @@ fn whole(place: &Place, options: &Options, accel: Accel) -> Result<()> {
         return if running.ended() { close(place, running, Duration::ZERO) } else { Err(error) };
     }
     let domains = manifest.domains.iter().filter(|domain| domain.autostart).map(|domain| domain.name.clone()).collect();
-    let mut tour = Tour::new(running, disk, port, domains, counted);
+    let mut tour = Tour::new(running, disk, port, ssh::Guest::of(place, &forwards), domains, counted);
     let all = tour::take(&mut tour, &steps, &again(std::env::args()));
     let mut running = tour.machine;
     if is_interactive() {
@@ -173,12 +182,19 @@ fn await_prompt(running: &mut Running, options: &Options) -> Result<()> {
     attached
 }
 
-/// The port asked for, which must be free; any free one for 0.
-fn http_port(asked: u16) -> Result<u16> {
-    match asked {
-        0 => free_port(),
-        port => require_free_port(port).map(|()| port),
+/// The way to port 80 of the first guest, then those of the manifest. Ports must be free; for port 0, and all others
+/// with it, any free one is taken.
+fn forwards(http_port: u16, machine: &manifest::Machine) -> Result<Vec<Forward>> {
+    let first = Forward { host: http_port, guest: None, port: 80 };
+    let mut forwards = vec![first];
+    forwards.extend(machine.forward.iter().copied());
+    for forward in &mut forwards {
+        match http_port {
+            0 => forward.host = free_port()?,
+            _ => require_free_port(forward.host)?,
+        }
     }
+    Ok(forwards)
 }
 
 /// This very command with another `--step` at its end, up to the step's name, as a person would type it.
@@ -214,8 +230,8 @@ impl Options {
     }
 
     /// A machine with what was asked for on the command line.
-    fn applied(&self, place: &Place, mut machine: Machine, accel: Accel) -> Machine {
-        (machine.smp, machine.mem, machine.accel) = (self.smp, self.mem, accel);
+    fn applied(&self, place: &Place, mut machine: Machine, mem: u32, accel: Accel) -> Machine {
+        (machine.smp, machine.mem, machine.accel) = (self.smp, mem, accel);
         machine.extra.extend(self.qemu.iter().cloned());
         if self.gdb {
             let symbols = crate::toolchain::Route::ready().map(|route| route.artefact(place, crate::build::CORE));

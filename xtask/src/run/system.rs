@@ -7,6 +7,7 @@ use crate::place::Place;
 use crate::qemu::Machine;
 use crate::unable;
 use anyhow::{Context, Result};
+use dom0::manifest::Forward;
 use std::path::{Path, PathBuf};
 
 /// What a machine is made from.
@@ -17,8 +18,8 @@ pub struct Plan<'a> {
     pub add: &'a [PathBuf],
     /// How much the core and dom0 log.
     pub level: &'a str,
-    /// Ports of 127.0.0.1 and the guests' addresses whose port 80 they lead to; `None` is the first address given away.
-    pub forwards: &'a [(u16, Option<&'a str>)],
+    /// Ports of 127.0.0.1 that lead to guests.
+    pub forwards: &'a [Forward],
     /// What DHCP names as the file to boot from: for guests a file to fetch.
     pub boot_file: Option<&'a str>,
     /// Options of the core besides its level of log.
@@ -49,12 +50,18 @@ pub fn assemble(place: &Place, plan: &Plan<'_>) -> Result<(Machine, Disk)> {
     let disk = world::disk(plan.dir)?;
     let initrd = format!("{} log-consoles log={},{}", dom0.display(), plan.level, ramdisk.display());
     let mut machine = Machine::new(&core, format!("log={} {}", plan.level, plan.core).trim_end(), &initrd);
-    let forward =
-        |(port, guest): &(u16, Option<&str>)| format!(",hostfwd=tcp:127.0.0.1:{port}-{}:80", guest.unwrap_or(""));
+    let forward = |Forward { host, guest, port }: &Forward| {
+        let guest = guest.map(|guest| guest.to_string()).unwrap_or_default();
+        format!(",hostfwd=tcp:127.0.0.1:{host}-{guest}:{port}")
+    };
     let forwards: String = plan.forwards.iter().map(forward).collect();
     let boot_file = plan.boot_file.map(|url| format!(",bootfile={url}")).unwrap_or_default();
     let netdev = format!("user,id=net0{forwards}{boot_file}");
-    let drive = format!("if=none,id=disk0,format=raw,file={}", disk.image.display());
+    let image = match &manifest.machine.disk {
+        Some(name) => world::image(place, name, beside)?,
+        None => disk.image.clone(),
+    };
+    let drive = format!("if=none,id=disk0,format=raw,file={}", image.display());
     // ioeventfd: see docs/caveats.md, QEMU 7.2.
     let nic = "virtio-net-pci,netdev=net0,addr=2,ioeventfd=off";
     let block = "virtio-blk-pci,drive=disk0,addr=3,ioeventfd=off";

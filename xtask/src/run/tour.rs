@@ -5,6 +5,7 @@
 use super::console::command;
 use super::http;
 use super::log::{Entry, last_about, number_before};
+use super::ssh::Guest;
 use super::world::Disk;
 use crate::qemu::{Line, Running};
 use crate::unable;
@@ -21,6 +22,9 @@ const SHOWN: usize = 20;
 const MIB: f64 = (1 << 20) as f64;
 /// The guest of examples/linux-mini.toml.
 const LINUX: &str = "linux-mini";
+/// The guest of examples/debian.toml, and how long it may take to its login.
+const DEBIAN: &str = "debian";
+const DEBIAN_BOOT: Duration = Duration::from_secs(400);
 /// Where it writes on its disk: first byte and length (examples/linux-mini/init).
 const WRITTEN: (u64, usize) = (1 << 20, 8 << 20);
 
@@ -33,6 +37,8 @@ pub struct Tour {
     pub machine: Running,
     disk: Disk,
     http_port: u16,
+    /// How a guest with SSH is reached, where the manifest has one.
+    guest: Option<Guest>,
     domains: Vec<String>,
     /// How long the next step waits.
     patience: Duration,
@@ -47,6 +53,13 @@ pub struct Step {
     /// The domains it looks at, each of the image of its name (whatever its extension).
     of: &'static [&'static str],
     look: fn(&mut Tour) -> Result<String>,
+}
+
+impl Step {
+    /// Whether a domain is gone after it: nothing for a person who wants to stay.
+    pub fn ends_a_domain(&self) -> bool {
+        self.name.ends_with("-off")
+    }
 }
 
 /// In the order of the tour.
@@ -64,7 +77,11 @@ pub const STEPS: &[Step] = &[
     Step { name: "linux-disk", at_fault: LINUX, of: &[LINUX], look: linux_disk },
     Step { name: "linux-fetch", at_fault: LINUX, of: &[LINUX], look: linux_fetches },
     Step { name: "linux-serve", at_fault: LINUX, of: &[LINUX], look: linux_serves },
-    Step { name: "linux-off", at_fault: LINUX, of: &[LINUX], look: linux_ends },
+    Step { name: "linux-off", at_fault: LINUX, of: &[LINUX], look: |tour| powers_off(tour, LINUX) },
+    Step { name: "debian", at_fault: DEBIAN, of: &[DEBIAN], look: debian },
+    Step { name: "debian-http", at_fault: DEBIAN, of: &[DEBIAN], look: debian_http },
+    Step { name: "debian-ssh", at_fault: DEBIAN, of: &[DEBIAN], look: debian_ssh },
+    Step { name: "debian-off", at_fault: DEBIAN, of: &[DEBIAN], look: |tour| powers_off(tour, DEBIAN) },
 ];
 
 /// The steps for a manifest: those whose domains it starts; or only the one of that name.
@@ -108,8 +125,15 @@ pub fn take(tour: &mut Tour, steps: &[&Step], again: &str) -> bool {
 
 impl Tour {
     /// A machine whose shell waits; the disk it has, the host's port that leads to `web`, the domains it is to start.
-    pub fn new(machine: Running, disk: Disk, http_port: u16, domains: Vec<String>, instructions: Count) -> Tour {
-        Tour { machine, disk, http_port, domains, patience: PATIENCE, instructions }
+    pub fn new(
+        machine: Running,
+        disk: Disk,
+        http_port: u16,
+        guest: Option<Guest>,
+        domains: Vec<String>,
+        instructions: Count,
+    ) -> Tour {
+        Tour { machine, disk, http_port, guest, domains, patience: PATIENCE, instructions }
     }
 
     /// Waits for a log entry about `who` that `found` makes something of.
@@ -291,14 +315,45 @@ fn linux_serves(tour: &mut Tour) -> Result<String> {
     Ok(format!("  ok   host fetches {mib:.0} MiB from linux, sha256 {}... = image", short(&fetched.sha256)))
 }
 
-/// The toolstack's request reaches its init, and it powers off.
-fn linux_ends(tour: &mut Tour) -> Result<String> {
+/// The toolstack's request reaches the guest's init, and it powers off.
+fn powers_off(tour: &mut Tour, who: &str) -> Result<String> {
     let from = tour.machine.lines().len();
-    command(&mut tour.machine, &format!("shutdown {LINUX}"), tour.patience)?;
+    command(&mut tour.machine, &format!("shutdown {who}"), tour.patience)?;
     let ended = |entry: &Entry<'_>| entry.what.strip_prefix("ended: ").map(str::to_string);
-    let (_, how) = tour.entry(from, LINUX, "its end", ended)?;
+    let (_, how) = tour.entry(from, who, "its end", ended)?;
     ensure!(how.starts_with("poweroff"), "it ended: {how}");
-    Ok("  ok   linux powers off when told to".to_string())
+    Ok(format!("  ok   {who} powers off when told to"))
+}
+
+/// systemd reaches its login prompt.
+fn debian(tour: &mut Tour) -> Result<String> {
+    let patience = std::mem::replace(&mut tour.patience, DEBIAN_BOOT);
+    let login = tour.console(DEBIAN, "its login prompt", |text| text.contains(" hvc0").then(|| text.to_string()));
+    tour.patience = patience;
+    let (at, _) = login?;
+    let (created, _) = tour.entry(0, DEBIAN, "created", |entry| entry.what.starts_with("created").then_some(()))?;
+    let way = tour.guest.as_ref().context("no way to it")?.shown();
+    Ok(row(at, DEBIAN, &format!("login {:.0} s after its start   {way}", at - created)))
+}
+
+fn debian_http(tour: &mut Tour) -> Result<String> {
+    let hash = tour.guest.as_ref().context("no way to it")?.hash.clone();
+    let fetched = tour.fetch("/100m.bin")?;
+    ensure!(fetched.status == 200, "/100m.bin: status {}", fetched.status);
+    ensure!(fetched.sha256 == hash, "sha256 {}, when made {hash}", fetched.sha256);
+    let rate = fetched.bytes as f64 * 8e-6 / fetched.took.as_secs_f64();
+    Ok(format!("  ok   host fetches 100 MB from nginx, sha256 {}... as made, {rate:.0} Mbit/s", short(&hash)))
+}
+
+/// Over SSH: systemd says that nothing failed, PostgreSQL commits.
+fn debian_ssh(tour: &mut Tour) -> Result<String> {
+    let guest = tour.guest.as_ref().context("no way to it")?;
+    let state = guest.ssh("systemctl is-system-running --wait || systemctl --failed --no-legend")?;
+    ensure!(state.trim() == "running", "systemd: {state}");
+    let sql = "create temp table t as select generate_series(1, 1000) n; select sum(n) from t;";
+    let sum = guest.ssh(&format!("su postgres -c \"psql -qAtc '{sql}'\""))?;
+    ensure!(sum.trim() == "500500", "PostgreSQL: {sum}");
+    Ok("  ok   over SSH: systemd has no failed unit, PostgreSQL adds up 1000 rows".to_string())
 }
 
 fn short(hash: &str) -> &str {

@@ -85,6 +85,15 @@ pub fn ramdisk(to: &Path, manifest: &[u8], files: &[(String, PathBuf)]) -> Resul
     std::fs::write(to, archive).with_context(|| format!("writing {}", to.display()))
 }
 
+/// The disk image that a manifest names: one of a guest of ours, or a file beside the manifest.
+pub fn image(place: &Place, name: &str, beside: &Path) -> Result<PathBuf> {
+    let beside_it = Some(beside.join(name)).filter(|path| path.is_file());
+    match beside_it.map_or_else(|| guest::file(place, name), |path| Ok(Some(path)))? {
+        Some(path) => Ok(path),
+        None => unable!("no disk image {name}: neither made by `cargo xtask guest` nor in {}", beside.display()),
+    }
+}
+
 /// The files that a manifest names: images of ours, or files beside the manifest.
 pub fn named(place: &Place, manifest: &Manifest, beside: &Path) -> Result<Vec<(String, PathBuf)>> {
     let named = |domain: &Domain| [Some(domain.kernel.clone()), domain.ramdisk.clone()];

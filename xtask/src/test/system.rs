@@ -12,6 +12,7 @@ use crate::run::log::{Entry, number_before};
 use crate::run::system::{Plan, assemble};
 use crate::run::world::Disk;
 use anyhow::{Context, Result, bail, ensure};
+use dom0::manifest::Forward;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -46,7 +47,9 @@ pub struct System {
 /// Boots a system of the case's CPUs from a manifest.
 pub fn boot(setting: &Setting<'_>, config: &Path) -> Result<System> {
     let ports = [free_port()?, free_port()?];
-    let forwards = [(ports[0], Some(ADDRESSES[0])), (ports[1], Some(ADDRESSES[1]))];
+    let forwards =
+        ports.into_iter().zip(ADDRESSES).map(|(host, guest)| Forward { host, guest: guest.parse().ok(), port: 80 });
+    let forwards: Vec<Forward> = forwards.collect();
     let dir = setting.dir();
     let plan = Plan { forwards: &forwards, ..Plan::of(config, &dir) };
     let (mut machine, disk) = assemble(setting.place, &plan)?;
