@@ -184,7 +184,9 @@ impl<P: Platform> Core<P> {
         let core = CORE_FRAMES.iter().any(|r| r.contains(&mfn.0));
         let given =
             domain.privilege.contains(Privilege::HARDWARE) || domain.devices.lock().frames.has(&(mfn.0..=mfn.0));
-        if core || !given {
+        // No device answers at an address that the CPU cannot have: the walk would fault for a reserved bit.
+        let width = self.platform.cpuid(0x8000_0008, 0)[0] & 0xff;
+        if core || !given || mfn.maddr().0.checked_shr(width) != Some(0) {
             return Err(Errno::EPERM);
         }
         Ok(!self.lines.lock().tables.has(&(mfn.0..=mfn.0)))

@@ -356,6 +356,7 @@ impl Platform for TestMachine {
         match leaf {
             0 => [0xd, 0x756e_6547, 0x6c65_746e, 0x4965_6e69],
             0x8000_0000 => [0x8000_0008, 0, 0, 0],
+            0x8000_0008 => [40, 0, 0, 0],
             // A CPU that has everything.
             1 | 7 | 0xd | 0x8000_0001 => [u32::MAX; 4],
             _ => [0; 4],

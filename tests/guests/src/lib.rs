@@ -119,7 +119,7 @@ impl Test {
 
 /// A hypercall's return value, printed by the error's name.
 #[derive(PartialEq, Eq)]
-struct Ret(i64);
+pub struct Ret(pub i64);
 
 impl Debug for Ret {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

@@ -41,13 +41,13 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         MemoryOp::INCREASE_RESERVATION | MemoryOp::DECREASE_RESERVATION | MemoryOp::POPULATE_PHYSMAP => {
             reservation(c, a, kind, start, at)
         }
+        _ if start != 0 => Err(Errno::EINVAL.into()),
         MemoryOp::EXCHANGE => exchange(c, at),
         MemoryOp::ADD_TO_PHYSMAP => add_to_physmap(c, at),
         MemoryOp::REMOVE_FROM_PHYSMAP => remove_from_physmap(c, at),
         MemoryOp::MEMORY_MAP => memory_map(c, at),
         MemoryOp::MACHINE_MEMORY_MAP => machine_memory_map(c, at),
         MemoryOp::SET_MEMORY_MAP => set_memory_map(c, at),
-        _ if start != 0 => Err(Errno::EINVAL.into()),
         MemoryOp::MAXIMUM_RAM_PAGE => Ok(c.core.frames.len() as i64),
         MemoryOp::CURRENT_RESERVATION | MemoryOp::MAXIMUM_RESERVATION | MemoryOp::MAXIMUM_GPFN => question(c, kind, at),
         MemoryOp::MACHPHYS_MAPPING => {
@@ -308,7 +308,12 @@ fn memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
 fn machine_memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
     let map: MemoryMap = c.get(at)?;
     c.need(Privilege::HARDWARE)?;
-    tell_regions(c, at, map, c.core.frames.memory_map())
+    let regions = c.core.frames.memory_map();
+    // Xen wants room for one more than there are.
+    if map.nr_entries as usize <= regions.len() {
+        return Err(Errno::EINVAL.into());
+    }
+    tell_regions(c, at, map, regions)
 }
 
 fn tell_regions<P: Platform>(c: &Caller<'_, P>, at: u64, mut map: MemoryMap, regions: &[E820Entry]) -> HcResult {

@@ -81,7 +81,7 @@ fn pci_op<P: Platform>(c: &mut Caller<'_, P>, op: PhysdevOp, arg: u64) -> HcResu
         PhysdevOp::PREPARE_MSIX => c.get(arg)?,
         // The line is as the firmware's tables say.
         PhysdevOp::SETUP_GSI => return c.get::<SetupGsi>(arg).map(|_| 0),
-        _ => return Ok(0),
+        _ => return c.get::<PciDevice>(arg).map(|_| 0),
     };
     c.core.protect_msix(PciAddress { segment: device.seg, bus: device.bus, devfn: device.devfn })?;
     Ok(0)

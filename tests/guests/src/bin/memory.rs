@@ -203,6 +203,15 @@ fn maps(t: &mut Test) {
     t.yes("some regions", map.nr_entries >= 2 && map.nr_entries <= 64);
     let ram = core::hint::black_box(entries).iter().filter(|e| e.get(4) == Some(&1)).count();
     t.yes("memory among them", ram >= 1);
+    let all = map.nr_entries;
+    let mut ask = |nr_entries| {
+        let mut map = MemoryMap { nr_entries, _pad: 0, buffer: Vaddr(entries.as_mut_ptr() as u64) };
+        (memory(MemoryOp::MACHINE_MEMORY_MAP, &mut map), map.nr_entries)
+    };
+    t.eq("room for one more", ask(all + 1), (0, all));
+    t.eq("room for all is too little", ask(all), (Errno::EINVAL.code(), all));
+    let mut map = MemoryMap { nr_entries: 64, _pad: 0, buffer: Vaddr::NULL };
+    t.eq("only counted", (memory(MemoryOp::MACHINE_MEMORY_MAP, &mut map), map.nr_entries), (0, all));
     let mut add =
         AddToPhysmap { domid: DomId::SELF, space: MapSpace::SHARED_INFO, gpfn: Pfn(1), ..AddToPhysmap::default() };
     t.err("add_to_physmap is not for PV", memory(MemoryOp::ADD_TO_PHYSMAP, &mut add), Errno::EACCES);
