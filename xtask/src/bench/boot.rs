@@ -23,6 +23,8 @@ const MEM: u32 = 1024;
 /// Memory of dom0 and of a domain whose cost is measured, in MiB.
 const DOM0: f64 = 128.0;
 const DOMAIN: f64 = 32.0;
+/// What the firmware keeps at most, the first MiB included, in MiB.
+const FIRMWARE: f64 = 1.5;
 const MIB: f64 = 1048576.0;
 const FRAME: f64 = 4096.0;
 const INSTRUCTIONS: &str = "M instructions";
@@ -145,14 +147,16 @@ fn per_second(before: Usage, after: Usage) -> Result<f64> {
     Ok((after.busy - before.busy) / 1e3 / seconds)
 }
 
-/// What is neither free nor dom0's on a machine of `mem` MiB: the core, and what the firmware keeps.
+/// What the core has on a machine of `mem` MiB, once dom0 runs: by its own account, which the free frames bear out.
 pub fn memory(place: &Place, name: &'static str, mem: u32, peer: Option<f64>, log: &Path) -> Result<Goal> {
     let core = built(place, Part::Core, "").context("the core did not build")?;
     let dom0 = built(place, Part::Domains, "dom0").context("no image of dom0")?;
     let machine = Machine::new(&core, &format!("dom0_mem={DOM0}M"), &dom0.display().to_string());
     let mut machine = start(machine, mem, log)?;
-    let value = f64::from(mem) - DOM0 - usage(&mut machine)?.free * FRAME / MIB;
+    let Usage { free, own, .. } = usage(&mut machine)?;
     power_off(machine)?;
+    let (value, taken) = (own / 1024.0, f64::from(mem) - DOM0 - free * FRAME / MIB);
+    ensure!((value..value + FIRMWARE).contains(&taken), "{name}: the core has {value} MiB, but {taken} are gone");
     Ok(Goal { name, unit: "MiB", value, most: 0.008 * f64::from(mem) + 4.0, peer })
 }
 

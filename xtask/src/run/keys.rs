@@ -29,6 +29,8 @@ pub struct Usage {
     pub busy: f64,
     /// Frames of 4 KiB that nobody has.
     pub free: f64,
+    /// KiB that the core has.
+    pub own: f64,
 }
 
 /// Asks the core what is used.
@@ -40,9 +42,10 @@ pub fn usage(machine: &mut Running) -> Result<Usage> {
 fn read(said: &[String]) -> Option<Usage> {
     let free =
         said.iter().find(|line| line.contains("frames are free")).and_then(|line| number_before(line, "frames"))?;
+    let own = said.iter().find_map(|line| number_before(line.split_once("the core has ")?.1, "KiB"))?;
     let (idle, rest) = said.iter().find_map(|line| line.split_once("CPU 0: idle ")?.1.split_once(" of "))?;
     let time = number_before(rest, "us")?;
-    Some(Usage { time, busy: time - idle.parse::<f64>().ok()?, free })
+    Some(Usage { time, busy: time - idle.parse::<f64>().ok()?, free, own })
 }
 
 #[cfg(test)]
@@ -51,10 +54,14 @@ mod tests {
 
     #[test]
     fn what_is_used_is_read_off_the_key_s_lines() {
-        let lines =
-            ["(core) debug keys on", "(core) 500 frames are free", "(core) CPU 0: idle 60 of 100 us, 3 switches"];
-        let said = lines.map(str::to_string);
-        assert_eq!(read(&said), Some(Usage { time: 100.0, busy: 40.0, free: 500.0 }));
-        assert_eq!(read(&said[..2]), None);
+        let said = [
+            "(core) the core has 700 KiB; its heap uses 109 of 1024 KiB",
+            "(core) 500 frames are free",
+            "(core) CPU 0: idle 60 of 100 us, 3 switches",
+            "(core) d0: Alive, 32 of 32 pages, 19 KiB of the core, 2 pages among it, on CPUs 0x0",
+        ];
+        let said = said.map(str::to_string);
+        assert_eq!(read(&said), Some(Usage { time: 100.0, busy: 40.0, free: 500.0, own: 700.0 }));
+        assert_eq!(read(&said[1..]), None);
     }
 }

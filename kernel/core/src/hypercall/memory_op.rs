@@ -308,25 +308,23 @@ fn memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
 fn machine_memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
     let map: MemoryMap = c.get(at)?;
     c.need(Privilege::HARDWARE)?;
-    let regions = c.core.frames.memory_map();
     // Xen wants room for one more than there are.
-    if map.nr_entries as usize <= regions.len() {
+    if map.nr_entries as usize <= c.core.frames.memory_map().len() {
         return Err(Errno::EINVAL.into());
     }
-    tell_regions(c, at, map, regions)
+    tell_regions(c, at, map, c.core.frames.memory_map())
 }
 
 fn tell_regions<P: Platform>(c: &Caller<'_, P>, at: u64, mut map: MemoryMap, regions: &[E820Entry]) -> HcResult {
     if regions.is_empty() {
         return Err(Errno::ENOSYS.into());
     }
-    let wanted = if map.buffer == Vaddr::NULL { regions.len() } else { map.nr_entries as usize };
-    map.nr_entries = wanted.min(regions.len()) as u32;
-    if map.buffer != Vaddr::NULL {
-        for (index, region) in (0..).zip(regions.iter().take(wanted)) {
-            c.put_at(map.buffer.0, index, region)?;
-        }
+    let counted = map.buffer == Vaddr::NULL;
+    let told = if counted { 0 } else { regions.len().min(map.nr_entries as usize) };
+    for (index, region) in (0..).zip(regions.iter().take(told)) {
+        c.put_at(map.buffer.0, index, region)?;
     }
+    map.nr_entries = if counted { regions.len() } else { told } as u32;
     c.put(at, &map)?;
     Ok(0)
 }

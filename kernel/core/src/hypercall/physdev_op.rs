@@ -45,8 +45,8 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         }
         PhysdevOp::GET_FREE_PIRQ => {
             let mut wanted: GetFreePirq = c.get(arg)?;
-            let message = wanted.kind != MapPirqType::GSI;
-            wanted.pirq = c.domain.devices.lock().free_pirq(message).ok_or(Errno::ENOSPC)?;
+            let free = c.domain.devices.lock().free_pirq(wanted.kind != MapPirqType::GSI);
+            wanted.pirq = free.ok_or(Errno::ENOSPC)?;
             c.put(arg, &wanted)?;
         }
         op => return pci_op(c, op, arg),
@@ -56,34 +56,28 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
 
 /// What is said of PCI devices, by who discovers them. Nothing depends on it but that MSI-X tables are protected.
 fn pci_op<P: Platform>(c: &mut Caller<'_, P>, op: PhysdevOp, arg: u64) -> HcResult {
-    let known = [
-        PhysdevOp::SETUP_GSI,
-        PhysdevOp::MANAGE_PCI_ADD,
-        PhysdevOp::MANAGE_PCI_REMOVE,
-        PhysdevOp::MANAGE_PCI_ADD_EXT,
-        PhysdevOp::PCI_DEVICE_ADD,
-        PhysdevOp::PCI_DEVICE_REMOVE,
-        PhysdevOp::PCI_MMCFG_RESERVED,
-        PhysdevOp::PREPARE_MSIX,
-        PhysdevOp::RELEASE_MSIX,
-        PhysdevOp::RESTORE_MSI,
-        PhysdevOp::RESTORE_MSI_EXT,
-    ];
-    if !known.contains(&op) {
-        return Err(Errno::ENOSYS.into());
-    }
-    c.need(Privilege::HARDWARE)?;
     let device = match op {
         PhysdevOp::PCI_DEVICE_ADD => {
             let add: PciDeviceAdd = c.get(arg)?;
-            PciDevice { seg: add.seg, bus: add.bus, devfn: add.devfn }
+            Some(PciDevice { seg: add.seg, bus: add.bus, devfn: add.devfn })
         }
-        PhysdevOp::PREPARE_MSIX => c.get(arg)?,
+        PhysdevOp::PREPARE_MSIX => Some(c.get(arg)?),
         // The line is as the firmware's tables say.
-        PhysdevOp::SETUP_GSI => return c.get::<SetupGsi>(arg).map(|_| 0),
-        _ => return c.get::<PciDevice>(arg).map(|_| 0),
+        PhysdevOp::SETUP_GSI => c.get::<SetupGsi>(arg).map(|_| None)?,
+        PhysdevOp::MANAGE_PCI_ADD
+        | PhysdevOp::MANAGE_PCI_REMOVE
+        | PhysdevOp::MANAGE_PCI_ADD_EXT
+        | PhysdevOp::PCI_DEVICE_REMOVE
+        | PhysdevOp::PCI_MMCFG_RESERVED
+        | PhysdevOp::RELEASE_MSIX
+        | PhysdevOp::RESTORE_MSI
+        | PhysdevOp::RESTORE_MSI_EXT => c.get::<PciDevice>(arg).map(|_| None)?,
+        _ => return Err(Errno::ENOSYS.into()),
     };
-    c.core.protect_msix(PciAddress { segment: device.seg, bus: device.bus, devfn: device.devfn })?;
+    c.need(Privilege::HARDWARE)?;
+    if let Some(PciDevice { seg: segment, bus, devfn }) = device {
+        c.core.protect_msix(PciAddress { segment, bus, devfn })?;
+    }
     Ok(0)
 }
 
