@@ -1,12 +1,16 @@
 //! What every driver domain is made of: it starts what it was given, then serves a device class of the store.
+//!
+//! Guests depend on it, so it is watched: the hypervisor ends a driver domain that has not run its tasks for
+//! [`WATCHDOG`] seconds, and dom0 starts it again.
 
 use crate::backend::{self, Backend, Signal};
 use crate::interrupt::Interrupt;
 use crate::pci::{DeviceFunction, Proxy, ProxyError};
-use crate::println;
 use crate::runtime::{self, Context};
 use crate::store::{Error, KeySet, Store, StoreError};
 use crate::xenbus::Half;
+use crate::{hypercall, println};
+use abi::sched::{SchedOp, Watchdog};
 use abi::start_info::StartInfo;
 use alloc::format;
 use alloc::rc::Rc;
@@ -15,6 +19,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::fmt::Display;
 use core::future::Future;
+use embassy_time::{Duration, Timer};
 use ring_proto::path::{BackDir, Class, Device};
 
 /// A PCI function that dom0 gave this domain, and the way to its configuration space.
@@ -42,9 +47,25 @@ pub trait Driver: Sized + 'static {
     fn device(self: &Rc<Self>, keys: &KeySet) -> Result<Self::Device, String>;
 }
 
+/// Seconds after which a driver domain that shows no sign of life is ended.
+pub const WATCHDOG: u32 = 30;
+/// How often it shows one.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+
+/// Sets the hypervisor's watchdog, again and again; returns if there is none to be had.
+async fn stay_alive() {
+    let mut watchdog = Watchdog { id: 0, timeout: WATCHDOG };
+    let Ok(id @ 1..=2) = hypercall::sched_op(SchedOp::WATCHDOG, &mut watchdog) else { return };
+    let mut watchdog = Watchdog { id: id as u32, timeout: WATCHDOG };
+    while hypercall::sched_op(SchedOp::WATCHDOG, &mut watchdog).is_ok() {
+        Timer::after(SIGN_OF_LIFE).await;
+    }
+}
+
 /// The main function of a driver domain.
 pub fn run<D: Driver>(info: &'static StartInfo) -> ! {
     runtime::start(info, async |context: Context| {
+        context.spawn(stay_alive());
         let ended = match context.store {
             Some(store) => serve::<D>(context, store).await,
             None => Err(String::from("no store")),

@@ -372,6 +372,7 @@ fn bury(state: &Shared) {
             ShutdownReason::POWEROFF => "poweroff".to_string(),
             ShutdownReason::REBOOT => "reboot".to_string(),
             ShutdownReason::CRASH => "crash".to_string(),
+            ShutdownReason::WATCHDOG => "watchdog".to_string(),
             other => other.0.to_string(),
         };
         let then = match (ending.action, ending.restart_at) {

@@ -55,7 +55,8 @@ const MACHINES: &[&[Case]] = &[
     time::CASES,
 ];
 /// What is the same on any machine, taken once.
-const ONCE: &[&[Case]] = &[figures::CASES, tool::CASES, refusals::CASES, signals::CASES, routes::CASES, system::ONCE];
+const ONCE: &[&[Case]] =
+    &[figures::CASES, tool::CASES, refusals::CASES, signals::CASES, routes::CASES, system::ONCE, restart::ONCE];
 
 /// Runs every case, or those whose name contains `only`.
 pub fn run(place: &Place, only: Option<&str>) -> Result<Tally> {

@@ -4,8 +4,11 @@ use super::e2e::{Case, PATIENCE, Setting};
 use super::shell::{expect_log, has, power_off, tell};
 use super::system::{System, boot, expect_clean_audit, in_thread, join};
 use crate::qemu::Running;
+use crate::run::console::attach;
 use crate::run::http::fetch;
+use crate::run::system::{Plan, assemble};
 use anyhow::{Context, Result, ensure};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// On one CPU and on two.
@@ -58,6 +61,9 @@ on_poweroff = "preserve"
 autostart = false
 "#;
 
+/// Once: virtual time runs on one CPU only.
+pub const ONCE: &[Case] = &[("echoback-hangs", echoback_hangs)];
+
 fn start(setting: &Setting<'_>) -> Result<(System, u16)> {
     std::fs::create_dir_all(setting.dir())?;
     let config = setting.dir().join("restart.toml");
@@ -102,29 +108,54 @@ fn blkback_restarts(setting: &Setting<'_>) -> Result<()> {
     end(system)
 }
 
-/// The example's guest, with more to say, gets every answer once and in order.
-fn echoback_restarts(setting: &Setting<'_>) -> Result<()> {
+/// The example with a guest that has more to say.
+fn echo(setting: &Setting<'_>) -> Result<PathBuf> {
     let manifest = std::fs::read_to_string(setting.place.root.join("examples/echo.toml"))?;
     let many = manifest.replace("cmdline = \"upper\"", "cmdline = \"upper messages=400000\"");
     ensure!(many != manifest, "examples/echo.toml has another command line");
     std::fs::create_dir_all(setting.dir())?;
     let config = setting.dir().join("echo.toml");
     std::fs::write(&config, many)?;
-    let mut system = boot(setting, &config)?;
-    let connected = |line: &str| line.contains("echo: echo 0: connected to echoback");
-    let mut from = 0;
-    for restart in 0..=TIMES {
-        let machine = &mut system.machine;
-        let found = machine.wait_line(from, PATIENCE, connected);
-        from = 1 + found.with_context(|| format!("no connection after {restart} restarts"))?;
-        if restart < TIMES {
-            tell(machine, "destroy echoback")?;
-        }
+    Ok(config)
+}
+
+/// Waits for the guest's next connection; the line after it.
+fn connected(machine: &mut Running, from: usize) -> Result<usize> {
+    let found = machine.wait_line(from, PATIENCE, |line| line.contains("echo: echo 0: connected to echoback"));
+    Ok(1 + found.context("echo is not connected")?)
+}
+
+/// It gets every answer once and in order.
+fn all_came_back(machine: &mut Running) -> Result<()> {
+    ensure!(!said(machine, "messages came back"), "echo was done before echoback was back");
+    expect_log(machine, "echo", "console: echo: 400000 messages came back")?;
+    expect_log(machine, "echo", "console: echo: SUCCESS")
+}
+
+/// The example's driver domain is destroyed.
+fn echoback_restarts(setting: &Setting<'_>) -> Result<()> {
+    let mut system = boot(setting, &echo(setting)?)?;
+    let mut from = connected(&mut system.machine, 0)?;
+    for _ in 0..TIMES {
+        tell(&mut system.machine, "destroy echoback")?;
+        from = connected(&mut system.machine, from)?;
     }
-    ensure!(!said(&system.machine, "messages came back"), "echo was done before echoback was back");
-    expect_log(&mut system.machine, "echo", "console: echo: 400000 messages came back")?;
-    expect_log(&mut system.machine, "echo", "console: echo: SUCCESS")?;
+    all_came_back(&mut system.machine)?;
     end(system)
+}
+
+/// A driver domain that does nothing any more - here it is paused - is ended by its watchdog and started again.
+fn echoback_hangs(setting: &Setting<'_>) -> Result<()> {
+    let (mut machine, _) = assemble(setting.place, &Plan::of(&echo(setting)?, &setting.dir()))?;
+    machine.icount = true;
+    let mut machine = setting.start(&machine)?;
+    attach(&mut machine, PATIENCE)?;
+    let from = connected(&mut machine, 0)?;
+    tell(&mut machine, "pause echoback")?;
+    expect_log(&mut machine, "echoback", "ended: watchdog, restart")?;
+    connected(&mut machine, from)?;
+    all_came_back(&mut machine)?;
+    power_off(machine)
 }
 
 fn end(mut system: System) -> Result<()> {
