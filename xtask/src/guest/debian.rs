@@ -22,6 +22,8 @@ pub const FILES: [&str; 3] = ["debian.img", "debian.vmlinuz", "debian.initrd"];
 pub const KEY: &str = "debian-key";
 /// What to say of [`NOISE`]: its SHA-256.
 pub const NOISE_HASH: &str = "debian.sha256";
+/// The hash of what it was made of.
+const RECIPE: &str = "debian.recipe";
 const NOISE: usize = 100_000_000;
 
 /// Debian's release.
@@ -59,13 +61,19 @@ const SCRIPTS: [&str; 2] = ["initramfs", "setup"];
 const NEEDS: [Need; 3] =
     [Need::Program("mmdebstrap", "mmdebstrap"), Need::Program("ssh-keygen", "openssh-client"), setup::MKE2FS];
 
-/// Whether it was never made, or a script of it is newer.
+/// Whether it was never made, or of other parts.
 pub fn is_stale(place: &Place) -> bool {
-    let time = |path: PathBuf| fs::metadata(path).and_then(|meta| meta.modified()).ok();
-    // The disk is written to by the guest; the kernel beside it is not.
-    let made = time(dir(place).join(FILES[1])).filter(|_| dir(place).join(FILES[0]).is_file());
-    let changed = SCRIPTS.iter().filter_map(|name| time(scripts(place).join(name))).max();
-    made.is_none() || made < changed
+    let there = FILES.iter().all(|name| dir(place).join(name).is_file());
+    !there || fs::read_to_string(dir(place).join(RECIPE)).ok() != recipe(place).ok()
+}
+
+/// What it is made of, as a hash.
+fn recipe(place: &Place) -> Result<String> {
+    let mut parts = PACKAGES.join(" ").into_bytes();
+    for name in SCRIPTS {
+        parts.extend(fs::read(scripts(place).join(name)).with_context(|| format!("examples/debian/{name}"))?);
+    }
+    Ok(sha256(&parts))
 }
 
 /// Makes it.
@@ -84,6 +92,7 @@ pub fn make(place: &Place) -> Result<()> {
     install(place, &archives, &root, &work)?;
     write_disk(place, &root)?;
     discard(&root)?;
+    fs::write(dir(place).join(RECIPE), recipe(place)?)?;
     println!("Debian's disk is made, in {:.0} s", begin.elapsed().as_secs_f64());
     Ok(())
 }

@@ -7,9 +7,10 @@ use anyhow::{Context, Result, ensure};
 use dom0::manifest::Forward;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-const LIMIT: Duration = Duration::from_secs(120);
+/// How long a command may take; waiting for systemd's boot is one.
+const LIMIT: Duration = Duration::from_secs(400);
 
 /// A guest that lets root in by that key.
 pub struct Guest {
@@ -32,6 +33,15 @@ impl Guest {
     /// What a person types to get there.
     pub fn shown(&self) -> String {
         format!("ssh -p {} -i {} root@127.0.0.1", self.port, self.place.show(&self.key))
+    }
+
+    /// Waits until it lets us in.
+    pub fn wait(&self, limit: Duration) -> Result<()> {
+        let end = Instant::now() + limit;
+        while let Err(error) = self.ssh("true") {
+            ensure!(Instant::now() < end, "{error:#}, for {} s", limit.as_secs());
+        }
+        Ok(())
     }
 
     /// What a command prints that must succeed there.

@@ -79,8 +79,8 @@ pub const STEPS: &[Step] = &[
     Step { name: "linux-serve", at_fault: LINUX, of: &[LINUX], look: linux_serves },
     Step { name: "linux-off", at_fault: LINUX, of: &[LINUX], look: |tour| powers_off(tour, LINUX) },
     Step { name: "debian", at_fault: DEBIAN, of: &[DEBIAN], look: debian },
-    Step { name: "debian-http", at_fault: DEBIAN, of: &[DEBIAN], look: debian_http },
     Step { name: "debian-ssh", at_fault: DEBIAN, of: &[DEBIAN], look: debian_ssh },
+    Step { name: "debian-http", at_fault: DEBIAN, of: &[DEBIAN], look: debian_http },
     Step { name: "debian-off", at_fault: DEBIAN, of: &[DEBIAN], look: |tour| powers_off(tour, DEBIAN) },
 ];
 
@@ -328,7 +328,8 @@ fn powers_off(tour: &mut Tour, who: &str) -> Result<String> {
 /// systemd reaches its login prompt.
 fn debian(tour: &mut Tour) -> Result<String> {
     let patience = std::mem::replace(&mut tour.patience, DEBIAN_BOOT);
-    let login = tour.console(DEBIAN, "its login prompt", |text| text.contains(" hvc0").then(|| text.to_string()));
+    let login =
+        tour.console(DEBIAN, "its login prompt", |text| text.starts_with("Debian GNU/Linux").then(|| text.to_string()));
     tour.patience = patience;
     let (at, _) = login?;
     let (created, _) = tour.entry(0, DEBIAN, "created", |entry| entry.what.starts_with("created").then_some(()))?;
@@ -348,6 +349,7 @@ fn debian_http(tour: &mut Tour) -> Result<String> {
 /// Over SSH: systemd says that nothing failed, PostgreSQL commits.
 fn debian_ssh(tour: &mut Tour) -> Result<String> {
     let guest = tour.guest.as_ref().context("no way to it")?;
+    guest.wait(DEBIAN_BOOT)?;
     let state = guest.ssh("systemctl is-system-running --wait || systemctl --failed --no-legend")?;
     ensure!(state.trim() == "running", "systemd: {state}");
     let sql = "create temp table t as select generate_series(1, 1000) n; select sum(n) from t;";
