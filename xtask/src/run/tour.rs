@@ -353,7 +353,7 @@ fn debian_ssh(tour: &mut Tour) -> Result<String> {
     let state = guest.ssh("systemctl is-system-running --wait || systemctl --failed --no-legend")?;
     ensure!(state.trim() == "running", "systemd: {state}");
     let sql = "create temp table t as select generate_series(1, 1000) n; select sum(n) from t;";
-    let sum = guest.ssh(&format!("su postgres -c \"psql -qAtc '{sql}'\""))?;
+    let sum = guest.ssh(&format!("cd /; su postgres -c \"psql -qAtc '{sql}'\""))?;
     ensure!(sum.trim() == "500500", "PostgreSQL: {sum}");
     Ok("  ok   over SSH: systemd has no failed unit, PostgreSQL adds up 1000 rows".to_string())
 }
