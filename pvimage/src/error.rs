@@ -1,4 +1,4 @@
-//! Why an image cannot be started. No formatting machinery: the core prints these in ring 0.
+//! Why an image cannot be started.
 
 /// What is wrong with an image, or with the domain it is to be put into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub enum ImageError {
     NotX86_64,
     /// The ELF header or its program header table is damaged or reaches past the end of the file.
     Header,
-    /// No Xen note, neither in a PT_NOTE segment nor in a note section, and no `__xen_guest` section.
+    /// No Xen note, neither in a PT_NOTE segment nor in a note section.
     NoXenNotes,
     /// The Xen notes describe a PVH kernel only (PHYS32_ENTRY without ENTRY).
     PvhOnly,
@@ -65,27 +65,23 @@ pub enum Note {
     VirtBase = 3,
     PaddrOffset = 4,
     XenVersion = 5,
-    GuestOs = 6,
     Features = 10,
     HvStartLow = 12,
-    L1MfnValid = 13,
-    SuspendCancel = 14,
     InitP2m = 15,
     ModStartPfn = 16,
     SupportedFeatures = 17,
     Phys32Entry = 18,
 }
 
-impl ImageError {
-    /// What to tell a person, in one line; the numbers an error carries are in the value itself.
-    pub const fn as_str(self) -> &'static str {
-        match self {
+impl core::fmt::Display for ImageError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
             Self::NotElf => "not an ELF image",
             Self::NotX86_64 => "ELF, but not for x86-64",
             Self::Header => "ELF header or program headers damaged or truncated",
             Self::NoXenNotes => "no Xen ELF notes: not a PV kernel",
             Self::PvhOnly => "a PVH kernel without a PV entry point",
-            Self::BadNote(note) => note.complaint(),
+            Self::BadNote(note) => return write!(f, "note {note:?}: not of its type"),
             Self::OtherInterface => "note XEN_VERSION: not xen-3.0",
             Self::RequiredFeature(_) => "note FEATURES: requires a feature not offered to PV domains",
             Self::UnknownFeature => "note FEATURES: requires an unknown feature",
@@ -105,34 +101,7 @@ impl ImageError {
             Self::TooManyPages => "too many pages for one domain",
             Self::TooLittleMemory(_) => "too little memory for kernel, ramdisk and tables",
             Self::CommandLine => "command line longer than 1023 bytes",
-        }
-    }
-}
-
-impl Note {
-    const fn complaint(self) -> &'static str {
-        match self {
-            Self::Entry => "note ENTRY: not a number",
-            Self::HypercallPage => "note HYPERCALL_PAGE: not a number",
-            Self::VirtBase => "note VIRT_BASE: not a number",
-            Self::PaddrOffset => "note PADDR_OFFSET: not a number",
-            Self::XenVersion => "note XEN_VERSION: not a string",
-            Self::GuestOs => "note GUEST_OS: not a string",
-            Self::Features => "note FEATURES: not a list of feature names",
-            Self::HvStartLow => "note HV_START_LOW: not a number",
-            Self::L1MfnValid => "note L1_MFN_VALID: not mask and value pairs",
-            Self::SuspendCancel => "note SUSPEND_CANCEL: not a number",
-            Self::InitP2m => "note INIT_P2M: not a number",
-            Self::ModStartPfn => "note MOD_START_PFN: not a number",
-            Self::SupportedFeatures => "note SUPPORTED_FEATURES: not a number",
-            Self::Phys32Entry => "note PHYS32_ENTRY: not a number",
-        }
-    }
-}
-
-impl core::fmt::Display for ImageError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(self.as_str())
+        })
     }
 }
 

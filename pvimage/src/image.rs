@@ -72,7 +72,7 @@ impl<'a> Image<'a> {
         let notes = Notes::find(&file)?;
         check_notes(&notes)?;
         let virt_base = notes.virt_base.unwrap_or(0);
-        let paddr_offset = notes.paddr_offset.unwrap_or(if notes.legacy { virt_base } else { 0 });
+        let paddr_offset = notes.paddr_offset.unwrap_or(0);
         let entry = notes.entry.unwrap_or(file.ehdr.e_entry);
         let mut image = Self { file, notes, virt_base, entry, extent: 0..0, paddr_offset };
         image.extent = image.measure()?;

@@ -14,7 +14,6 @@ mod error;
 pub mod features;
 pub mod hypercall_page;
 mod image;
-mod legacy;
 mod memory;
 mod notes;
 mod plan;

@@ -21,26 +21,18 @@ pub struct Notes<'a> {
     pub paddr_offset: Option<u64>,
     /// XEN_VERSION, `xen-3.0` for every PV kernel.
     pub xen_version: Option<&'a [u8]>,
-    /// GUEST_OS: the kernel's own name, for people.
-    pub guest_os: Option<&'a [u8]>,
     /// FEATURES and SUPPORTED_FEATURES.
     pub features: Features,
     /// SUPPORTED_FEATURES is there: then an initial domain must have set the bit `dom0` in it.
     pub has_supported_features: bool,
     /// HV_START_LOW: the lowest address at which the kernel tolerates the hypervisor.
     pub hv_start_low: Option<u64>,
-    /// L1_MFN_VALID: mask and value, which recognise a non-present entry that still holds a frame number.
-    pub l1_mfn_valid: Option<(u64, u64)>,
-    /// SUSPEND_CANCEL: the kernel can go on after a suspend that did not happen.
-    pub suspend_cancel: bool,
     /// INIT_P2M: virtual address for the p2m list.
     pub init_p2m: Option<u64>,
     /// MOD_START_PFN: the kernel accepts a ramdisk that is not mapped, given by its first frame.
     pub mod_start_pfn: bool,
     /// PHYS32_ENTRY: there is a PVH entry point.
     pub phys32_entry: bool,
-    /// The values come from a `__xen_guest` section, whose defaults differ.
-    pub legacy: bool,
     seen: bool,
 }
 
@@ -63,7 +55,7 @@ impl<'a> Notes<'a> {
                 notes.take_all(found)?;
             }
         }
-        if notes.seen { Ok(notes) } else { crate::legacy::find(file).ok_or(ImageError::NoXenNotes)? }
+        if notes.seen { Ok(notes) } else { Err(ImageError::NoXenNotes) }
     }
 
     fn take_all(&mut self, notes: NoteIterator<'a, LittleEndian>) -> Result<(), ImageError> {
@@ -85,11 +77,8 @@ impl<'a> Notes<'a> {
             3 => self.virt_base = Some(number(desc, Note::VirtBase)?),
             4 => self.paddr_offset = Some(number(desc, Note::PaddrOffset)?),
             5 => self.xen_version = Some(string(desc, Note::XenVersion)?),
-            6 => self.guest_os = Some(string(desc, Note::GuestOs)?),
             10 => self.features.add_names(string(desc, Note::Features)?)?,
             12 => self.hv_start_low = Some(number(desc, Note::HvStartLow)?),
-            13 => self.l1_mfn_valid = Some(first_pair(desc)?),
-            14 => self.suspend_cancel = number(desc, Note::SuspendCancel)? != 0,
             15 => self.init_p2m = Some(number(desc, Note::InitP2m)?),
             16 => self.mod_start_pfn = number(desc, Note::ModStartPfn)? != 0,
             17 => {
@@ -118,13 +107,4 @@ fn number(desc: &[u8], note: Note) -> Result<u64, ImageError> {
 fn string(desc: &[u8], note: Note) -> Result<&[u8], ImageError> {
     let text = desc.split(|byte| *byte == 0).next().unwrap_or_default();
     if text.iter().all(|byte| matches!(byte, b' '..=b'~')) { Ok(text) } else { Err(ImageError::BadNote(note)) }
-}
-
-/// The first mask and value of L1_MFN_VALID: two 8-byte numbers a pair on x86-64.
-fn first_pair(desc: &[u8]) -> Result<(u64, u64), ImageError> {
-    let whole = desc.len() >= 16 && desc.len().is_multiple_of(16);
-    match (whole, desc.first_chunk::<8>(), desc.get(8..).and_then(|rest| rest.first_chunk::<8>())) {
-        (true, Some(mask), Some(value)) => Ok((u64::from_le_bytes(*mask), u64::from_le_bytes(*value))),
-        _ => Err(ImageError::BadNote(Note::L1MfnValid)),
-    }
 }

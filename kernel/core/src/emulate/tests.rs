@@ -283,35 +283,6 @@ fn ports_that_were_given_are_reached_and_their_neighbours_are_not() {
 }
 
 #[test]
-fn string_io_goes_on_until_the_count_is_gone() {
-    let s = ordinary();
-    s.with(|c| c.run.iopl = 1);
-    s.guest.domain.devices.lock().ports.add(0x1f0..=0x1f7).unwrap();
-    let at = s.guest.va(0).0;
-    // rep insl
-    for left in (0..3).rev() {
-        let done = s.privileged(&[0xf3, 0x6d], |r| {
-            if left == 2 {
-                (r.rcx, r.rdi, r.rdx) = (3, at, 0x1f0);
-            }
-        });
-        assert_eq!((done, s.regs().rcx), (left == 0, left));
-    }
-    let words: [u32; 3] = s.with(|c| c.get(at).unwrap());
-    assert_eq!((words, s.regs().rdi), ([0x1122_3344; 3], at + 12));
-    // outsb, downwards
-    assert!(s.privileged(&[0x6e], |r| (r.rsi, r.rflags) = (at + 1, r.rflags | rflags::DF)));
-    assert_eq!(s.regs().rsi, at);
-    assert_eq!(accesses(&s).last(), Some(&(0x1f0, 1, Some(0x33))));
-    // Into a page that cannot be written: the page fault, and the device was not read.
-    accesses(&s);
-    let table = s.guest.va(TABLE).0;
-    assert!(!s.privileged(&[0x6d], |r| (r.rdi, r.rflags) = (table, 0x202)));
-    assert_eq!((s.regs().rip, s.with(|c| c.core.cr2(c))), (HANDLER, table));
-    assert_eq!(accesses(&s), []);
-}
-
-#[test]
 fn pci_configuration_is_the_hardware_domains() {
     for (privilege, reached) in [(Privilege::empty(), false), (Privilege::HARDWARE, true)] {
         let s = setup(privilege);

@@ -124,23 +124,6 @@ impl Table {
         chunk.resize(CHUNK, Active::NONE);
         Ok(chunk.into_boxed_slice())
     }
-
-    /// Swaps two entries that are not in use. BAD_GNTREF, EAGAIN.
-    fn swap<P: Platform>(&mut self, core: &Core<P>, a: GrantRef, b: GrantRef) -> Result<(), GrantStatus> {
-        let (Some(one), Some(other)) = (self.entry(core, a), self.entry(core, b)) else {
-            return Err(GrantStatus::BAD_GNTREF);
-        };
-        if a == b {
-            return Ok(());
-        }
-        if [a, b].iter().any(|&gref| self.active(gref).is_some_and(|active| active.is_used())) {
-            return Err(GrantStatus::EAGAIN);
-        }
-        use core::sync::atomic::Ordering::SeqCst;
-        let was = one.swap(other.load(SeqCst), SeqCst);
-        other.store(was, SeqCst);
-        Ok(())
-    }
 }
 
 impl<P: Platform> Core<P> {
@@ -221,10 +204,5 @@ impl<P: Platform> Core<P> {
             status::release(entry, last_write, last);
         }
         table.pinned -= usize::from(last);
-    }
-
-    /// Swaps two entries of a domain's table: GNTTABOP_swap_grant_ref. BAD_GNTREF: no such entry; EAGAIN: in use.
-    pub fn swap_grants(&self, domain: &Domain<P>, a: GrantRef, b: GrantRef) -> Result<(), GrantStatus> {
-        domain.grants.table.lock().swap(self, a, b)
     }
 }

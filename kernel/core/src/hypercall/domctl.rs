@@ -4,7 +4,7 @@
 //! - Returns: 0; what the command answers in its part.
 //! - Faults: EFAULT. EACCES: another interface version. ESRCH: no such domain or vCPU. EPERM: without the builder's
 //!   privilege, or giving away what one does not have. EINVAL: see each command. EEXIST: the domain is there already.
-//!   EOPNOTSUPP: devices cannot be assigned, as there is no IOMMU. ENOSYS: no such command.
+//!   ENOSYS: no such command.
 //! - Notes: destruction and the setting of a context are preemptible. The subset that a toolstack for 64-bit PV guests
 //!   needs.
 //! - Source: `domctl.h`.
@@ -13,9 +13,9 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use abi::domctl::{
-    AddressSize, ArchDomainConfig, CreateDomain, CtlBitmap, DOMCTL_INTERFACE_VERSION, Domctl, DomctlOp, GetDomainInfo,
-    GetVcpuInfo, HypercallInit, IomemPermission, IoportPermission, IrqPermission, MaxMem, MaxVcpus, SendTrigger,
-    SetDomainHandle, SetTimeOffset, TscInfo, VcpuAffinity, VcpuContext,
+    ArchDomainConfig, CreateDomain, CtlBitmap, DOMCTL_INTERFACE_VERSION, Domctl, DomctlOp, GetDomainInfo, GetVcpuInfo,
+    HypercallInit, IomemPermission, IoportPermission, IrqPermission, MaxMem, MaxVcpus, SetDomainHandle, SetTimeOffset,
+    VcpuAffinity, VcpuContext,
 };
 use abi::vcpu::VcpuGuestContext;
 use abi::{DomId, Errno, VcpuId};
@@ -78,21 +78,6 @@ fn perform<P: Platform>(c: &Caller<'_, P>, domain: &Arc<Domain<P>>, op: &mut Dom
         DomctlOp::SETDOMAINHANDLE => *domain.handle.lock() = op.payload.get::<SetDomainHandle>().handle,
         DomctlOp::SETTIMEOFFSET => core.set_time_offset(domain, op.payload.get::<SetTimeOffset>().time_offset_seconds),
         DomctlOp::HYPERCALL_INIT => hypercall_page(core, domain, op.payload.get())?,
-        DomctlOp::SET_ADDRESS_SIZE if op.payload.get::<AddressSize>().size == 64 => {}
-        DomctlOp::SET_ADDRESS_SIZE => return Err(Errno::EINVAL.into()),
-        DomctlOp::GET_ADDRESS_SIZE => {
-            op.payload.set(&AddressSize { size: 64 });
-            return Ok(true);
-        }
-        DomctlOp::ASSIGN_DEVICE | DomctlOp::TEST_ASSIGN_DEVICE | DomctlOp::DEASSIGN_DEVICE => {
-            return Err(Errno::EOPNOTSUPP.into());
-        }
-        // SHADOW_OP_OFF: there is nothing to switch off.
-        DomctlOp::SHADOW_OP if op.payload.get::<AddressSize>().size == 0 => {}
-        DomctlOp::SHADOW_OP => return Err(Errno::EINVAL.into()),
-        // The TSC is native in every mode that is taken: by default, and never emulated.
-        DomctlOp::SETTSCINFO if matches!(op.payload.get::<TscInfo>().tsc_mode, 0 | 2) => {}
-        DomctlOp::SETTSCINFO => return Err(Errno::EINVAL.into()),
         DomctlOp::IOPORT_PERMISSION | DomctlOp::IOMEM_PERMISSION | DomctlOp::IRQ_PERMISSION => permit(c, domain, op)?,
         _ => return vcpu_op(c, domain, op),
     }
@@ -228,16 +213,6 @@ fn vcpu_op<P: Platform>(c: &Caller<'_, P>, domain: &Arc<Domain<P>>, op: &mut Dom
         DomctlOp::GETVCPUAFFINITY | DomctlOp::SETVCPUAFFINITY => {
             let which: VcpuAffinity = op.payload.get();
             affinity(c, find(which.vcpu)?, which, op.cmd == DomctlOp::SETVCPUAFFINITY)?;
-        }
-        DomctlOp::SENDTRIGGER => {
-            let trigger: SendTrigger = op.payload.get();
-            let vcpu = domain.vcpu(trigger.vcpu).ok_or(Errno::ESRCH)?;
-            if trigger.trigger != 0 {
-                return Err(Errno::ENOSYS.into());
-            }
-            if !vcpu.sched.nmi.swap(true, Ordering::SeqCst) {
-                c.core.kick(vcpu);
-            }
         }
         _ => return Err(Errno::ENOSYS.into()),
     }

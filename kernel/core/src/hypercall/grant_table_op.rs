@@ -12,7 +12,7 @@
 //! - Source: `grant_table.h`.
 
 use abi::grant::{
-    Copy, GetVersion, GrantHandle, GrantOp, GrantStatus, MapGrantRef, QuerySize, SetVersion, SetupTable, SwapGrantRef,
+    Copy, GetVersion, GrantHandle, GrantOp, GrantStatus, MapGrantRef, QuerySize, SetVersion, SetupTable,
     UnmapAndReplace, UnmapGrantRef,
 };
 use abi::hypercall::Hypercall;
@@ -39,7 +39,6 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         GrantOp::UNMAP_GRANT_REF => batches(c, a, unmap)?,
         GrantOp::UNMAP_AND_REPLACE => batches(c, a, unmap_and_replace)?,
         GrantOp::COPY => batches(c, a, copy)?,
-        GrantOp::SWAP_GRANT_REF => batches(c, a, swap)?,
         GrantOp::SETUP_TABLE => one(c, a, setup_table)?,
         GrantOp::QUERY_SIZE => one(c, a, query_size)?,
         GrantOp::SET_VERSION => set_version(c, a.0[1])?,
@@ -209,13 +208,6 @@ fn copy<P: Platform>(c: &mut Caller<'_, P>, ops: &mut [Copy]) -> Result<(), Stop
     let mut copier = Copier::new(c.core, c.domain);
     for op in ops {
         op.status = status_of(copier.copy(op));
-    }
-    Ok(())
-}
-
-fn swap<P: Platform>(c: &mut Caller<'_, P>, ops: &mut [SwapGrantRef]) -> Result<(), Stop> {
-    for op in ops {
-        op.status = status_of(c.core.swap_grants(c.domain, op.ref_a, op.ref_b));
     }
     Ok(())
 }

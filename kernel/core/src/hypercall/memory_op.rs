@@ -16,8 +16,8 @@ use alloc::vec::Vec;
 
 use abi::layout::{MACH2PHYS_NR_ENTRIES, MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
 use abi::memory::{
-    AddToPhysmap, E820Entry, ForeignMemoryMap, MachphysMapping, MachphysMfnList, MapSpace, MemoryDomain,
-    MemoryExchange, MemoryMap, MemoryOp, MemoryReservation, RemoveFromPhysmap,
+    E820Entry, ForeignMemoryMap, MachphysMapping, MachphysMfnList, MemoryDomain, MemoryExchange, MemoryMap, MemoryOp,
+    MemoryReservation, RemoveFromPhysmap,
 };
 use abi::{DomId, Errno, Mfn, PAGE_SHIFT, PteFlags, Vaddr};
 
@@ -43,8 +43,10 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         }
         _ if start != 0 => Err(Errno::EINVAL.into()),
         MemoryOp::EXCHANGE => exchange(c, at),
-        MemoryOp::ADD_TO_PHYSMAP => add_to_physmap(c, at),
-        MemoryOp::REMOVE_FROM_PHYSMAP => remove_from_physmap(c, at),
+        MemoryOp::ADD_TO_PHYSMAP | MemoryOp::REMOVE_FROM_PHYSMAP => {
+            c.get::<RemoveFromPhysmap>(at)?;
+            Err(Errno::EACCES.into())
+        }
         MemoryOp::MEMORY_MAP => memory_map(c, at),
         MemoryOp::MACHINE_MEMORY_MAP => machine_memory_map(c, at),
         MemoryOp::SET_MEMORY_MAP => set_memory_map(c, at),
@@ -343,19 +345,4 @@ fn set_memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
     }
     domain.memory.lock().set_memory_map(regions);
     Ok(0)
-}
-
-fn add_to_physmap<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
-    let new: AddToPhysmap = c.get(at)?;
-    if new.space == MapSpace::GMFN_FOREIGN {
-        return Err(Errno::ENOSYS.into());
-    }
-    named(c, new.domid)?;
-    Err(Errno::EACCES.into())
-}
-
-fn remove_from_physmap<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
-    let old: RemoveFromPhysmap = c.get(at)?;
-    named(c, old.domid)?;
-    Err(Errno::EACCES.into())
 }

@@ -1,24 +1,20 @@
 //! `sched_op(op, arg)`, hypercall 29: when the caller runs, and how its domain ends.
 //!
 //! - Arguments: the operation (low half of the register), and the address of its structure, see [`abi::sched`].
-//! - Returns: 0; `watchdog` the number of a new watchdog.
+//! - Returns: 0.
 //! - Faults: EFAULT where the structure or the ports of a poll cannot be copied in. EINVAL: a poll of more than 128
-//!   ports or of one that is not valid; a watchdog that does not exist; a CPU to be pinned to that is not online.
-//!   ENOSPC, cut to 32 bits as by Xen 4.17: both watchdogs are in use. ESRCH, EPERM: remote_shutdown. EPERM: pin_override by other than the initial
-//!   domain. ENOSYS: an operation that does not exist.
+//!   ports or of one that is not valid. ESRCH, EPERM: remote_shutdown. ENOSYS: an operation that does not exist.
 //! - Notes: `block` unmasks the caller's upcalls. A poll returns at once if an upcall is due. No shutdown returns to
 //!   the guest but one that was cancelled.
 //! - Source: `sched.h`.
 
 use abi::hypercall::Hypercall;
-use abi::sched::{PinOverride, Poll, RemoteShutdown, SchedOp, Shutdown, Watchdog};
+use abi::sched::{Poll, RemoteShutdown, SchedOp, Shutdown};
 use abi::{Errno, Port};
-use core::sync::atomic::Ordering::SeqCst;
 
 use crate::counters::Counter;
 use crate::cpu::pending;
-use crate::time::NEVER;
-use crate::{Args, Caller, CpuId, CpuSet, HcResult, Platform, Privilege, Stop};
+use crate::{Args, Caller, HcResult, Platform, Privilege, Stop};
 
 /// See the head of this file.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
@@ -47,8 +43,6 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
             c.need(Privilege::BUILDER)?;
             c.core.shutdown(&domain, reason);
         }
-        SchedOp::WATCHDOG => return watchdog(c, arg),
-        SchedOp::PIN_OVERRIDE => pin_override(c, arg)?,
         _ => return Err(Errno::ENOSYS.into()),
     }
     Ok(0)
@@ -92,34 +86,4 @@ fn poll_finds<P: Platform>(c: &Caller<'_, P>, poll: &Poll, only: Option<Port>) -
         }
     }
     Ok(false)
-}
-
-fn watchdog<P: Platform>(c: &mut Caller<'_, P>, arg: u64) -> HcResult {
-    let Watchdog { id, timeout } = c.get(arg)?;
-    let deadline = c.core.platform.now().saturating_add(u64::from(timeout).saturating_mul(1_000_000_000));
-    let clock = &c.domain.clock;
-    if id == 0 {
-        let Some(id) = c.core.take_watchdog(c.domain) else { return Ok(i64::from(Errno::ENOSPC.code() as u32)) };
-        if let Some(which) = clock.watchdogs.get(id - 1) {
-            c.core.set_watchdog(c.cpu, c.domain, which, deadline);
-        }
-        return Ok(id as i64);
-    }
-    let which = clock.watchdogs.get(id as usize - 1).ok_or(Errno::EINVAL)?;
-    let bit = 1 << (id - 1);
-    if clock.watchdogs_used.load(SeqCst) & bit == 0 {
-        return Err(Errno::EINVAL.into());
-    }
-    c.core.set_watchdog(c.cpu, c.domain, which, if timeout == 0 { NEVER } else { deadline });
-    if timeout == 0 {
-        clock.watchdogs_used.fetch_and(!bit, SeqCst);
-    }
-    Ok(0)
-}
-
-fn pin_override<P: Platform>(c: &mut Caller<'_, P>, arg: u64) -> Result<(), Stop> {
-    c.need(Privilege::INITIAL)?;
-    let PinOverride { pcpu } = c.get(arg)?;
-    let to = u32::try_from(pcpu).map_or(CpuSet(u64::MAX), |cpu| CpuSet::of(CpuId(cpu)));
-    Ok(c.core.set_affinity(c.vcpu, to)?)
 }

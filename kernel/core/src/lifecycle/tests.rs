@@ -294,14 +294,8 @@ fn small_commands() {
     let fails = |cmd, payload: u64| b.call(cmd, id, &payload).map(|_| ()).unwrap_err();
     b.call(DomctlOp::SETDOMAINHANDLE, id, &[9u8; 16]).unwrap();
     assert_eq!(*domain.handle.lock(), [9; 16]);
-    b.call(DomctlOp::SET_ADDRESS_SIZE, id, &64u32).unwrap();
-    assert_eq!(fails(DomctlOp::SET_ADDRESS_SIZE, 32), Errno::EINVAL);
-    assert_eq!(fails(DomctlOp::ASSIGN_DEVICE, 0), Errno::EOPNOTSUPP);
     assert_eq!(fails(DomctlOp::MAX_VCPUS, 3), Errno::EINVAL);
     assert_eq!(fails(DomctlOp(9999), 0), Errno::ENOSYS);
-    b.call(DomctlOp::SHADOW_OP, id, &0u32).unwrap();
-    assert_eq!(fails(DomctlOp::SHADOW_OP, 1), Errno::EINVAL);
-    b.call(DomctlOp::SETTSCINFO, id, &TscInfo::default()).unwrap();
     let map = CtlBitmap { bitmap: b.guest.va(1), nr_bits: 8, _pad: 0 };
     let affinity = VcpuAffinity { vcpu: VcpuId(1), flags: VcpuAffinity::HARD, hard: map, soft: map };
     b.guest.poke(&b.core, 1, 0, &[2]);

@@ -117,8 +117,6 @@ fn itself(t: &mut Test) {
     t.err("one's own context", domctl(DomctlOp::GETVCPUCONTEXT, DOM0, &at).0, Errno::EINVAL);
     t.err("to be set", domctl(DomctlOp::SETVCPUCONTEXT, DOM0, &at).0, Errno::EINVAL);
     t.err("one's own vCPUs", domctl(DomctlOp::MAX_VCPUS, DOM0, &1u32).0, Errno::EINVAL);
-    let (ret, size) = domctl(DomctlOp::GET_ADDRESS_SIZE, DOM0, &0u32);
-    t.eq("get_address_size", (ret, size), (0, 64));
 }
 
 fn creation(t: &mut Test) {
@@ -170,8 +168,6 @@ fn state(t: &mut Test, id: DomId) {
     t.ok("pause", control(DomctlOp::PAUSEDOMAIN, id));
     t.ok("pause again", control(DomctlOp::PAUSEDOMAIN, id));
     t.ok("unpause", control(DomctlOp::UNPAUSEDOMAIN, id));
-    t.ok("64 bits", domctl(DomctlOp::SET_ADDRESS_SIZE, id, &64u32).0);
-    t.err("48 bits", domctl(DomctlOp::SET_ADDRESS_SIZE, id, &48u32).0, Errno::EINVAL);
 }
 
 fn vcpus(t: &mut Test, id: DomId) {
@@ -201,10 +197,6 @@ fn vcpus(t: &mut Test, id: DomId) {
     let mut none = [0u8; 8];
     let nowhere = place(0, VcpuAffinity::HARD, none.as_mut_ptr() as u64);
     t.err("no CPU", domctl(DomctlOp::SETVCPUAFFINITY, id, &nowhere).0, Errno::EINVAL);
-    let nmi = |trigger, vcpu| SendTrigger { trigger, vcpu: VcpuId(vcpu) };
-    t.err("an NMI to no vCPU", domctl(DomctlOp::SENDTRIGGER, id, &nmi(0, 9)).0, Errno::ESRCH);
-    t.err("an unknown trigger", domctl(DomctlOp::SENDTRIGGER, id, &nmi(99, 0)).0, Errno::ENOSYS);
-    t.ok("an NMI", domctl(DomctlOp::SENDTRIGGER, id, &nmi(0, 0)).0);
 }
 
 fn memory(t: &mut Test, id: DomId) {

@@ -95,7 +95,6 @@ fn refusals(t: &mut Test, child: &Child) {
         child.call_with(Hypercall::SCHED_OP, &[SchedOp::REMOTE_SHUTDOWN.0.into()], &mut end),
         Errno::EPERM,
     );
-    t.err("pin_override", child.call_with(Hypercall::SCHED_OP, &[7], &mut 0u32), Errno::EPERM);
     t.err("console read", child.call(Hypercall::CONSOLE_IO, &[1, 16, child::DATA]), Errno::EPERM);
     let mut status = Status { dom: DOM0, port: Port(1), ..Status::default() };
     let op = |op: EvtchnOp| [u64::from(op.0)];

@@ -41,6 +41,8 @@ fn run(t: &mut Test) {
 }
 
 fn runstate(t: &mut Test) {
+    // The periodic timer that a vCPU may start with would end the sleep below.
+    call(Hypercall::VCPU_OP, &[7, 0, 0]);
     let mut info = RunstateInfo::default();
     t.ok("get_runstate_info", vcpu(VcpuOp::GET_RUNSTATE_INFO, 0, &mut info));
     t.eq("running", info.state, RunstateInfo::RUNNING);

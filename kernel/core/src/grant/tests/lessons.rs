@@ -2,10 +2,10 @@
 
 use abi::grant::{
     GetVersion, GrantEntryV1 as Entry, GrantHandle, GrantOp, GrantStatus, MapGrantRef, QuerySize, SetVersion,
-    SetupTable, SwapGrantRef, UnmapAndReplace, UnmapGrantRef, gntmap,
+    SetupTable, UnmapAndReplace, UnmapGrantRef, gntmap,
 };
 use abi::hypercall::Hypercall;
-use abi::{DomId, Errno, GrantRef, Maddr, Mfn, Pte, PteFlags, Vaddr};
+use abi::{DomId, Errno, Maddr, Mfn, Pte, PteFlags, Vaddr};
 use core::sync::atomic::Ordering::SeqCst;
 use std::vec::Vec;
 use zerocopy::FromZeros;
@@ -361,21 +361,6 @@ fn unmap_and_replace_moves_an_entry() {
     assert_eq!(core.platform.translate(to.space(), Vaddr(new)), None);
     assert_eq!(replace(new), GrantStatus::BAD_HANDLE);
     assert_eq!(flags(&core, &from, 8) & IN_USE, 0);
-    sound(&core);
-}
-
-#[test]
-fn swapping_moves_entries_that_are_not_in_use() {
-    let (core, from, to) = pair();
-    let swap = |a, b| {
-        let mut them = [SwapGrantRef { ref_a: GrantRef(a), ref_b: GrantRef(b), ..SwapGrantRef::new_zeroed() }];
-        assert_eq!(ops(&core, &from, GrantOp::SWAP_GRANT_REF, &mut them), 0);
-        them[0].status
-    };
-    assert_eq!([swap(8, 20), swap(8, 512), swap(3, 3)], [OKAY, GrantStatus::BAD_GNTREF, OKAY]);
-    assert_eq!(map(&core, &to, map_op(&from, 8, HOST, to.va(HOLE).0)).0, ERROR);
-    assert_eq!(map(&core, &to, map_op(&from, 20, HOST, to.va(HOLE).0)).0, OKAY);
-    assert_eq!(swap(8, 20), GrantStatus::EAGAIN);
     sound(&core);
 }
 
