@@ -44,7 +44,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         _ if start != 0 => Err(Errno::EINVAL.into()),
         MemoryOp::EXCHANGE => exchange(c, at),
         MemoryOp::ADD_TO_PHYSMAP | MemoryOp::REMOVE_FROM_PHYSMAP => {
-            c.get::<RemoveFromPhysmap>(at)?;
+            named(c, c.get::<RemoveFromPhysmap>(at)?.domid)?;
             Err(Errno::EACCES.into())
         }
         MemoryOp::MEMORY_MAP => memory_map(c, at),
