@@ -89,13 +89,14 @@ impl<P: Platform> Caller<'_, P> {
     }
 
     /// The domain that an argument names: the caller itself (by DOMID_SELF or its own number), or another, which
-    /// takes the builder's privilege. ESRCH where there is none, EPERM where the caller may not.
+    /// takes the builder's privilege. ESRCH where there is none, to anyone, as in Xen; EPERM where the caller may not.
     pub fn target(&self, id: abi::DomId) -> Result<Arc<Domain<P>>, Stop> {
         if id == abi::DomId::SELF || id == self.domain.id {
             return Ok(self.domain.clone());
         }
+        let domain = self.core.domains.get(id).ok_or(Errno::ESRCH)?;
         self.need(Privilege::BUILDER)?;
-        self.core.domains.get(id).ok_or(Errno::ESRCH.into())
+        Ok(domain)
     }
 }
 

@@ -63,14 +63,6 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     }
 }
 
-/// The domain that a structure names. Unlike `Caller::target`, whether it exists is answered to anyone, as in Xen.
-fn named<P: Platform>(c: &Caller<'_, P>, id: DomId) -> Result<Arc<Domain<P>>, Stop> {
-    if id != DomId::SELF && id != c.domain.id && c.core.domains.get(id).is_none() {
-        return Err(Errno::ESRCH.into());
-    }
-    c.target(id)
-}
-
 fn max_order<P: Platform>(c: &Caller<'_, P>) -> u32 {
     if crate::mm::may_choose_caching(c.domain) { DEVICE_ORDER } else { ORDER }
 }
@@ -88,7 +80,7 @@ fn reservation<P: Platform>(c: &Caller<'_, P>, a: &mut Args, kind: MemoryOp, sta
     let nothing = Ok(start as i64);
     let Ok(r) = c.get::<MemoryReservation>(at) else { return nothing };
     let most = u64::from(u32::MAX >> MemoryOp::EXTENT_SHIFT);
-    let (Ok(domain), Some(limit)) = (named(c, r.domid), limit(r.mem_flags)) else { return nothing };
+    let (Ok(domain), Some(limit)) = (c.target(r.domid), limit(r.mem_flags)) else { return nothing };
     if r.nr_extents > most || start >= r.nr_extents || r.extent_order > max_order(c) {
         return nothing;
     }
@@ -171,7 +163,7 @@ fn exchange_all<P: Platform>(c: &Caller<'_, P>, x: &mut MemoryExchange) -> Resul
     {
         return Err(Errno::EINVAL.into());
     }
-    let domain = named(c, input.domid)?;
+    let domain = c.target(input.domid)?;
     let limit = limit(output.mem_flags).ok_or(Errno::EINVAL)?;
     // A chunk is the larger of the two extents, and so many of the input's.
     let inputs = 1u64 << (order - input.extent_order);
@@ -267,7 +259,7 @@ impl Pools {
 
 fn question<P: Platform>(c: &Caller<'_, P>, kind: MemoryOp, at: u64) -> HcResult {
     let which: MemoryDomain = c.get(at)?;
-    let domain = named(c, which.domid)?;
+    let domain = c.target(which.domid)?;
     let account = domain.memory.lock();
     Ok(match kind {
         MemoryOp::CURRENT_RESERVATION => account.pages as i64,
@@ -308,8 +300,8 @@ fn memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
 }
 
 fn machine_memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
-    let map: MemoryMap = c.get(at)?;
     c.need(Privilege::HARDWARE)?;
+    let map: MemoryMap = c.get(at)?;
     // Xen wants room for one more than there are.
     if map.nr_entries as usize <= c.core.frames.memory_map().len() {
         return Err(Errno::EINVAL.into());
@@ -336,7 +328,7 @@ fn set_memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
     if new.map.nr_entries > MAX_REGIONS {
         return Err(Errno::EINVAL.into());
     }
-    let domain = named(c, new.domid)?;
+    let domain = c.target(new.domid)?;
     c.need(Privilege::BUILDER)?;
     let mut regions: Vec<E820Entry> = Vec::new();
     regions.try_reserve_exact(new.map.nr_entries as usize).map_err(|_| Errno::ENOMEM)?;

@@ -83,10 +83,11 @@ fn pci_op<P: Platform>(c: &mut Caller<'_, P>, op: PhysdevOp, arg: u64) -> HcResu
 
 /// The domain whose interrupts are meant: the caller, or with the hardware's privilege another.
 fn owner<P: Platform>(c: &Caller<'_, P>, id: DomId) -> Result<Arc<Domain<P>>, Stop> {
-    if id != DomId::SELF && id != c.domain.id {
+    let domain = c.target(id)?;
+    if domain.id != c.domain.id {
         c.need(Privilege::HARDWARE)?;
     }
-    c.target(id)
+    Ok(domain)
 }
 
 fn map_pirq<P: Platform>(c: &Caller<'_, P>, map: &MapPirq) -> Result<u32, Stop> {

@@ -204,7 +204,7 @@ fn operations_answer_as_the_interface_says() {
         assert_eq!(op(&core, &guest, EvtchnOp(absent), &mut [0u64; 3]), Errno::ENOSYS.code());
     }
     let mut other = AllocUnbound { dom: DomId(77), remote_dom: DomId::SELF, port: Port(0) };
-    assert_eq!(op(&core, &guest, EvtchnOp::ALLOC_UNBOUND, &mut other), Errno::EPERM.code());
+    assert_eq!(op(&core, &guest, EvtchnOp::ALLOC_UNBOUND, &mut other), Errno::ESRCH.code());
     let rax = guest.hypercall(&core, Hypercall::EVENT_CHANNEL_OP.0, [4, 0x1000, 0, 0, 0]);
     assert_eq!(rax, Errno::EFAULT.code());
 }
