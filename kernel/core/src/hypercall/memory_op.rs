@@ -11,7 +11,6 @@
 //!   Preemptible between extents.
 //! - Source: `memory.h`.
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use abi::layout::{MACH2PHYS_NR_ENTRIES, MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
@@ -19,7 +18,7 @@ use abi::memory::{
     E820Entry, ForeignMemoryMap, MachphysMapping, MachphysMfnList, MemoryDomain, MemoryExchange, MemoryMap, MemoryOp,
     MemoryReservation, RemoveFromPhysmap,
 };
-use abi::{DomId, Errno, Mfn, PAGE_SHIFT, PteFlags, Vaddr};
+use abi::{Errno, Mfn, PAGE_SHIFT, PteFlags, Vaddr};
 
 use crate::memory::List;
 use crate::{Args, Caller, Domain, Flush, HcResult, Platform, Privilege, Stop, guest};
@@ -44,7 +43,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         _ if start != 0 => Err(Errno::EINVAL.into()),
         MemoryOp::EXCHANGE => exchange(c, at),
         MemoryOp::ADD_TO_PHYSMAP | MemoryOp::REMOVE_FROM_PHYSMAP => {
-            named(c, c.get::<RemoveFromPhysmap>(at)?.domid)?;
+            c.target(c.get::<RemoveFromPhysmap>(at)?.domid)?;
             Err(Errno::EACCES.into())
         }
         MemoryOp::MEMORY_MAP => memory_map(c, at),

@@ -95,11 +95,11 @@ type Part = (&'static str, fn(&mut Digest<'_>), u64, u64);
 const PARTS: [Part; 12] = [
     ("numbers", numbers, 0x5eb4_42d9_3cbd_8bed, 0x5eb4_42d9_3cbd_8bed),
     ("texts", texts, 0x338d_873f_d789_8690, 0x8dbd_c1a5_4d50_97b7),
-    ("events", events, 0x35db_9c95_e43a_29e7, 0x1748_aee9_e2ec_edad),
+    ("events", events, 0x35db_9c95_e43a_29e7, 0x253d_2c49_32f3_bc01),
     ("vcpus", vcpus, 0xbd63_7c38_10a3_6ad3, 0x30a0_2d1f_99d2_23f7),
     ("memory", memory, 0xe2fe_8aaa_bb23_e116, 0x54f1_5ca9_c0ad_f9d6),
     ("interrupts", interrupts, 0xed30_cce2_15c0_1fb6, 0x1ac5_df0e_2da1_189d),
-    ("grants", grants, 0x389b_581e_1d8d_8986, 0x3742_0d82_cd2f_55ee),
+    ("grants", grants, 0x389b_581e_1d8d_8986, 0x3754_58d4_494d_6136),
     ("callbacks", callbacks, 0x94df_05a3_f4b1_a135, 0x94df_05a3_f4b1_a135),
     ("tables", tables, 0x0163_7f24_3e67_9cb4, 0x30a9_cc22_7451_0c7e),
     ("registers", registers, 0x7be7_fd27_bc5b_350b, 0x7be7_fd27_bc5b_350b),
