@@ -151,13 +151,6 @@ impl Event {
         Self::adopt(args.port)
     }
 
-    /// Makes a port for signals to itself.
-    pub fn bind_ipi() -> Result<Self, Errno> {
-        let mut args = BindIpi { vcpu: VcpuId(0), port: Port(0) };
-        hypercall::event_channel_op(EvtchnOp::BIND_IPI, &mut args)?;
-        Self::adopt(args.port)
-    }
-
     /// Binds a physical interrupt that was mapped to this domain.
     pub fn bind_pirq(pirq: u32, share: bool) -> Result<Self, Errno> {
         let flags = if share { BindPirq::WILL_SHARE } else { 0 };

@@ -6,8 +6,8 @@
 use crate::events::Event;
 use crate::page::StaticPage;
 use crate::sync::Local;
+use abi::Port;
 use abi::start_info::StartInfo;
-use abi::{DomId, Port};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -198,10 +198,6 @@ impl Drop for Forget {
     }
 }
 
-/// Who may use a node, as `r2`, `w0`, `b1`, `n3` say it: read, write, both, none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Permission(pub char, pub DomId);
-
 /// The store, outside or inside a transaction. Paths are absolute or relative to the domain's own directory.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Store {
@@ -284,20 +280,6 @@ impl Store {
     pub async fn list(&self, path: &str) -> Result<Vec<String>, Error> {
         let names = self.on_path(MessageType::DIRECTORY, path).await?;
         strings(&names).map(|name| String::from_utf8(name.to_vec()).map_err(|_| Error::BadReply)).collect()
-    }
-
-    /// Sets who may use a node: the first is its owner, and what others may who are not listed.
-    pub async fn set_permissions(&self, path: &str, permissions: &[Permission]) -> Result<(), Error> {
-        let mut list = String::new();
-        permissions.iter().for_each(|Permission(kind, domain)| list += &format!("{kind}{}\0", domain.0));
-        self.request(MessageType::SET_PERMS, &[path.as_bytes(), b"\0", list.as_bytes()]).await.map(drop)
-    }
-
-    /// The directory of a domain.
-    pub async fn domain_path(&self, domain: DomId) -> Result<String, Error> {
-        let path = self.on_path(MessageType::GET_DOMAIN_PATH, &domain.0.to_string()).await?;
-        let path = path.strip_suffix(b"\0").unwrap_or(&path);
-        String::from_utf8(path.to_vec()).map_err(|_| Error::BadReply)
     }
 
     /// Everything in a directory and, where `below` says so, in a directory in it.

@@ -95,11 +95,6 @@ impl Half {
         self.store.keys(&self.peer_directory, |name| name.starts_with("queue-")).await
     }
 
-    /// What stands in this half's own directory.
-    pub async fn own_keys(&self) -> Result<KeySet, Error> {
-        self.store.keys(&self.directory, |_| false).await
-    }
-
     /// Writes keys and then the state, as a whole; `ENOENT` if the toolstack has removed the directory, which is not
     /// made again.
     pub async fn publish(&mut self, state: State, keys: impl FnOnce(Put<'_>)) -> Result<(), Error> {

@@ -74,10 +74,3 @@ fn wire(request: &CopyRequest<'_>) -> WireCopy {
     let flags = if from_grant { WireCopy::SOURCE_GREF } else { 0 } | if to_grant { WireCopy::DEST_GREF } else { 0 };
     WireCopy { source, dest, len: request.len, flags, status: GrantStatus::GENERAL_ERROR, ..WireCopy::default() }
 }
-
-/// Does the copies with one hypercall: a status each, in order.
-pub fn copy(requests: &[CopyRequest<'_>]) -> Vec<GrantStatus> {
-    let mut copier = Copier::default();
-    copier.run(requests.iter().copied());
-    copier.statuses().collect()
-}

@@ -79,19 +79,9 @@ impl DeviceMapper {
     }
 }
 
-/// Maps pages of peers for devices with one hypercall: an outcome each, in order.
-pub fn map_device(requests: impl Iterator<Item = (DomId, GrantRef, Access)>) -> Vec<Result<DeviceGrant, GrantStatus>> {
-    DeviceMapper::default().map(requests).collect()
-}
-
 impl Drop for DeviceGrant {
     fn drop(&mut self) {
         let ended = Self { handle: self.handle, address: self.address };
         DeviceMapper::default().unmap(core::iter::once(ended));
     }
-}
-
-/// Ends mappings with one hypercall.
-pub fn unmap_device(grants: impl Iterator<Item = DeviceGrant>) {
-    DeviceMapper::default().unmap(grants);
 }

@@ -13,8 +13,8 @@ mod granted;
 mod mapping;
 mod table;
 
-pub use copy::{Copier, CopyEnd, CopyRequest, copy};
-pub use device::{DeviceGrant, DeviceMapper, map_device, unmap_device};
+pub use copy::{Copier, CopyEnd, CopyRequest};
+pub use device::{DeviceGrant, DeviceMapper};
 pub use granted::{GrantError, Granted};
 pub use mapping::Mapping;
 pub use table::{init, limbo};

@@ -1,7 +1,9 @@
 //! End to end: machines under QEMU, looked at from outside, on one CPU and on two.
 
 use super::tally::Tally;
-use super::{audit, copies, figures, flood, memory, refusals, restart, routes, shell, signals, system, time, tool};
+use super::{
+    audit, copies, figures, flood, memory, refusals, restart, routes, runtime, shell, signals, system, time, tool,
+};
 use crate::build::{Part, build, built};
 use crate::place::Place;
 use crate::process::stdout_of;
@@ -50,6 +52,7 @@ const MACHINES: &[&[Case]] = &[
     memory::CASES,
     copies::CASES,
     restart::CASES,
+    runtime::CASES,
     system::CASES,
     flood::CASES,
     time::CASES,

@@ -10,6 +10,7 @@ mod memory;
 mod refusals;
 mod restart;
 mod routes;
+mod runtime;
 mod shell;
 mod signals;
 mod system;

@@ -14,7 +14,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::Cell;
 use domain_rt::events::Event;
-use domain_rt::grant::{self, Access, CopyEnd, CopyRequest, Granted, Mapping};
+use domain_rt::grant::{self, Access, Copier, CopyEnd, CopyRequest, DeviceMapper, Granted, Mapping};
 use domain_rt::hypercall;
 use domain_rt::memory;
 use domain_rt::page::Pages;
@@ -168,12 +168,16 @@ fn grants() {
         CopyRequest { from: source, to: CopyEnd::Own(&to, 7), len: 6 },
         CopyRequest { from: CopyEnd::Own(&to, 7), to: source, len: 6 },
     ];
-    let statuses = grant::copy(&copies);
+    let mut copier = Copier::default();
+    copier.run(copies.into_iter());
+    let statuses: Vec<GrantStatus> = copier.statuses().collect();
     let mut text = [0; 6];
     to.read(7, &mut text);
     check("a copy from a grant", statuses[0] == GrantStatus::OKAY && &text == b"copied");
     check("but not to one that is only to be read", statuses[1] != GrantStatus::OKAY);
-    let device = grant::map_device([(SELF, grant, Access::ReadOnly)].into_iter());
-    let address = device.first().and_then(|grant| grant.as_ref().ok()).map(|grant| grant.address().mfn());
+    let mut mapper = DeviceMapper::default();
+    let device: Vec<_> = mapper.map([(SELF, grant, Access::ReadOnly)].into_iter()).filter_map(Result::ok).collect();
+    let address = device.first().map(|grant| grant.address().mfn());
     check("a device's address is the frame", address == Some(from.mfn(0)));
+    mapper.unmap(device.into_iter());
 }
