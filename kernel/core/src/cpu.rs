@@ -94,7 +94,7 @@ impl<P: Platform> Cpu<P> {
     /// Gives back the room in its queues for a domain of so many vCPUs.
     pub(crate) fn unreserve(&self, vcpus: usize) {
         self.queue.unreserve(vcpus);
-        self.timers.unreserve(vcpus);
+        self.timers.unreserve(vcpus + 1);
     }
 
     /// Leaves word for the CPU; the caller kicks it where it is another.

@@ -1,19 +1,22 @@
 //! `sched_op(op, arg)`, hypercall 29: when the caller runs, and how its domain ends.
 //!
 //! - Arguments: the operation (low half of the register), and the address of its structure, see [`abi::sched`].
-//! - Returns: 0.
+//! - Returns: 0; `watchdog` the number of a new watchdog.
 //! - Faults: EFAULT where the structure or the ports of a poll cannot be copied in. EINVAL: a poll of more than 128
-//!   ports or of one that is not valid. ESRCH, EPERM: remote_shutdown. ENOSYS: an operation that does not exist.
+//!   ports or of one that is not valid; a watchdog that does not exist. ENOSPC, cut to 32 bits as by Xen 4.17: both
+//!   watchdogs are in use. ESRCH, EPERM: remote_shutdown. ENOSYS: an operation that does not exist.
 //! - Notes: `block` unmasks the caller's upcalls. A poll returns at once if an upcall is due. No shutdown returns to
 //!   the guest but one that was cancelled.
 //! - Source: `sched.h`.
 
 use abi::hypercall::Hypercall;
-use abi::sched::{Poll, RemoteShutdown, SchedOp, Shutdown};
+use abi::sched::{Poll, RemoteShutdown, SchedOp, Shutdown, Watchdog};
 use abi::{Errno, Port};
+use core::sync::atomic::Ordering::SeqCst;
 
 use crate::counters::Counter;
 use crate::cpu::pending;
+use crate::time::NEVER;
 use crate::{Args, Caller, HcResult, Platform, Privilege, Stop};
 
 /// See the head of this file.
@@ -43,6 +46,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
             c.need(Privilege::BUILDER)?;
             c.core.shutdown(&domain, reason);
         }
+        SchedOp::WATCHDOG => return watchdog(c, arg),
         _ => return Err(Errno::ENOSYS.into()),
     }
     Ok(0)
@@ -86,4 +90,27 @@ fn poll_finds<P: Platform>(c: &Caller<'_, P>, poll: &Poll, only: Option<Port>) -
         }
     }
     Ok(false)
+}
+
+fn watchdog<P: Platform>(c: &mut Caller<'_, P>, arg: u64) -> HcResult {
+    let Watchdog { id, timeout } = c.get(arg)?;
+    let deadline = c.core.platform.now().saturating_add(u64::from(timeout).saturating_mul(1_000_000_000));
+    let clock = &c.domain.clock;
+    if id == 0 {
+        let Some(id) = c.core.take_watchdog(c.domain) else { return Ok(i64::from(Errno::ENOSPC.code() as u32)) };
+        if let Some(which) = clock.watchdogs.get(id - 1) {
+            c.core.set_watchdog(c.cpu, c.domain, which, deadline);
+        }
+        return Ok(id as i64);
+    }
+    let which = clock.watchdogs.get(id as usize - 1).ok_or(Errno::EINVAL)?;
+    let bit = 1 << (id - 1);
+    if clock.watchdogs_used.load(SeqCst) & bit == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    c.core.set_watchdog(c.cpu, c.domain, which, if timeout == 0 { NEVER } else { deadline });
+    if timeout == 0 {
+        clock.watchdogs_used.fetch_and(!bit, SeqCst);
+    }
+    Ok(0)
 }

@@ -98,12 +98,12 @@ impl<P: Platform> Core<P> {
         self.cpus.get(id.0 as usize)
     }
 
-    /// Makes room in all queues for `vcpus` more vCPUs of a domain, so that nothing is allocated
+    /// Makes room in all queues for `vcpus` more vCPUs and the watchdogs of a domain, so that nothing is allocated
     /// when one is woken or sleeps. ENOMEM if there is none. To be called once for each domain, before its vCPUs run.
     pub fn enroll(&self, vcpus: usize) -> Result<(), Errno> {
         for (at, cpu) in self.cpus.iter().enumerate() {
             let queue = cpu.queue.reserve(vcpus);
-            if !(queue && cpu.timers.reserve(vcpus)) {
+            if !(queue && cpu.timers.reserve(vcpus + 1)) {
                 if queue {
                     cpu.queue.unreserve(vcpus);
                 }

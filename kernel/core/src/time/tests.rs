@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering::SeqCst;
 use std::vec::Vec;
 
 use abi::hypercall::Hypercall;
+use abi::sched::{SchedOp, Watchdog};
 use abi::vcpu::{RegisterArea, RunstateInfo, SetPeriodicTimer, SetSingleshotTimer, VcpuOp, VcpuTimeInfo};
 use abi::{Errno, Port, VcpuId, Virq};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -13,7 +14,7 @@ use crate::cpu::pending;
 use crate::event::layout;
 use crate::sched::sim::Sim;
 use crate::testing::{self, Guest, TestCore, TestMachine};
-use crate::{Platform, Privilege, Vcpu, guest};
+use crate::{Platform, Privilege, Stage, Vcpu, guest};
 
 const MS: u64 = 1_000_000;
 
@@ -167,6 +168,7 @@ fn the_end_of_a_domain_takes_its_timers_off_the_queues() {
     sim.settle();
     let cpu = sim.runs_on(&vcpu).unwrap().0 as usize;
     sim.on(cpu).core.set_singleshot(&sim.core.cpus[cpu], &vcpu, u64::MAX / 2);
+    sim.core.set_watchdog(&sim.core.cpus[cpu], &domain, &domain.clock.watchdogs[0], u64::MAX / 2);
     sim.block(&vcpu);
     assert!(!sim.core.cpus[cpu].timers.is_empty());
     sim.core.pause_domain(&domain);
@@ -295,6 +297,29 @@ fn a_runstate_area_is_written_with_and_without_the_update_flag() {
     let info = vcpu_op(&core, &guest, VcpuOp::GET_RUNSTATE_INFO, RunstateInfo::new_zeroed().as_bytes());
     assert_eq!(info, 0);
     assert_eq!(read::<RunstateInfo>(&core, &guest, 0, 0).time.iter().sum::<u64>(), now(&core));
+}
+
+#[test]
+fn watchdogs_are_two_can_be_poked_and_bite() {
+    let (core, guest) = guest();
+    let dog = |id, timeout| {
+        guest.poke(&core, 0, 0, Watchdog { id, timeout }.as_bytes());
+        guest.hypercall(&core, Hypercall::SCHED_OP.0, [u64::from(SchedOp::WATCHDOG.0), guest.va(0).0, 0, 0, 0])
+    };
+    assert_eq!(dog(1, 5), Errno::EINVAL.code(), "none yet");
+    assert_eq!([dog(0, 5), dog(0, 9), dog(0, 1)], [1, 2, i64::from(Errno::ENOSPC.code() as u32)]);
+    assert_eq!(dog(3, 1), Errno::EINVAL.code());
+    let pass = |seconds: u64| {
+        core.platform.clock.fetch_add(seconds * 1000 * MS, SeqCst);
+        core.run_timers(&core.cpus[0], Some(&guest.vcpu));
+        guest.domain.stage()
+    };
+    assert_eq!(pass(4), Stage::Alive);
+    assert_eq!([dog(1, 5), dog(2, 0)], [0, 0]);
+    assert_eq!(dog(2, 3), Errno::EINVAL.code(), "it was ended");
+    assert_eq!(pass(4), Stage::Alive, "poked");
+    assert_eq!(pass(2), Stage::Shutdown);
+    assert_eq!(guest.domain.life.load(SeqCst) >> 8 & 0xff, abi::sched::ShutdownReason::WATCHDOG.0);
 }
 
 #[test]

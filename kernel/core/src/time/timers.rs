@@ -1,4 +1,4 @@
-//! Timers: the single-shot, periodic and poll timers of vCPUs.
+//! Timers: the single-shot, periodic and poll timers of vCPUs, and the watchdogs of domains.
 //!
 //! The timers of the vCPU that runs are looked up in the vCPU itself, so that setting one is a store. When a vCPU
 //! stops running with a timer set, it is *parked*: put on the timer queue of the CPU it ran on, and taken off when
@@ -6,10 +6,11 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use abi::Virq;
+use abi::sched::ShutdownReason;
 
 use super::VcpuTime;
 use crate::counters::{Counter, Event};
@@ -20,6 +21,12 @@ use crate::{Core, Cpu, CpuId, Domain, Lock, Platform, Vcpu};
 pub const NEVER: u64 = u64::MAX;
 /// No CPU.
 const NOWHERE: u32 = u32::MAX;
+
+/// Whose timer it is.
+pub(super) enum Owner<P: Platform> {
+    Vcpu(Arc<Vcpu<P>>),
+    Watchdog(Arc<Domain<P>>),
+}
 
 /// Which of a vCPU's timers went off.
 pub(super) struct Due {
@@ -40,7 +47,7 @@ pub struct Timers<P: Platform> {
 
 struct Parked<P: Platform> {
     /// The latest deadline first, so that the next one is taken off the end.
-    list: Vec<(u64, Arc<Vcpu<P>>)>,
+    list: Vec<(u64, Owner<P>)>,
     most: usize,
 }
 
@@ -54,7 +61,7 @@ impl<P: Platform> Timers<P> {
         }
     }
 
-    /// Makes room for `more` vCPUs with timers; false if there is no memory.
+    /// Makes room for `more` owners of timers; false if there is no memory.
     pub(crate) fn reserve(&self, more: usize) -> bool {
         let mut queue = self.queue.lock();
         let most = queue.most.saturating_add(more);
@@ -77,7 +84,7 @@ impl<P: Platform> Timers<P> {
         self.first.load(SeqCst) == NEVER
     }
 
-    fn insert(&self, deadline: u64, owner: Arc<Vcpu<P>>) {
+    fn insert(&self, deadline: u64, owner: Owner<P>) {
         let mut queue = self.queue.lock();
         queue.insert(deadline, owner);
         self.note_first(&queue);
@@ -85,22 +92,25 @@ impl<P: Platform> Timers<P> {
 
     /// Takes the first one that is due. A vCPU that has another timer set stays on the queue for that: all in one
     /// step, so that whoever runs it meanwhile finds it there or not at all.
-    pub(super) fn pop(&self, now: u64) -> Option<(Arc<Vcpu<P>>, Due)> {
+    pub(super) fn pop(&self, now: u64) -> Option<(Owner<P>, Due)> {
         if self.first.load(SeqCst) > now {
             return None;
         }
         let mut queue = self.queue.lock();
         let (_, owner) = queue.list.pop_if(|(d, _)| *d <= now)?;
-        let due = owner.time.take_due(now);
-        match owner.time.asleep_until() {
-            NEVER => owner.time.parked.store(NOWHERE, SeqCst),
-            next => queue.insert(next, owner.clone()),
+        let mut due = Due { tick: false, poll: false };
+        if let Owner::Vcpu(v) = &owner {
+            due = v.time.take_due(now);
+            match v.time.asleep_until() {
+                NEVER => v.time.parked.store(NOWHERE, SeqCst),
+                next => queue.insert(next, Owner::Vcpu(v.clone())),
+            }
         }
         self.note_first(&queue);
         Some((owner, due))
     }
 
-    fn retain(&self, keep: impl Fn(&Arc<Vcpu<P>>) -> bool) {
+    fn retain(&self, keep: impl Fn(&Owner<P>) -> bool) {
         let mut queue = self.queue.lock();
         queue.list.retain(|(_, owner)| keep(owner));
         self.note_first(&queue);
@@ -108,7 +118,10 @@ impl<P: Platform> Timers<P> {
 
     /// Takes off all that belongs to a domain.
     pub(crate) fn forget(&self, domain: &Arc<Domain<P>>) {
-        self.retain(|v| !domain.vcpus.iter().any(|own| Arc::ptr_eq(own, v)));
+        self.retain(|owner| match owner {
+            Owner::Vcpu(v) => !domain.vcpus.iter().any(|own| Arc::ptr_eq(own, v)),
+            Owner::Watchdog(d) => !Arc::ptr_eq(d, domain),
+        });
     }
 
     fn note_first(&self, queue: &Parked<P>) {
@@ -117,7 +130,7 @@ impl<P: Platform> Timers<P> {
 }
 
 impl<P: Platform> Parked<P> {
-    fn insert(&mut self, deadline: u64, owner: Arc<Vcpu<P>>) {
+    fn insert(&mut self, deadline: u64, owner: Owner<P>) {
         let at = self.list.partition_point(|(d, _)| *d > deadline);
         self.list.insert(at, (deadline, owner));
     }
@@ -160,8 +173,11 @@ impl<P: Platform> Core<P> {
         self.count(cpu, Counter::Event(Event::Timer));
         cpu.timers.programmed.store(NEVER, Relaxed);
         let now = self.platform.now();
-        while let Some((v, due)) = cpu.timers.pop(now) {
-            self.fire(&v, due);
+        while let Some((owner, due)) = cpu.timers.pop(now) {
+            match owner {
+                Owner::Vcpu(v) => self.fire(&v, due),
+                Owner::Watchdog(domain) => self.watch(cpu, domain, now),
+            }
         }
         if let Some(v) = current {
             self.fire_running(v, now);
@@ -249,7 +265,7 @@ impl<P: Platform> Core<P> {
         let deadline = vcpu.time.asleep_until();
         if deadline != NEVER {
             vcpu.time.parked.store(cpu.id.0, SeqCst);
-            cpu.timers.insert(deadline, vcpu.clone());
+            cpu.timers.insert(deadline, Owner::Vcpu(vcpu.clone()));
             self.program_by(cpu, deadline);
         }
     }
@@ -258,11 +274,39 @@ impl<P: Platform> Core<P> {
     pub(crate) fn unpark(&self, vcpu: &Arc<Vcpu<P>>) {
         let at = vcpu.time.parked.swap(NOWHERE, SeqCst);
         if let Some(cpu) = self.cpu(CpuId(at)) {
-            cpu.timers.retain(|owner| !Arc::ptr_eq(owner, vcpu));
+            cpu.timers.retain(|owner| !matches!(owner, Owner::Vcpu(v) if Arc::ptr_eq(v, vcpu)));
         }
         // A poll's time limit ends with the poll.
         if !vcpu.sched.state.view().polling() {
             vcpu.time.stop_poll();
         }
     }
+
+    /// Sets a domain's watchdog `which` to go off at `deadline`.
+    pub(crate) fn set_watchdog(&self, cpu: &Cpu<P>, domain: &Arc<Domain<P>>, which: &AtomicU64, deadline: u64) {
+        which.store(deadline, SeqCst);
+        // One entry a domain, at the first deadline it had: poking a watchdog later is the store alone.
+        if deadline != NEVER && domain.clock.watched.compare_exchange(NOWHERE, cpu.id.0, SeqCst, SeqCst).is_ok() {
+            cpu.timers.insert(deadline, Owner::Watchdog(domain.clone()));
+            self.program_by(cpu, deadline);
+        }
+    }
+
+    /// A domain's watchdogs are to be looked at.
+    fn watch(&self, cpu: &Cpu<P>, domain: Arc<Domain<P>>, now: u64) {
+        domain.clock.watched.store(NOWHERE, SeqCst);
+        if domain.clock.watchdogs.iter().any(|w| take_due(w, now)) {
+            self.shutdown(&domain, ShutdownReason::WATCHDOG);
+            return;
+        }
+        let next = domain.clock.watchdogs.iter().map(|w| w.load(SeqCst)).min().unwrap_or(NEVER);
+        if next != NEVER && domain.clock.watched.compare_exchange(NOWHERE, cpu.id.0, SeqCst, SeqCst).is_ok() {
+            cpu.timers.insert(next, Owner::Watchdog(domain));
+        }
+    }
+}
+
+/// No CPU's timer queue holds it.
+pub(super) const fn nowhere() -> AtomicU32 {
+    AtomicU32::new(NOWHERE)
 }

@@ -1,10 +1,10 @@
-//! sched_op: yield, block, poll, shutdown codes; set_timer_op.
+//! sched_op: yield, block, poll, shutdown codes, watchdog; set_timer_op.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![forbid(unsafe_code)]
 
 use conformance_guests::abi::event::{BindIpi, BindVirq, EvtchnOp, PortArg};
 use conformance_guests::abi::hypercall::Hypercall;
-use conformance_guests::abi::sched::{Poll, RemoteShutdown, SchedOp, Shutdown, ShutdownReason};
+use conformance_guests::abi::sched::{Poll, RemoteShutdown, SchedOp, Shutdown, ShutdownReason, Watchdog};
 use conformance_guests::abi::{DomId, Errno, Port, Vaddr, VcpuId, Virq};
 use conformance_guests::domain_rt::probe::{self, call};
 use conformance_guests::ops::{evtchn, sched, system_time};
@@ -16,7 +16,7 @@ const MS: u64 = 1_000_000;
 
 fn run(t: &mut Test) {
     t.ok("yield", call(Hypercall::SCHED_OP, &[0, 0]));
-    for op in [2, 3, 4, 5] {
+    for op in [2, 3, 4, 5, 6] {
         t.err("argument nowhere", call(Hypercall::SCHED_OP, &[op, 0x1000]), Errno::EFAULT);
     }
     for op in [8, 9, u32::MAX.into()] {
@@ -133,4 +133,15 @@ fn errors(t: &mut Test) {
     };
     t.err("remote_shutdown of nobody", remote(77, 0), Errno::ESRCH);
     t.err("remote_shutdown of oneself by SELF", remote(0x7ff0, 0), Errno::ESRCH);
+    let watchdog = |id, timeout| sched(SchedOp::WATCHDOG, &mut Watchdog { id, timeout });
+    t.err("watchdog that was not set", watchdog(1, 10), Errno::EINVAL);
+    t.err("watchdog past the last", watchdog(3, 10), Errno::EINVAL);
+    t.returns("watchdog", watchdog(0, 30), 1);
+    t.returns("another", watchdog(0, 30), 2);
+    // The error of a call that returns 32 bits.
+    t.returns("a third", watchdog(0, 30), i64::from(Errno::ENOSPC.code() as u32));
+    t.ok("set anew", watchdog(1, 60));
+    t.ok("ended", watchdog(1, 0));
+    t.err("ended twice", watchdog(1, 0), Errno::EINVAL);
+    t.ok("the other", watchdog(2, 0));
 }
