@@ -57,10 +57,11 @@ fn block(t: &mut Test, now: impl Fn() -> u64, drain: impl Fn()) {
     t.ok("block on it", call(Hypercall::SCHED_OP, &[1, 0]));
     t.eq("comes", probe::upcalls() - before, 2);
     drain();
-    // Cancelled.
-    t.ok("set", call(Hypercall::SET_TIMER_OP, &[now() + 5 * MS]));
+    // Cancelled, long before: a busy host may hold us up in between.
+    let deadline = now() + 200 * MS;
+    t.ok("set", call(Hypercall::SET_TIMER_OP, &[deadline]));
     t.ok("cancel", call(Hypercall::SET_TIMER_OP, &[0]));
-    let end = now() + 20 * MS;
+    let end = deadline + 20 * MS;
     while now() < end {
         call(Hypercall::SCHED_OP, &[0, 0]);
     }
