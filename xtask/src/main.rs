@@ -133,7 +133,21 @@ fn dispatch(cli: Cli) -> Result<()> {
     Ok(())
 }
 
+/// Whoever read our output is gone, as in `cargo xtask build | head`: the end, as SIGPIPE would have it, without a word.
+fn end_with_the_reader() {
+    let others = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload_as_str().unwrap_or_default();
+        if text.starts_with("failed printing to std") && text.contains("Broken pipe") {
+            let _children = process::end_children();
+            std::process::exit(141);
+        }
+        others(panic)
+    }));
+}
+
 fn main() -> ExitCode {
+    end_with_the_reader();
     let cli = Cli::parse();
     if let Err(error) = process::end_children_on_signals() {
         eprintln!("warning: {error:#}");

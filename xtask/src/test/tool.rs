@@ -109,7 +109,13 @@ fn first_lines(setting: &Setting<'_>) -> Result<()> {
     said.expect(0, &["cargo xtask run", "cargo xtask test", "cargo xtask build", "new-guest", "--help"])?;
     let lines = said.text.lines().count();
     ensure!((5..=8).contains(&lines), "{lines} lines:\n{}", said.text);
-    run(setting, &["--help"])?.expect(0, &["setup", "check", "conformance", "bench", "lint"])
+    run(setting, &["--help"])?.expect(0, &["setup", "check", "conformance", "bench", "lint"])?;
+    // Nobody reads: the end of a process by SIGPIPE, and no word.
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let said = xtask(setting.place, &[])?.stdout(writer).stderr(Stdio::piped()).spawn()?.wait_with_output()?;
+    ensure!(said.status.code() == Some(141) && said.stderr.is_empty(), "without a reader: {said:?}");
+    Ok(())
 }
 
 /// A guest made by `new-guest` in a copy of the workspace builds there and boots.
