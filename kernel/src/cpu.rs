@@ -1,23 +1,45 @@
-//! Control registers of a CPU.
+//! Control registers of a CPU, and what its features make of the image.
 
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
 
 use x86_64::registers::model_specific::Msr;
 
+const CR4_MCE: u64 = 1 << 6;
 const CR4_PGE: u64 = 1 << 7;
 const CR4_OSFXSR: u64 = 1 << 9;
 const CR4_OSXMMEXCPT: u64 = 1 << 10;
-/// Bits that are the guest's own: TSD, DE, FSGSBASE.
-const CR4_GUEST: u64 = 1 << 2 | 1 << 3 | 1 << 16;
+const CR4_UMIP: u64 = 1 << 11;
 const CR4_SMEP: u64 = 1 << 20;
+const CR4_SMAP: u64 = 1 << 21;
+/// CR4.OSXSAVE.
+pub const CR4_OSXSAVE: u64 = 1 << 18;
+/// Bits that are the guest's own: TSD, DE, FSGSBASE, OSXSAVE.
+const CR4_GUEST: u64 = 1 << 2 | 1 << 3 | 1 << 16 | CR4_OSXSAVE;
+/// The PAT that guests see, as Xen has it: WB, WT, UC-, UC, WC, WP, UC, UC.
+const PAT: u64 = 0x0000_0501_0007_0406;
 
-/// Sets the control registers: the same on every CPU. What protects ring 0 is on where the CPU has it.
+/// CPUID's answer: eax, ebx, ecx, edx; zeros behind the last leaf of a range.
+pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let r = __cpuid_count(leaf, subleaf);
+    [r.eax, r.ebx, r.ecx, r.edx]
+}
+
+/// What protects ring 0, where the CPU has it.
+fn protection() -> u64 {
+    let [last, ..] = cpuid(0, 0);
+    let [_, b, c, _] = if last >= 7 { cpuid(7, 0) } else { [0; 4] };
+    [(b >> 7, CR4_SMEP), (b >> 20, CR4_SMAP), (c >> 2, CR4_UMIP)]
+        .iter()
+        .filter(|(feature, _)| feature & 1 != 0)
+        .fold(0, |bits, (_, bit)| bits | bit)
+}
+
+/// Sets the control registers and the PAT: the same on every CPU.
 pub fn init() {
-    let features = __cpuid_count(7, 0);
-    let smep = if features.ebx & 1 << 7 != 0 { CR4_SMEP } else { 0 };
-    let set = CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | smep;
-    // SAFETY: PAE stays; the bits are ones that this CPU has; MP, NE and AM on, EM and TS off in CR0.
+    let set = CR4_MCE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | protection();
+    // SAFETY: PAE stays; the bits are ones that this CPU has; MP, NE and AM on, EM and TS off in CR0. Entries 0-3 of the
+    // PAT keep their meaning, which is all that the core's own tables use.
     unsafe {
         let cr4: u64;
         asm!("mov {}, cr4", out(reg) cr4, options(nomem, nostack));
@@ -25,6 +47,28 @@ pub fn init() {
         let cr0: u64;
         asm!("mov {}, cr0", out(reg) cr0, options(nomem, nostack));
         asm!("mov cr0, {}", in(reg) cr0 & !0xc | 0x4_0022, options(nostack));
+        Msr::new(0x277).write(PAT);
+    }
+}
+
+/// Puts the instructions that open and close guests' memory where entry.s has room for them, if the CPU has SMAP. While
+/// the loader's tables, by which the image can be written, are still in force.
+pub fn patch() {
+    unsafe extern "C" {
+        static smap_places: [u64; 2];
+        static smap_places_end: [u64; 2];
+    }
+    if protection() & CR4_SMAP == 0 {
+        return;
+    }
+    // SAFETY: entry.s names three-byte instructions of its own, each with what is to be there instead; nobody executes them
+    // yet.
+    unsafe {
+        let start = &raw const smap_places;
+        let places = core::slice::from_raw_parts(start, (&raw const smap_places_end).offset_from_unsigned(start));
+        for [at, instruction] in places {
+            core::slice::from_raw_parts_mut(*at as *mut u8, 3).copy_from_slice(&instruction.to_le_bytes()[..3]);
+        }
     }
 }
 
@@ -40,13 +84,4 @@ pub fn load_control(guest: u64) {
             asm!("mov cr4, {}", in(reg) new, options(nostack, preserves_flags));
         }
     }
-}
-
-/// The PAT that guests see, as Xen has it: WB, WT, UC-, UC, WC, WP, UC, UC.
-const PAT: u64 = 0x0000_0501_0007_0406;
-
-/// Programs the PAT.
-pub fn init_pat() {
-    // SAFETY: entries 0-3 keep their meaning, which is all that the core's own tables use.
-    unsafe { Msr::new(0x277).write(PAT) };
 }

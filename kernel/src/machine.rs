@@ -257,8 +257,7 @@ impl Platform for Machine {
     }
 
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
-        let r = ::core::arch::x86_64::__cpuid_count(leaf, subleaf);
-        [r.eax, r.ebx, r.ecx, r.edx]
+        cpu::cpuid(leaf, subleaf)
     }
 
     fn rdmsr(&self, msr: u32) -> Option<u64> {
@@ -271,8 +270,12 @@ impl Platform for Machine {
         (unsafe { rdmsr_or_fault(msr, &mut value) } == 0).then_some(value)
     }
 
-    fn xsetbv(&self, _value: u64) -> Result<(), Fault> {
-        Err(Fault)
+    fn xcr0_offered(&self) -> u64 {
+        fpu::offered()
+    }
+
+    fn set_xcr0(&self, value: u64) {
+        fpu::set_xcr0(value);
     }
 
     fn port_in(&self, port: u16, bytes: u8) -> u32 {

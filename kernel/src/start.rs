@@ -15,7 +15,9 @@ use ferrule_core::{Cpu, CpuId};
 use crate::boot_info::{BootInfo, Range};
 use crate::machine::{self, Core, Machine};
 use crate::paging::Early;
-use crate::{acpi_tables, apic, console, construct, cpu, heap, keys, layout, paging, physical, power, smp, time, trap};
+use crate::{
+    acpi_tables, apic, console, construct, cpu, fpu, heap, keys, layout, paging, physical, power, smp, time, trap,
+};
 
 /// The heap's first memory.
 const HEAP_BYTES: u64 = 1 << 20;
@@ -24,6 +26,7 @@ const HEAP_BYTES: u64 = 1 << 20;
 #[unsafe(no_mangle)]
 extern "C" fn start(magic: u32, info: u64) -> ! {
     time::start();
+    cpu::patch();
     console::init();
     let boot = match BootInfo::read(magic, info) {
         Ok(boot) => boot,
@@ -51,7 +54,7 @@ extern "C" fn start(magic: u32, info: u64) -> ! {
     unsafe { core::arch::asm!("mov cr3, {}", in(reg) paging::root(), options(nostack)) };
     percpu.install();
     cpu::init();
-    cpu::init_pat();
+    fpu::init(matches!(boot.option("xsave"), Some("0" | "no" | "off" | "false")));
     machine::load_tables(0);
     machine::load_cr3(paging::root());
     heap::init(heap, HEAP_BYTES);

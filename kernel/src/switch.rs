@@ -65,9 +65,9 @@ fn load(c: &mut Caller<'_, Machine>) {
     }
     machine::load_selectors(c.run);
     c.core.platform.load_bases(c.run);
+    fpu::load(c.run);
     c.core.platform.load_control(c.run);
     c.core.platform.load_debug_registers(c.run);
-    fpu::load(c.run);
     c.core.write_runstate(c.vcpu, c.run);
 }
 

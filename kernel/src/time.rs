@@ -1,4 +1,4 @@
-//! Time: the TSC, calibrated once against ACPI's timer (or the PIT), and the local APIC's timer with it.
+//! Time: the TSC, calibrated once against ACPI's timer, and the local APIC's timer with it.
 
 use core::arch::x86_64::_rdtsc;
 use core::sync::atomic::{AtomicI8, AtomicU32, AtomicU64, Ordering};
@@ -9,8 +9,6 @@ use crate::apic;
 
 /// ACPI's timer runs at this many Hz.
 const PM_HZ: u64 = 3_579_545;
-/// The PIT runs at this many Hz.
-const PIT_HZ: u64 = 1_193_182;
 /// How long calibration takes, as a part of a second: 1/100.
 const PART: u64 = 100;
 
@@ -67,16 +65,8 @@ pub fn wall_clock() -> u64 {
 /// Measures the TSC and the APIC's timer against the reference for 10 ms, and reads the wall clock.
 pub fn calibrate(pm_timer: Option<u16>) {
     apic::start_count();
-    let (tsc_hz, apic_hz) = match pm_timer {
-        Some(port) => against(PM_HZ, 24, || {
-            // SAFETY: FADT names this port as the timer's; reading it has no effect.
-            u64::from(unsafe { Port::<u32>::new(port).read() })
-        }),
-        None => {
-            let mut pit = Pit::start();
-            against(PIT_HZ, 16, move || pit.counted())
-        }
-    };
+    let Some(port) = pm_timer else { panic!("the machine has no ACPI timer") };
+    let (tsc_hz, apic_hz) = against_pm_timer(port);
     apic::start_timer(0);
     TSC_HZ.store(tsc_hz, Ordering::Relaxed);
     // The multiplier's top bit is set, so that it has 32 significant bits: 2^31 <= 10^9 * 2^32 / (hz << shift) < 2^32.
@@ -97,54 +87,26 @@ pub fn calibrate(pm_timer: Option<u16>) {
     WALL.store(cmos_time().saturating_sub(now() / 1_000_000_000), Ordering::Relaxed);
 }
 
-/// Counts TSC and APIC ticks while a reference of `hz`, `bits` wide, runs a part of a second from edge to edge.
-fn against(hz: u64, bits: u32, mut reference: impl FnMut() -> u64) -> (u64, u64) {
-    let mask = (1u64 << bits) - 1;
-    let mut edge = |from: u64| loop {
-        let (now, tsc, apic) = (reference() & mask, tsc(), apic::counted());
-        if now != from & mask {
+/// Counts TSC and APIC ticks a second while ACPI's timer, 24 bits wide, runs a part of one from edge to edge.
+fn against_pm_timer(port: u16) -> (u64, u64) {
+    const MASK: u64 = (1 << 24) - 1;
+    // SAFETY: FADT names this port as the timer's; reading it has no effect.
+    let reference = || u64::from(unsafe { Port::<u32>::new(port).read() }) & MASK;
+    let edge = |from: u64| loop {
+        let (now, tsc, apic) = (reference(), tsc(), apic::counted());
+        if now != from {
             return (now, tsc, apic);
         }
     };
-    let first = edge(0);
-    let start = edge(first.0);
-    let mut ticks = 0;
-    let mut last = start;
-    while ticks < hz / PART {
+    let start = edge(edge(reference()).0);
+    let (mut ticks, mut last) = (0, start);
+    while ticks < PM_HZ / PART {
         let next = edge(last.0);
-        ticks += next.0.wrapping_sub(last.0) & mask;
+        ticks += next.0.wrapping_sub(last.0) & MASK;
         last = next;
     }
-    let per_second = |counted: u64| (u128::from(counted) * u128::from(hz) / u128::from(ticks)) as u64;
+    let per_second = |counted: u64| (u128::from(counted) * u128::from(PM_HZ) / u128::from(ticks)) as u64;
     (per_second(last.1 - start.1), per_second(u64::from(last.2 - start.2)))
-}
-
-/// The PIT's channel 2, which counts down and interrupts nobody.
-struct Pit(u16);
-
-impl Pit {
-    fn start() -> Self {
-        // SAFETY: gate on, speaker off; channel 2, both bytes, mode 2, from the top. No domain is given these ports.
-        unsafe {
-            let mut gate = Port::<u8>::new(0x61);
-            let old = gate.read();
-            gate.write(old & !2 | 1);
-            Port::<u8>::new(0x43).write(0xb4);
-            Port::<u8>::new(0x42).write(0xff);
-            Port::<u8>::new(0x42).write(0xff);
-        }
-        Self(0)
-    }
-
-    fn counted(&mut self) -> u64 {
-        // SAFETY: latches and reads channel 2.
-        unsafe {
-            Port::<u8>::new(0x43).write(0x80);
-            let mut port = Port::<u8>::new(0x42);
-            self.0 = u16::from(port.read()) | u16::from(port.read()) << 8;
-        }
-        u64::from(u16::MAX - self.0)
-    }
 }
 
 /// Asks this CPU's APIC for an interrupt at system time `deadline`; `u64::MAX` for none. Too far ahead for its counter,

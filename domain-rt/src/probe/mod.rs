@@ -8,6 +8,7 @@
 mod exec;
 mod memory;
 mod vcpu;
+mod vector;
 
 pub use exec::{
     Entry, Frame, Regs, code_page, exec, exec_resuming, exec_user, install, mask_events, upcall_frame, upcalls,
@@ -18,6 +19,7 @@ pub use memory::{
     start_tables, vcpu_info,
 };
 pub use vcpu::{ap_context, ap_progress, ap_runs, work};
+pub use vector::{enable_xsave, fill_ymm, set_xcr0, watched, watcher_context, xcr0, ymm_holds};
 
 use crate::arch;
 use abi::hypercall::Hypercall;

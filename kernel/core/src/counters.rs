@@ -4,19 +4,16 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Core, Cpu, Platform};
 
-/// Hypercall numbers that are told apart.
+/// Hypercall numbers that are told apart; the last stands for all above.
 const HYPERCALLS: usize = 64;
-/// Sub-operations of a hypercall that are told apart.
+/// Sub-operations of a hypercall that are told apart; likewise.
 const SUB_OPS: usize = 16;
-/// Hypercalls whose sub-operations are told apart: see [`family`].
-const FAMILIES: usize = 6;
 /// Exception vectors.
 const VECTORS: usize = 32;
 
-const SUBS_AT: usize = HYPERCALLS;
-const VECTORS_AT: usize = SUBS_AT + FAMILIES * SUB_OPS;
+const VECTORS_AT: usize = HYPERCALLS * (1 + SUB_OPS);
 const EVENTS_AT: usize = VECTORS_AT + VECTORS;
-const COUNT: usize = EVENTS_AT + Event::NAMES.len();
+const COUNT: usize = EVENTS_AT + Event::Steal as usize + 1;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,53 +56,16 @@ pub enum Event {
     Steal,
 }
 
-impl Event {
-    /// The names, in the order of the numbers.
-    pub const NAMES: [&'static str; 11] = [
-        "continuations",
-        "switches",
-        "idle",
-        "root loads",
-        "flushes",
-        "kicks",
-        "upcalls",
-        "emulations",
-        "table writes",
-        "timer",
-        "steals",
-    ];
-}
-
-/// Which family of sub-operations a hypercall has: memory_op, vcpu_op, grant_table_op, mmuext_op, sched_op,
-/// event_channel_op.
-const fn family(number: u32) -> Option<usize> {
-    match number {
-        12 => Some(0),
-        20 => Some(1),
-        24 => Some(2),
-        26 => Some(3),
-        29 => Some(4),
-        32 => Some(5),
-        _ => None,
-    }
-}
-
 impl Counter {
     /// Where it is kept; what has no place of its own shares the last of its kind.
     #[inline(always)]
-    const fn index(self) -> Option<usize> {
+    fn index(self) -> usize {
+        let within = |number: u32, count: usize| (number as usize).min(count - 1);
         match self {
-            Self::Hypercall(n) if (n as usize) < HYPERCALLS => Some(n as usize),
-            Self::Hypercall(_) => Some(HYPERCALLS - 1),
-            Self::Sub(n, op) => match family(n) {
-                Some(f) => {
-                    let op = if (op as usize) < SUB_OPS { op as usize } else { SUB_OPS - 1 };
-                    Some(SUBS_AT + f * SUB_OPS + op)
-                }
-                None => None,
-            },
-            Self::Exception(v) => Some(VECTORS_AT + v as usize % VECTORS),
-            Self::Event(e) => Some(EVENTS_AT + e as usize),
+            Self::Hypercall(n) => within(n, HYPERCALLS),
+            Self::Sub(n, op) => HYPERCALLS + within(n, HYPERCALLS) * SUB_OPS + within(op, SUB_OPS),
+            Self::Exception(v) => VECTORS_AT + usize::from(v) % VECTORS,
+            Self::Event(e) => EVENTS_AT + e as usize,
         }
     }
 }
@@ -122,14 +82,14 @@ impl Counters {
     /// One more.
     #[inline(always)]
     pub fn add(&self, what: Counter) {
-        if let Some(slot) = what.index().and_then(|i| self.0.get(i)) {
+        if let Some(slot) = self.0.get(what.index()) {
             slot.store(slot.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
     }
 
     /// How often it has happened here.
     pub fn get(&self, what: Counter) -> u64 {
-        what.index().and_then(|i| self.0.get(i)).map_or(0, |slot| slot.load(Ordering::Relaxed))
+        self.0.get(what.index()).map_or(0, |slot| slot.load(Ordering::Relaxed))
     }
 }
 
@@ -138,11 +98,6 @@ impl<P: Platform> Core<P> {
     #[inline(always)]
     pub fn count(&self, cpu: &Cpu<P>, what: Counter) {
         cpu.counters.add(what);
-    }
-
-    /// How often something has happened on all CPUs.
-    pub fn counted(&self, what: Counter) -> u64 {
-        self.cpus.iter().map(|cpu| cpu.counters.get(what)).sum()
     }
 }
 
@@ -167,12 +122,12 @@ mod tests {
     }
 
     #[test]
-    fn numbers_out_of_range_are_counted_or_dropped_never_a_panic() {
+    fn numbers_out_of_range_are_counted_with_the_last_never_a_panic() {
         let c = Counters::new();
         c.add(Counter::Hypercall(u32::MAX));
         c.add(Counter::Sub(20, u32::MAX));
         c.add(Counter::Sub(1, 1));
         c.add(Counter::Exception(255));
-        assert_eq!(c.0.iter().map(|x| x.load(Ordering::Relaxed)).sum::<u64>(), 3);
+        assert_eq!(c.0.iter().map(|x| x.load(Ordering::Relaxed)).sum::<u64>(), 4);
     }
 }

@@ -74,7 +74,8 @@ impl<P: Platform> Core<P> {
                 b &= 0xffff;
                 c = c & !HIDDEN_1C | HYPERVISOR;
                 c &= !(if avx { 0 } else { AVX_1C } | if xcr0 != 0 { 0 } else { XSAVE });
-                if c & XSAVE != 0 && run.cr4 & CR4_OSXSAVE != 0 {
+                // A kernel sees the core's own: Linux takes that for leave to use XSAVE.
+                if c & XSAVE != 0 && (run.kernel_mode || run.cr4 & CR4_OSXSAVE != 0) {
                     c |= OSXSAVE;
                 }
                 d &= !HIDDEN_1D;
@@ -95,20 +96,20 @@ impl<P: Platform> Core<P> {
             (0xd, 0) => {
                 a &= xcr0 as u32;
                 d = 0;
-                c = 0x240
-                    + [(2, 0x100), (5, 0x40), (6, 0x200), (7, 0x400)]
-                        .iter()
-                        .filter(|(bit, _)| a >> bit & 1 != 0)
-                        .map(|(_, size)| size)
-                        .sum::<u32>();
-                c = c.max(if a >> 5 & 7 != 0 { 0xa80 } else { 0 });
+                c = match a {
+                    0x20.. => 0xa80,
+                    4.. => 0x340,
+                    _ => 0x240,
+                };
             }
             (0xd, 1) => (a, b, c, d) = (a & !HIDDEN_XSAVE, 0, 0, 0),
             (0xd, 2..=62) if xcr0 >> subleaf & 1 == 0 => (a, b, c, d) = (0, 0, 0, 0),
-            // MONITOR, performance counters, topology, cache and platform quality of service, trace, enclaves.
-            (5 | 0xa | 0xb | 0xf | 0x10 | 0x12 | 0x14 | 0x17..=0x1f, _) => (a, b, c, d) = (0, 0, 0, 0),
-            // Thermal and power; deterministic caches keep their sizes, not who shares them.
-            (6, _) => (a, b, c, d) = (0, 0, 0, 0),
+            // MONITOR, thermal and power, performance counters, topology, cache and platform quality of service, trace,
+            // enclaves; AMD's own: virtualisation, and what it has come to since.
+            (5 | 6 | 0xa | 0xb | 0xf | 0x10 | 0x12 | 0x14 | 0x17..=0x1f | 0x8000_000a | 0x8000_001b.., _) => {
+                (a, b, c, d) = (0, 0, 0, 0);
+            }
+            // Deterministic caches keep their sizes, not who shares them.
             (4, _) => a &= 0x3fff,
             (0x8000_0001, _) => {
                 c &= !(HIDDEN_81C | if avx { 0 } else { AVX_81C });
@@ -116,7 +117,6 @@ impl<P: Platform> Core<P> {
             }
             (0x8000_0007, _) => (a, b, c, d) = (0, 0, 0, d & 1 << 8),
             (0x8000_0008, _) => (b, c, d) = (b & 0x21, 0, 0),
-            (0x8000_000a | 0x8000_001b.., _) => (a, b, c, d) = (0, 0, 0, 0),
             _ => {}
         }
         [a, b, c, d]

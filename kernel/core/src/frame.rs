@@ -66,26 +66,18 @@ pub enum PageType {
 }
 
 impl PageType {
+    /// By number; 7 is none.
+    const ALL: [Self; 8] =
+        [Self::None, Self::L1, Self::L2, Self::L3, Self::L4, Self::SegmentDescriptor, Self::Writable, Self::None];
+
     /// The page-table type of a level (1 to 4); anything else is no table.
     pub const fn table(level: u8) -> Self {
-        match level {
-            1 => Self::L1,
-            2 => Self::L2,
-            3 => Self::L3,
-            4 => Self::L4,
-            _ => Self::None,
-        }
+        if level <= 4 { Self::ALL[level as usize] } else { Self::None }
     }
 
     /// The level of a page table, or 0.
     pub const fn level(self) -> u8 {
-        match self {
-            Self::L1 => 1,
-            Self::L2 => 2,
-            Self::L3 => 3,
-            Self::L4 => 4,
-            _ => 0,
-        }
+        if self as u8 <= 4 { self as u8 } else { 0 }
     }
 }
 
@@ -139,15 +131,7 @@ impl State {
     /// Its type; meaningful while there are type references, a memory of the last one otherwise.
     #[inline(always)]
     pub const fn kind(self) -> PageType {
-        match self.0 >> Self::KIND_SHIFT & 7 {
-            1 => PageType::L1,
-            2 => PageType::L2,
-            3 => PageType::L3,
-            4 => PageType::L4,
-            5 => PageType::SegmentDescriptor,
-            6 => PageType::Writable,
-            _ => PageType::None,
-        }
+        PageType::ALL[(self.0 >> Self::KIND_SHIFT & 7) as usize]
     }
 
     /// Are all of these flags set?

@@ -125,8 +125,8 @@ pub trait Platform: Sized + Send + Sync + 'static {
     fn xcr0_offered(&self) -> u64 {
         0
     }
-    /// XSETBV of XCR0, if the CPU takes it.
-    fn xsetbv(&self, value: u64) -> Result<(), Fault>;
+    /// Sets XCR0 to a value that the architecture allows, of what is offered.
+    fn set_xcr0(&self, value: u64);
     /// IN of 1, 2 or 4 bytes, for a domain that was given the port.
     fn port_in(&self, port: u16, bytes: u8) -> u32;
     /// OUT of 1, 2 or 4 bytes, for a domain that was given the port.

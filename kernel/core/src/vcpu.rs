@@ -82,13 +82,11 @@ const _: () = assert!((core::mem::offset_of!(Run, regs) + core::mem::offset_of!(
 pub struct FpuState {
     /// The area, as the CPU writes it.
     pub area: [u8; 2752],
-    /// Has it been loaded since it was last stored?
-    pub dirty: bool,
 }
 
 impl FpuState {
     /// As after FNINIT, with SSE exceptions masked: FCW 37f, MXCSR 1f80, nothing else in use.
-    const INITIAL: [u8; 2752] = {
+    pub const INITIAL: [u8; 2752] = {
         let mut area = [0; 2752];
         (area[0], area[1]) = (0x7f, 0x03);
         (area[24], area[25]) = (0x80, 0x1f);
@@ -100,20 +98,16 @@ impl FpuState {
         // MXCSR's reserved bits would fault when it is loaded.
         const MXCSR: u32 = 0xffbf;
         self.area = Self::INITIAL;
-        for (slot, byte) in self.area.iter_mut().zip(from) {
-            *slot = *byte;
-        }
+        self.area[..512].copy_from_slice(from);
         let mxcsr = u32::from_le_bytes([from[24], from[25], from[26], from[27]]) & MXCSR;
-        for (slot, byte) in self.area.iter_mut().skip(24).zip(mxcsr.to_le_bytes()) {
-            *slot = byte;
-        }
+        self.area[24..28].copy_from_slice(&mxcsr.to_le_bytes());
         // XSTATE_BV: x87 and SSE.
         self.area[512] = 3;
     }
 
     /// Copies the legacy area out.
     pub fn get_legacy(&self, to: &mut [u8; 512]) {
-        to.iter_mut().zip(&self.area).for_each(|(slot, byte)| *slot = *byte);
+        to.copy_from_slice(&self.area[..512]);
     }
 }
 
@@ -121,7 +115,7 @@ impl Run {
     /// That of a vCPU which has no context yet: in kernel mode, all else zero. ENOMEM where there is no memory for it.
     pub fn new() -> Result<Self, Errno> {
         crate::headroom(size_of::<FpuState>())?;
-        let fpu = Box::new(FpuState { area: FpuState::INITIAL, dirty: false });
+        let fpu = Box::new(FpuState { area: FpuState::INITIAL });
         Ok(Self {
             headroom: [0; 17],
             regs: CpuUserRegs::default(),
@@ -145,7 +139,7 @@ impl Run {
             ldt_entries: 0,
             cr0: 0,
             cr4: 0,
-            xcr0: 1,
+            xcr0: 3,
             iopl: 0,
             fpu,
             recent: u64::MAX,

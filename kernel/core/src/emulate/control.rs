@@ -128,14 +128,21 @@ impl<P: Platform> Core<P> {
     fn set_xcr(&self, c: &mut Caller<'_, P>, length: u64) -> Outcome {
         let r = &c.run.regs;
         let value = r.rdx << 32 | r.rax & 0xffff_ffff;
-        let shown = r.rcx as u32 == 0 && value & !self.platform.xcr0_offered() == 0;
         if c.run.cr4 & 1 << 18 == 0 {
             return Outcome::Raise(Exception::new(vector::UD));
         }
-        if !shown || self.platform.xsetbv(value).is_err() {
+        if r.rcx as u32 != 0 || value & !self.platform.xcr0_offered() != 0 || !is_xcr0(value) {
             return Outcome::Refused;
         }
+        self.platform.set_xcr0(value);
         c.run.xcr0 = value;
         Outcome::Done(length)
     }
+}
+
+/// Does the architecture allow this XCR0? x87 is always on, AVX needs SSE, AVX-512 comes whole and needs AVX.
+fn is_xcr0(value: u64) -> bool {
+    const AVX_512: u64 = 0xe0;
+    let (avx, avx_512) = (value & 4 != 0, value & AVX_512);
+    value & 1 != 0 && (!avx || value & 2 != 0) && (avx_512 == 0 || avx_512 == AVX_512 && avx)
 }

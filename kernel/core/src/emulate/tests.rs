@@ -195,8 +195,12 @@ fn caches_interrupt_flag_and_xcr0() {
     s.with(|c| c.run.cr4 = 1 << 18);
     assert!(s.privileged(&[0x0f, 0x01, 0xd1], |r| (r.rax, r.rcx, r.rdx) = (7, 0, 0)));
     assert_eq!(s.with(|c| c.run.xcr0), 7);
-    for (rax, rcx) in [(6, 0), (7, 1), (1 << 9 | 7, 0)] {
+    for (rax, rcx) in [(6, 0), (5, 0), (7, 1), (1 << 9 | 7, 0)] {
         assert!(!s.privileged(&[0x0f, 0x01, 0xd1], |r| (r.rax, r.rcx, r.rdx) = (rax, rcx, 0)));
+    }
+    s.core.platform.xcr0.store(0xe7, std::sync::atomic::Ordering::SeqCst);
+    for (xcr0, allowed) in [(3, true), (0xe7, true), (0xe3, false), (0x67, false), (0x27, false)] {
+        assert_eq!(s.privileged(&[0x0f, 0x01, 0xd1], |r| (r.rax, r.rcx, r.rdx) = (xcr0, 0, 0)), allowed, "{xcr0:#x}");
     }
 }
 
@@ -488,11 +492,13 @@ fn what_cpuid_hides_and_shows() {
         assert_eq!(seen, "", "still shown");
     };
     let [_, _, c, d] = leaf(1, 0);
-    hidden(c, &[3, 5, 15, 17, 21, 24, 27]); // MONITOR, VMX, PDCM, PCID, x2APIC, TSC deadline, OSXSAVE
+    hidden(c, &[3, 5, 15, 17, 21, 24]); // MONITOR, VMX, PDCM, PCID, x2APIC, TSC deadline
     hidden(d, &[1, 3, 7, 9, 12, 13, 14, 17]); // VME, PSE, MCE, APIC, MTRR, PGE, MCA, PSE36
     assert!(c >> 31 == 1 && c >> 26 & 1 == 1 && d & 1 == 1, "hypervisor, XSAVE, FPU");
-    s.with(|c| c.run.cr4 = 1 << 18);
-    assert_eq!(leaf(1, 0)[2] >> 27 & 1, 1, "OSXSAVE as the guest has set it");
+    for (kernel_mode, cr4, shown) in [(true, 0, 1), (false, 0, 0), (false, 1 << 18, 1), (true, 1 << 18, 1)] {
+        s.with(|c| (c.run.kernel_mode, c.run.cr4) = (kernel_mode, cr4));
+        assert_eq!(leaf(1, 0)[2] >> 27 & 1, shown, "OSXSAVE: to the kernel always, else as the guest has set it");
+    }
     let [_, b, c, d] = leaf(7, 0);
     hidden(b, &[7, 10, 20]); // SMEP, INVPCID, SMAP
     hidden(c, &[2, 3, 4, 7, 16]); // UMIP, PKU, OSPKE, CET_SS, LA57
