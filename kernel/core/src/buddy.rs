@@ -7,8 +7,7 @@
 use abi::Mfn;
 
 use crate::frame::{FrameTable, NIL};
-use crate::sync::Guard;
-use crate::{Core, Flush, Frame, Lock, Owner, Platform, State};
+use crate::{Core, Flush, Frame, Guard, Lock, Owner, Platform, State};
 
 /// Blocks are of `1 << order` frames, order 0 to 18 (1 GiB).
 pub const MAX_ORDER: u8 = 18;

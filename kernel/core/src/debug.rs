@@ -4,8 +4,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use abi::Virq;
 
-use crate::counters::{Counter, Event};
-use crate::{Core, Platform, Privilege};
+use crate::{Core, Counter, Event, Platform, Privilege};
 
 impl<P: Platform> Core<P> {
     /// Something was typed on the machine's console: tells whoever reads it.

@@ -8,8 +8,7 @@ use abi::hypercall::Hypercall;
 use abi::{Errno, Vaddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::counters::{Counter, Event};
-use crate::{AddressSpace, Core, Cpu, Domain, Fault, Platform, Privilege, Run, Vcpu, guest};
+use crate::{AddressSpace, Core, Counter, Cpu, Domain, Event, Fault, Platform, Privilege, Run, Vcpu, guest};
 
 /// Who calls, and on what: the vCPU that runs on this CPU.
 pub struct Caller<'a, P: Platform> {

@@ -7,8 +7,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use abi::DomId;
 
-use crate::sync::RwLock;
-use crate::{CpuSet, Frame, Lock, Platform, Vcpu};
+use crate::{CpuSet, Frame, Lock, Platform, RwLock, Vcpu};
 
 bitflags::bitflags! {
     /// What a domain may do beyond looking after itself. A set, not "is it dom0".

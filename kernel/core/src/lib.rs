@@ -38,12 +38,13 @@ pub mod time;
 pub mod trap;
 pub mod vcpu;
 
+pub use counters::{Counter, Event};
 pub use cpu::{Cpu, CpuId, CpuSet};
 pub use dispatch::{Args, Caller, HcResult, Stop};
 pub use domain::{Domain, Privilege, Stage};
 pub use frame::{Frame, Owner, PageType, State};
 pub use platform::{AddressSpace, Fault, Flush, Platform};
-pub use sync::Lock;
+pub use sync::{Guard, Lock, RwLock};
 pub use vcpu::{Run, Vcpu};
 
 use alloc::boxed::Box;

@@ -27,8 +27,7 @@ use abi::{DomId, Errno, Port, VcpuId, Virq};
 
 pub use channel::PortInfo;
 
-use crate::sync::Guard;
-use crate::{Domain, Lock, Platform};
+use crate::{Domain, Guard, Lock, Platform};
 
 /// Ports in a bucket. A port is valid, in the sense of EINVAL, if its bucket exists: as in Xen.
 const BUCKET: usize = 64;

@@ -7,8 +7,7 @@ use alloc::sync::Arc;
 use super::Track;
 use super::track::Mapping;
 use crate::mm::{MapAt, Session};
-use crate::sync::Guard;
-use crate::{Core, CpuSet, Domain, Flush, Frame, Platform};
+use crate::{Core, CpuSet, Domain, Flush, Frame, Guard, Platform};
 
 /// The ways in which a frame can be mapped.
 const KINDS: u32 = gntmap::HOST_MAP | gntmap::DEVICE_MAP;

@@ -16,8 +16,7 @@ use abi::hypercall::Hypercall;
 use abi::{DomId, Errno};
 use core::sync::atomic::Ordering;
 
-use crate::counters::Counter;
-use crate::{Args, Caller, HcResult, Platform, Stop};
+use crate::{Args, Caller, Counter, HcResult, Platform, Stop};
 
 /// `EVTCHNOP_reset_cont` of `event_channel.h`: a reset that goes on.
 const RESET_GOES_ON: EvtchnOp = EvtchnOp(14);

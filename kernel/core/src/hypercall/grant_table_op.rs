@@ -20,9 +20,8 @@ use abi::{DomId, Errno, Maddr, Vaddr};
 use alloc::sync::Arc;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-use crate::counters::Counter;
 use crate::grant::{Copier, Unmapped};
-use crate::{Args, Caller, Domain, HcResult, Platform, Stop, guest};
+use crate::{Args, Caller, Counter, Domain, HcResult, Platform, Stop, guest};
 
 /// Structures in a batch: what is copied in at once, and done between two looks at whether to make room.
 const BATCH: usize = 16;

@@ -14,10 +14,9 @@ use abi::sched::{Poll, RemoteShutdown, SchedOp, Shutdown, Watchdog};
 use abi::{Errno, Port};
 use core::sync::atomic::Ordering::SeqCst;
 
-use crate::counters::Counter;
 use crate::cpu::pending;
 use crate::time::NEVER;
-use crate::{Args, Caller, HcResult, Platform, Privilege, Stop};
+use crate::{Args, Caller, Counter, HcResult, Platform, Privilege, Stop};
 
 /// See the head of this file.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {

@@ -24,9 +24,8 @@ use abi::{Errno, PAGE_SIZE, VcpuId};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 
-use crate::counters::Counter;
 use crate::time::NEVER;
-use crate::{AddressSpace, Args, Caller, HcResult, Platform, Stop, Vcpu};
+use crate::{AddressSpace, Args, Caller, Counter, HcResult, Platform, Stop, Vcpu};
 
 /// The shortest period of a periodic timer, in nanoseconds.
 const SHORTEST: u64 = 1_000_000;

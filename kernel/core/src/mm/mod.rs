@@ -44,8 +44,7 @@ pub(crate) use update::Store;
 pub use walk::Walk;
 
 use crate::frame::OwnerWord;
-use crate::sync::Guard;
-use crate::{Core, Domain, Frame, Owner, Platform, Stop};
+use crate::{Core, Domain, Frame, Guard, Owner, Platform, Stop};
 
 /// What `Domain::mm` guards, besides the tables themselves.
 #[derive(Debug, Default)]

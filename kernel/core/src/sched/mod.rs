@@ -26,9 +26,8 @@ pub use queue::Queue;
 pub use state::Resched;
 use state::State;
 
-use crate::counters::{Counter, Event};
 use crate::cpu::pending;
-use crate::{Core, Cpu, CpuId, CpuSet, Domain, Platform, Vcpu};
+use crate::{Core, Counter, Cpu, CpuId, CpuSet, Domain, Event, Platform, Vcpu};
 
 /// The policy in use.
 const POLICY: RoundRobin = RoundRobin;

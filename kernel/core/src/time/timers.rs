@@ -13,9 +13,8 @@ use abi::Virq;
 use abi::sched::ShutdownReason;
 
 use super::VcpuTime;
-use crate::counters::{Counter, Event};
 use crate::cpu::pending;
-use crate::{Core, Cpu, CpuId, Domain, Lock, Platform, Vcpu};
+use crate::{Core, Counter, Cpu, CpuId, Domain, Event, Lock, Platform, Vcpu};
 
 /// The deadline of a timer that is not set.
 pub const NEVER: u64 = u64::MAX;
