@@ -29,7 +29,7 @@ fn ended_by(setting: &Setting<'_>, signal: &str, to_group: bool) -> Result<()> {
         |id: &u32| std::fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|name| name.starts_with("qemu"));
     let started = until(&mut run, WHOLE, || left_running(&dir).iter().any(is_qemu));
     let target = if to_group { format!("-{}", run.id()) } else { run.id().to_string() };
-    let killed = stdout_of(Command::new("kill").args(["-s", signal, "--", &target]));
+    let killed = stdout_of(Command::new("sh").args(["-c", "kill -s \"$0\" -- \"$1\"", signal, &target]));
     let ended = until(&mut run, PATIENCE, || false);
     if started.is_err() || killed.is_err() || ended.is_err() {
         let _ = run.kill();
