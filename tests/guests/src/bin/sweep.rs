@@ -104,7 +104,7 @@ const PARTS: [Part; 12] = [
     ("tables", tables, 0x0163_7f24_3e67_9cb4, 0x30a9_cc22_7451_0c7e),
     ("registers", registers, 0x7be7_fd27_bc5b_350b, 0x7be7_fd27_bc5b_350b),
     ("descriptors", descriptors, 0x12c8_b149_44fd_16c5, 0x12c8_b149_44fd_16c5),
-    ("control", control, 0xe5ca_4c9e_8751_e3d1, 0x1546_7908_01d2_ce6f),
+    ("control", control, 0xffe4_5d2a_209d_5c1e, 0x8d46_69ae_3d83_215d),
 ];
 
 fn run(t: &mut Test) {
@@ -292,7 +292,8 @@ fn control(d: &mut Digest) {
     d.nowhere(H::SYSCTL, 0, |at| [at, 0, 0, 0]);
     let version = 0x15 << 32;
     print!("\n{} of nobody", H::DOMCTL.0);
-    for cmd in 2..92 {
+    // Without privileges Xen 4.17 answers getdomaininfo (5) with EPERM in some runs, and with another error in others.
+    for cmd in (2..92).filter(|cmd| *cmd != 5) {
         d.fill(cmd | version, 0);
         d.set(1, NOBODY);
         d.call(H::DOMCTL, &[d.va]);
@@ -304,7 +305,7 @@ fn control(d: &mut Digest) {
         d.call(H::SYSCTL, &[d.va]);
     }
     print!("\n{} of oneself", H::DOMCTL.0);
-    for cmd in [2, 3, 4, 5, 9, 13, 14, 15, 25, 30, 31, 93, 999] {
+    for cmd in [2, 3, 4, 9, 13, 14, 15, 25, 30, 31, 93, 999] {
         for domain in [0, SELF] {
             d.fill(cmd | version, 0);
             d.set(1, domain);
