@@ -12,8 +12,8 @@ use super::listed;
 pub struct Machine {
     /// Its memory in MiB, unless the command line says another figure.
     pub memory: Option<u32>,
-    /// The image of its disk; none is the tour's.
-    pub disk: Option<String>,
+    /// The images of its disks, from PCI function 00:03.0 on; none is the tour's alone.
+    pub disks: Vec<String>,
     /// The host's ports that lead to guests.
     pub forward: Vec<Forward>,
 }
@@ -46,7 +46,7 @@ pub(super) fn machine(mut table: Fields<'_, '_>, mistakes: &mut Mistakes<'_>) ->
     let complaint = "no port to forward, as in 2222:22 or 8081:10.0.2.16:80";
     let machine = Machine {
         memory: table.integer(mistakes, "memory", 64..=1 << 20),
-        disk: table.string(mistakes, "disk").map(|(disk, _)| disk),
+        disks: table.strings(mistakes, "disks").into_iter().map(|(disk, _)| disk).collect(),
         forward: listed(&mut table, mistakes, "forward", complaint, Forward::parse),
     };
     table.finish(mistakes);

@@ -31,13 +31,16 @@ autostart = false
 
 #[test]
 fn the_machine_below() {
-    let manifest =
-        parse(&format!("[machine]\nmemory = 1024\ndisk = 'd.img'\nforward = ['2222:22', '81:10.0.2.16:80']\n{TWO}"));
+    let manifest = parse(&format!(
+        "[machine]\nmemory = 1024\ndisks = ['d.img', 'e.img']\nforward = ['2222:22', '81:10.0.2.16:80']\n{TWO}"
+    ));
     let machine = manifest.unwrap().machine;
-    assert_eq!((machine.memory, machine.disk.as_deref()), (Some(1024), Some("d.img")));
+    assert_eq!((machine.memory, machine.disks.len()), (Some(1024), 2));
     let second = Forward { host: 81, guest: Some("10.0.2.16".parse().unwrap()), port: 80 };
     assert_eq!(machine.forward, [Forward { host: 2222, guest: None, port: 22 }, second]);
-    for wrong in ["memory = 'a'", "disc = 'x'", "forward = ['22']", "forward = ['0:22']", "forward = ['1:a:2']"] {
+    for wrong in
+        ["memory = 'a'", "disc = ['x']", "disks = 'x'", "forward = ['22']", "forward = ['0:22']", "forward = ['1:a:2']"]
+    {
         let error = parse(&format!("[machine]\n{wrong}\n{TWO}")).unwrap_err();
         assert_eq!((error.mistakes.len(), error.mistakes[0].line), (1, 2), "{wrong}: {error}");
     }

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// What it is made of, as a manifest names it.
 pub const FILES: [&str; 3] = ["debian.img", "debian.vmlinuz", "debian.initrd"];
+/// A copy of the disk for a second guest.
+pub const SECOND: &str = "debian2.img";
 /// The key that opens it over SSH.
 pub const KEY: &str = "debian-key";
 /// What to say of [`NOISE`]: its SHA-256.
@@ -60,6 +62,17 @@ const SCRIPTS: [&str; 2] = ["initramfs", "setup"];
 /// What making it needs.
 const NEEDS: [Need; 3] =
     [Need::Program("mmdebstrap", "mmdebstrap"), Need::Program("ssh-keygen", "openssh-client"), setup::MKE2FS];
+
+/// Copies the disk as it is now for a second guest, if that has none; holes stay holes.
+pub fn second(place: &Place) -> Result<()> {
+    let (from, to) = (dir(place).join(FILES[0]), dir(place).join(SECOND));
+    if !to.is_file() {
+        let part = dir(place).join("debian2.img.part");
+        stdout_of(Command::new("cp").arg("--sparse=always").arg(from).arg(&part))?;
+        fs::rename(part, to)?;
+    }
+    Ok(())
+}
 
 /// Whether it was never made, or of other parts.
 pub fn is_stale(place: &Place) -> bool {
@@ -256,6 +269,8 @@ fn write_disk(place: &Place, root: &Path) -> Result<()> {
     mkfs.args(["-q", "-F", "-L", "debian", "-O", "^metadata_csum_seed,^orphan_file", "-d"]).arg(root).arg(&part);
     stdout_of(&mut mkfs)?;
     fs::rename(&part, dir(place).join(FILES[0]))?;
+    // Its copy is of the one before.
+    let _ = fs::remove_file(dir(place).join(SECOND));
     Ok(())
 }
 

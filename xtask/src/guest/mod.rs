@@ -32,9 +32,12 @@ pub fn file(place: &Place, name: &str) -> Result<Option<PathBuf>> {
         if mini::is_stale(place) {
             mini::make(place)?;
         }
-    } else if debian::FILES.contains(&name) {
+    } else if debian::FILES.contains(&name) || name == debian::SECOND {
         if debian::is_stale(place) {
             debian::make(place)?;
+        }
+        if name == debian::SECOND {
+            debian::second(place)?;
         }
     } else {
         return Ok(None);

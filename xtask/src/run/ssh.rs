@@ -16,6 +16,8 @@ const LIMIT: Duration = Duration::from_secs(400);
 pub struct Guest {
     key: PathBuf,
     port: u16,
+    /// The host's port that leads to its port 80, if one does.
+    pub http: Option<u16>,
     /// SHA-256 of the file it serves.
     pub hash: String,
     place: Place,
@@ -24,10 +26,12 @@ pub struct Guest {
 impl Guest {
     /// The one behind the first port that leads to a port 22, if there is one.
     pub fn of(place: &Place, forwards: &[Forward]) -> Option<Guest> {
-        let port = forwards.iter().find(|forward| forward.port == 22)?.host;
+        let ssh = forwards.iter().find(|forward| forward.port == 22)?;
+        let http = forwards.iter().find(|forward| forward.port == 80 && forward.guest == ssh.guest);
+        let (port, http) = (ssh.host, http.map(|forward| forward.host));
         let made = guest::dir(place);
         let hash = std::fs::read_to_string(made.join(guest::debian::NOISE_HASH)).ok()?;
-        Some(Guest { key: made.join(guest::debian::KEY), port, hash, place: place.clone() })
+        Some(Guest { key: made.join(guest::debian::KEY), port, http, hash, place: place.clone() })
     }
 
     /// What a person types to get there.

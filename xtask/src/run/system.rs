@@ -57,15 +57,18 @@ pub fn assemble(place: &Place, plan: &Plan<'_>) -> Result<(Machine, Disk)> {
     let forwards: String = plan.forwards.iter().map(forward).collect();
     let boot_file = plan.boot_file.map(|url| format!(",bootfile={url}")).unwrap_or_default();
     let netdev = format!("user,id=net0{forwards}{boot_file}");
-    let image = match &manifest.machine.disk {
-        Some(name) => world::image(place, name, beside)?,
-        None => disk.image.clone(),
-    };
-    let drive = format!("if=none,id=disk0,format=raw,file={}", image.display());
     // ioeventfd: see docs/caveats.md, QEMU 7.2.
     let nic = "virtio-net-pci,netdev=net0,addr=2,ioeventfd=off";
-    let block = "virtio-blk-pci,drive=disk0,addr=3,ioeventfd=off";
-    let devices = ["-netdev", &netdev, "-device", nic, "-drive", &drive, "-device", block];
-    machine.extra = devices.map(str::to_string).to_vec();
+    machine.extra = ["-netdev", &netdev, "-device", nic].map(str::to_string).to_vec();
+    let named = |name: &String| world::image(place, name, beside, &disk.image);
+    let mut images = manifest.machine.disks.iter().map(named).collect::<Result<Vec<_>>>()?;
+    if images.is_empty() {
+        images.push(disk.image.clone());
+    }
+    for (at, image) in images.iter().enumerate() {
+        let drive = format!("if=none,id=disk{at},format=raw,file={}", image.display());
+        let block = format!("virtio-blk-pci,drive=disk{at},addr={},ioeventfd=off", at + 3);
+        machine.extra.extend(["-drive".to_string(), drive, "-device".to_string(), block]);
+    }
     Ok((machine, disk))
 }

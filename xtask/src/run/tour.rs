@@ -24,6 +24,9 @@ const MIB: f64 = (1 << 20) as f64;
 const LINUX: &str = "linux-mini";
 /// The guest of examples/debian.toml, and how long it may take to its login.
 const DEBIAN: &str = "debian";
+/// A second one on the same bridge, and its address (examples/debian-pair.toml).
+const SECOND: &str = "debian2";
+const SECOND_ADDRESS: &str = "10.0.2.22";
 const DEBIAN_BOOT: Duration = Duration::from_secs(400);
 /// Where it writes on its disk: first byte and length (examples/linux-mini/init).
 const WRITTEN: (u64, usize) = (1 << 20, 8 << 20);
@@ -50,7 +53,7 @@ pub struct Step {
     /// For `--step`.
     pub name: &'static str,
     at_fault: &'static str,
-    /// The domains it looks at, each of the image of its name (whatever its extension).
+    /// The domains it looks at, each of the image of its name (whatever its extension, or its number).
     of: &'static [&'static str],
     look: fn(&mut Tour) -> Result<String>,
 }
@@ -81,13 +84,16 @@ pub const STEPS: &[Step] = &[
     Step { name: "debian", at_fault: DEBIAN, of: &[DEBIAN], look: debian },
     Step { name: "debian-ssh", at_fault: DEBIAN, of: &[DEBIAN], look: debian_ssh },
     Step { name: "debian-http", at_fault: DEBIAN, of: &[DEBIAN], look: debian_http },
+    Step { name: "debian-pair", at_fault: SECOND, of: &[DEBIAN, SECOND, "web"], look: debian_pair },
     Step { name: "debian-off", at_fault: DEBIAN, of: &[DEBIAN], look: |tour| powers_off(tour, DEBIAN) },
 ];
 
 /// The steps for a manifest: those whose domains it starts; or only the one of that name.
 pub fn steps(manifest: &Manifest, only: Option<&str>) -> Result<Vec<&'static Step>> {
     let starts = |name: &&str| {
-        let is_of_its_name = |kernel: &str| kernel.split('.').next() == Some(name);
+        // `debian2` is a second `debian`.
+        let image = name.trim_end_matches(|c: char| c.is_ascii_digit());
+        let is_of_its_name = |kernel: &str| kernel.split('.').next() == Some(image);
         manifest.domains.iter().any(|domain| domain.name == *name && is_of_its_name(&domain.kernel) && domain.autostart)
     };
     let Some(only) = only else {
@@ -339,11 +345,36 @@ fn debian(tour: &mut Tour) -> Result<String> {
 
 fn debian_http(tour: &mut Tour) -> Result<String> {
     let hash = tour.guest.as_ref().context("no way to it")?.hash.clone();
-    let fetched = tour.fetch("/100m.bin")?;
+    let port = tour.guest.as_ref().and_then(|guest| guest.http).context("no port leads to its nginx")?;
+    let fetched = http::fetch(port, "/100m.bin", tour.patience)?;
     ensure!(fetched.status == 200, "/100m.bin: status {}", fetched.status);
     ensure!(fetched.sha256 == hash, "sha256 {}, when made {hash}", fetched.sha256);
     let rate = fetched.bytes as f64 * 8e-6 / fetched.took.as_secs_f64();
     Ok(format!("  ok   host fetches 100 MB from nginx, sha256 {}... as made, {rate:.0} Mbit/s", short(&hash)))
+}
+
+/// The first Debian fetches from the second and from `web`, over the bridge.
+fn debian_pair(tour: &mut Tour) -> Result<String> {
+    let patience = std::mem::replace(&mut tour.patience, DEBIAN_BOOT);
+    let login = tour.console(SECOND, "its login prompt", |text| text.starts_with("Debian GNU/Linux").then_some(()));
+    tour.patience = patience;
+    login?;
+    let read = |text: &str| text.split(" has ").nth(1)?.split(['/', ',', ' ']).next()?.parse::<Ipv4Addr>().ok();
+    let (_, web) = tour.console("web", "an address", read)?;
+    let guest = tour.guest.as_ref().context("no way to it")?;
+    let served = tour.disk.served.first().context("a file on the disk")?;
+    for (url, hash) in [
+        (format!("http://{SECOND_ADDRESS}/100m.bin"), &guest.hash),
+        (format!("http://{web}{}", served.path), &served.sha256),
+    ] {
+        // nginx may start after the login prompt.
+        let fetch = format!(
+            "for n in $(seq 60); do busybox wget -q -O /tmp/f {url} && break; sleep 1; done; sha256sum < /tmp/f"
+        );
+        let said = guest.ssh(&fetch)?;
+        ensure!(said.split(' ').next() == Some(hash), "{url}: sha256 {said}, as made {hash}");
+    }
+    Ok(format!("  ok   debian fetches 100 MB from {SECOND} and 8 MiB from web, sha256 as made"))
 }
 
 /// Over SSH: systemd says that nothing failed, PostgreSQL commits.

@@ -37,6 +37,8 @@ pub struct Disk {
     client: u64,
 }
 
+/// The image's name.
+pub const IMAGE: &str = "disk.img";
 /// The folder of the files, beside the image.
 pub const FILES: &str = "www";
 /// The first of the files served.
@@ -64,7 +66,7 @@ pub fn disk(dir: &Path) -> Result<Disk> {
         std::fs::write(files.join(path.trim_start_matches('/')), bytes)?;
         served.push(Served { path, bytes: bytes.len(), sha256: sha256(bytes) });
     }
-    let image = dir.join("disk.img");
+    let image = dir.join(IMAGE);
     let partitions = [
         Partition { name: "web", bytes: 96 << 20, files: Some(files) },
         Partition { name: "client", bytes: 16 << 20, files: None },
@@ -85,8 +87,11 @@ pub fn ramdisk(to: &Path, manifest: &[u8], files: &[(String, PathBuf)]) -> Resul
     std::fs::write(to, archive).with_context(|| format!("writing {}", to.display()))
 }
 
-/// The disk image that a manifest names: one of a guest of ours, or a file beside the manifest.
-pub fn image(place: &Place, name: &str, beside: &Path) -> Result<PathBuf> {
+/// The disk image that a manifest names: the tour's, one of a guest of ours, or a file beside the manifest.
+pub fn image(place: &Place, name: &str, beside: &Path, tour: &Path) -> Result<PathBuf> {
+    if name == IMAGE {
+        return Ok(tour.to_path_buf());
+    }
     let beside_it = Some(beside.join(name)).filter(|path| path.is_file());
     match beside_it.map_or_else(|| guest::file(place, name), |path| Ok(Some(path)))? {
         Some(path) => Ok(path),

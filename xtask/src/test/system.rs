@@ -10,7 +10,7 @@ use crate::run::http::{Fetched, fetch};
 use crate::run::keys::press;
 use crate::run::log::{Entry, number_before};
 use crate::run::system::{Plan, assemble};
-use crate::run::world::Disk;
+use crate::run::world::{Disk, IMAGE};
 use anyhow::{Context, Result, bail, ensure};
 use dom0::manifest::Forward;
 use std::path::{Path, PathBuf};
@@ -266,7 +266,7 @@ fn examples(setting: &Setting<'_>) -> Result<()> {
     for name in names("")?.into_iter().filter(|name| name.ends_with(".toml")) {
         ensure!(page.contains(&format!("({name})")), "examples/README.md does not know {name}");
         let config = shown(&example(setting, &name));
-        if crate::check::read(Path::new(&config))?.machine.disk.is_some() {
+        if crate::check::read(Path::new(&config))?.machine.disks.iter().any(|disk| disk != IMAGE) {
             // One with a disk of its own takes minutes to make and to boot: by hand.
             continue;
         }
