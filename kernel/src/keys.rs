@@ -73,7 +73,7 @@ fn press(key: u8) {
 
 /// Audits the frames, with the world standing still. Not in the middle of anything.
 pub fn audit() {
-    world::alone(|| {
+    let done = world::alone(|| {
         if let Some(what) = SPOIL.lock().take() {
             core().spoil(what);
         }
@@ -83,4 +83,7 @@ pub fn audit() {
         let runs: Vec<&Run, MAX_CPUS> = running.map(|vcpu| unsafe { &*vcpu.run.data_ptr() }).collect();
         core().report_audit(&runs);
     });
+    if !done {
+        machine::cpu().post(AUDIT_PENDING);
+    }
 }

@@ -78,9 +78,9 @@ impl PerCpu {
 pub fn get() -> &'static PerCpu {
     let this: *const PerCpu;
     // SAFETY: GS holds the address of this CPU's `PerCpu` whenever Rust code runs in ring 0 (`install`, and swapgs at
-    // each entry), its first word is that address and never changes, and it is never freed.
+    // each entry), its first word is that address, and it is never freed. Not `nomem`: it must stay behind what loads GS.
     unsafe {
-        core::arch::asm!("mov {}, gs:[0]", out(reg) this, options(pure, nomem, nostack, preserves_flags));
+        core::arch::asm!("mov {}, gs:[0]", out(reg) this, options(pure, readonly, nostack, preserves_flags));
         &*this
     }
 }
