@@ -37,7 +37,7 @@ pub struct Notes<'a> {
 }
 
 impl<'a> Notes<'a> {
-    /// Collects the Xen notes of `file`: segments of type PT_NOTE, else note sections, else `__xen_guest`.
+    /// Collects the Xen notes of `file`: segments of type PT_NOTE, else note sections.
     pub(crate) fn find(file: &ElfBytes<'a, LittleEndian>) -> Result<Self, ImageError> {
         let mut notes = Self::default();
         for mut segment in file.segments().into_iter().flatten().filter(|s| s.p_type == PT_NOTE) {
