@@ -4,7 +4,7 @@ use crate::conformance::hex;
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A file as it came.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,28 +19,51 @@ pub struct Fetched {
     pub took: Duration,
 }
 
-/// Fetches `path` from a port of 127.0.0.1, within `limit`.
-pub fn fetch(port: u16, path: &str, limit: Duration) -> Result<Fetched> {
-    let start = std::time::Instant::now();
+/// A file that is coming: its head is here.
+pub struct Coming {
+    url: String,
+    response: minreq::ResponseLazy,
+    since: Instant,
+}
+
+/// Asks a port of 127.0.0.1 for `path`, and waits for the head of the answer. All of it may take `limit`.
+pub fn ask(port: u16, path: &str, limit: Duration) -> Result<Coming> {
+    let since = Instant::now();
     let url = format!("http://127.0.0.1:{port}{path}");
     let sent = minreq::get(&url).with_timeout(limit.as_secs()).send_lazy();
-    let mut response = sent.with_context(|| format!("fetching {url}"))?;
-    let status = response.status_code;
-    let length = response.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    let promised: Option<u64> = length.and_then(|(_, value)| value.parse().ok());
-    let mut hash = Sha256::new();
-    let mut bytes = 0;
-    let mut block = [0; 16 << 10];
-    loop {
-        let len = response.read(&mut block).with_context(|| format!("fetching {url}, after {bytes} bytes"))?;
-        if len == 0 {
-            break;
+    let response = sent.with_context(|| format!("fetching {url}"))?;
+    // What minreq makes of a connection that was closed without a word.
+    let answered = response.status_code != 503 || !response.reason_phrase.contains("did not provide");
+    ensure!(answered, "fetching {url}: the connection was closed without an answer after {:.1?}", since.elapsed());
+    Ok(Coming { url, response, since })
+}
+
+impl Coming {
+    /// Takes the rest.
+    pub fn take(self) -> Result<Fetched> {
+        let Self { url, mut response, since } = self;
+        let status = response.status_code;
+        let length = response.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+        let promised: Option<u64> = length.and_then(|(_, value)| value.parse().ok());
+        let mut hash = Sha256::new();
+        let mut bytes = 0;
+        let mut block = [0; 16 << 10];
+        loop {
+            let len = response.read(&mut block).with_context(|| format!("fetching {url}, after {bytes} bytes"))?;
+            if len == 0 {
+                break;
+            }
+            hash.update(&block[..len]);
+            bytes += len as u64;
         }
-        hash.update(&block[..len]);
-        bytes += len as u64;
+        ensure!(promised.is_none_or(|length| length == bytes), "{url}: {bytes} bytes of {}", promised.unwrap_or(0));
+        Ok(Fetched { status, bytes, sha256: hex(&hash.finalize()), took: since.elapsed() })
     }
-    ensure!(promised.is_none_or(|length| length == bytes), "{url}: {bytes} bytes of {}", promised.unwrap_or(0));
-    Ok(Fetched { status, bytes, sha256: hex(&hash.finalize()), took: start.elapsed() })
+}
+
+/// Fetches `path` from a port of 127.0.0.1, within `limit`.
+pub fn fetch(port: u16, path: &str, limit: Duration) -> Result<Fetched> {
+    ask(port, path, limit)?.take()
 }
 
 /// The SHA-256 of bytes, in hexadecimal.
@@ -63,6 +86,13 @@ mod tests {
             let _ = stream.write_all(&answer);
         });
         port
+    }
+
+    #[test]
+    fn a_connection_closed_without_an_answer_is_no_answer() {
+        let port = serve_once(Vec::new());
+        let error = fetch(port, "/", Duration::from_secs(10)).unwrap_err().to_string();
+        assert!(error.contains("closed without an answer"), "{error}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::e2e::{Case, PATIENCE, Setting};
 use super::shell::{expect_log, has, power_off, tell};
-use super::system::{System, boot, expect_clean_audit, in_thread, join};
+use super::system::{System, boot, expect_clean_audit, join, under_way};
 use crate::qemu::Running;
 use crate::run::console::attach;
 use crate::run::http::fetch;
@@ -78,7 +78,7 @@ fn netback_restarts(setting: &Setting<'_>) -> Result<()> {
     let (mut system, port) = start(setting)?;
     tell(&mut system.machine, "create client")?;
     expect_log(&mut system.machine, "client", "console: ok   client pings web")?;
-    let host = in_thread(port, FILE);
+    let host = under_way(port, FILE)?;
     for _ in 0..TIMES {
         replace(&mut system.machine, "netback", "network-list", &["web", "client"])?;
     }
@@ -96,7 +96,7 @@ fn blkback_restarts(setting: &Setting<'_>) -> Result<()> {
     let (mut system, port) = start(setting)?;
     tell(&mut system.machine, "create writer")?;
     expect_log(&mut system.machine, "writer", "vbd 51712: connected")?;
-    let host = in_thread(port, FILE);
+    let host = under_way(port, FILE)?;
     for _ in 0..TIMES {
         replace(&mut system.machine, "blkback", "block-list", &["web", "writer"])?;
     }

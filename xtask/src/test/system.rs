@@ -6,7 +6,7 @@ use super::tool::{WHOLE, expect_nothing_left, run};
 use crate::build::{Part, built};
 use crate::qemu::{Ending, Running, free_port};
 use crate::run::console::attach;
-use crate::run::http::{Fetched, fetch};
+use crate::run::http::{Fetched, ask, fetch};
 use crate::run::keys::press;
 use crate::run::log::{Entry, number_before};
 use crate::run::system::{Plan, assemble};
@@ -85,8 +85,11 @@ impl System {
     }
 }
 
-pub fn in_thread(port: u16, path: &'static str) -> thread::JoinHandle<Result<Fetched>> {
-    thread::spawn(move || fetch(port, path, WHOLE))
+/// A transfer that is under way: the head of the answer is here. (A request that is lost is not: QEMU's user network does
+/// not send it again in time.)
+pub fn under_way(port: u16, path: &str) -> Result<thread::JoinHandle<Result<Fetched>>> {
+    let coming = ask(port, path, WHOLE)?;
+    Ok(thread::spawn(move || coming.take()))
 }
 
 pub fn join(handle: thread::JoinHandle<Result<Fetched>>) -> Result<Fetched> {
@@ -97,7 +100,7 @@ pub fn join(handle: thread::JoinHandle<Result<Fetched>>) -> Result<Fetched> {
 fn large_download(setting: &Setting<'_>) -> Result<()> {
     let mut system = boot(setting, &example(setting, "tour.toml"))?;
     let port = system.port_of("web")?;
-    let large = in_thread(port, "/64m.bin");
+    let large = under_way(port, "/64m.bin")?;
     let page = fetch(port, "/", PATIENCE)?;
     ensure!(page.status == 200 && page.bytes > 0, "the status page meanwhile: {page:?}");
     let small = fetch(port, "/hello.txt", PATIENCE)?;
@@ -114,7 +117,7 @@ fn large_download(setting: &Setting<'_>) -> Result<()> {
 fn audit_under_load(setting: &Setting<'_>) -> Result<()> {
     let mut system = boot(setting, &example(setting, "tour.toml"))?;
     let port = system.port_of("web")?;
-    let large = in_thread(port, "/64m.bin");
+    let large = under_way(port, "/64m.bin")?;
     ensure!(fetch(port, "/", PATIENCE)?.status == 200, "web does not serve");
     for round in 0..20 {
         expect_clean_audit(&mut system.machine).with_context(|| format!("audit {round}"))?;
@@ -130,7 +133,7 @@ fn second_web(setting: &Setting<'_>) -> Result<()> {
     let mut system = boot(setting, &example(setting, "two-webs.toml"))?;
     let (first, second) = (system.port_of("web")?, system.port_of("web2")?);
     ensure!(fetch(first, "/", PATIENCE)?.status == 200, "web does not serve");
-    let (lost, kept) = (in_thread(first, "/64m.bin"), in_thread(second, "/64m.bin"));
+    let (lost, kept) = (under_way(first, "/64m.bin")?, under_way(second, "/64m.bin")?);
     ensure!(fetch(second, "/", PATIENCE)?.status == 200, "web2 does not serve");
     ensure!(!lost.is_finished() && !kept.is_finished(), "the transfers were over before the kill");
     tell(&mut system.machine, "destroy web")?;
