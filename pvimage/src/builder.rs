@@ -2,19 +2,15 @@
 
 use abi::layout::{FLAT_RING3_CS64, FLAT_RING3_SS64};
 use abi::regs::rflags;
+use abi::start_info::StartInfo;
 use abi::vcpu::VcpuGuestContext;
 use abi::{Maddr, Mfn, Pfn, Port, Pte, PteFlags, Vaddr};
-use zerocopy::IntoBytes;
+use zerocopy::{FromZeros, IntoBytes};
 
 use crate::PAGE;
 use crate::hypercall_page::{STUB_SIZE, STUBS, stub};
-use crate::memory::{GuestMemory, write_at, zero_range};
-use crate::plan::{Plan, Ramdisk, Role};
-use crate::start_info::start_info;
-use crate::tables::{ENTRIES, Entry};
-
-/// Entries written at a time: few enough for a small stack.
-const BATCH: usize = 64;
+use crate::memory::{GuestMemory, WORDS, write_at, write_word, zero_range};
+use crate::plan::{Plan, Role};
 
 /// Flags of a leaf: user, because a PV64 kernel runs in ring 3.
 const LEAF: PteFlags = PteFlags::PRESENT.union(PteFlags::USER).union(PteFlags::ACCESSED);
@@ -22,16 +18,14 @@ const LEAF: PteFlags = PteFlags::PRESENT.union(PteFlags::USER).union(PteFlags::A
 const TABLE: PteFlags = LEAF.union(PteFlags::RW).union(PteFlags::DIRTY);
 
 /// What start_info says about the world outside the domain.
-#[derive(Clone, Copy, Debug)]
-pub struct Wiring<'a> {
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wiring {
     /// Machine address of the shared info page.
     pub shared_info: Maddr,
     /// The domain's end of the event channel to the store; unused for the initial domain.
     pub store_port: Port,
     /// The domain's end of the event channel to its console; unused for the initial domain.
     pub console_port: Port,
-    /// struct dom0_vga_console_info for the initial domain, or empty; put behind start_info in its page.
-    pub console_info: &'a [u8],
 }
 
 /// Where and how the first vCPU starts.
@@ -52,86 +46,83 @@ impl Plan<'_> {
     ///
     /// # Errors
     /// Only what `memory` returns.
-    pub fn build<M: GuestMemory>(&self, memory: &mut M, wiring: &Wiring<'_>) -> Result<Start, M::Error> {
-        self.write_kernel(memory)?;
-        if let Ramdisk::Copy(bytes) = self.request.ramdisk {
-            write_at(memory, self.ramdisk.first.0 * PAGE, bytes)?;
-        }
-        self.write_p2m(memory)?;
-        self.write_start_info(memory, wiring)?;
-        for ring in [self.store, self.console].into_iter().flatten() {
-            memory.zero(ring, 0, PAGE as usize)?;
-        }
-        self.write_tables(memory)?;
-        memory.zero(self.stack, 0, PAGE as usize)?;
-        Ok(Start {
-            entry: self.image.entry,
-            start_info: self.vaddr(self.start_info),
-            stack: self.vaddr(self.stack) + PAGE,
-            root: memory.mfn(self.page_tables.first),
-        })
-    }
-
-    fn write_kernel<M: GuestMemory>(&self, memory: &mut M) -> Result<(), M::Error> {
-        for segment in self.image.segments() {
-            let bytes_end = segment.paddr + segment.bytes.len() as u64;
+    pub fn build<M: GuestMemory>(&self, memory: &mut M, wiring: &Wiring) -> Result<Start, M::Error> {
+        for segment in self.image.segments().flatten() {
             write_at(memory, segment.paddr, segment.bytes)?;
-            zero_range(memory, bytes_end, segment.paddr + segment.mem_size)?;
+            zero_range(memory, segment.paddr + segment.bytes.len() as u64, segment.end)?;
         }
-        if let Some(page) = self.image.hypercall_page() {
+        if let Some(page) = self.image.hypercall_page {
             for number in 0..STUBS {
                 memory.write(Pfn(page / PAGE), number as usize * STUB_SIZE, &stub(number))?;
             }
         }
-        Ok(())
-    }
-
-    fn write_p2m<M: GuestMemory>(&self, memory: &mut M) -> Result<(), M::Error> {
-        self.write_words(memory, self.p2m.first, self.p2m.pages, |memory, index| {
-            if index < self.request.nr_pages { memory.mfn(Pfn(index)).0 } else { Mfn::INVALID.0 }
+        write_at(memory, self.ramdisk.0 * PAGE, self.request.ramdisk)?;
+        for pfn in 0..self.request.nr_pages.next_multiple_of(WORDS) {
+            let mfn = if pfn < self.request.nr_pages { memory.mfn(Pfn(pfn)) } else { Mfn::INVALID };
+            write_word(memory, self.p2m, pfn, mfn.0)?;
+        }
+        // start_info, and the rings of those that have them, come before the tables; the stack comes behind.
+        zero_range(memory, self.start_info.0 * PAGE, (self.stack.0 + 1) * PAGE)?;
+        let info = self.start_info(memory, wiring);
+        memory.write(self.start_info, 0, info.as_bytes())?;
+        self.write_tables(memory)?;
+        Ok(Start {
+            entry: self.image.entry,
+            start_info: self.vaddr(self.start_info),
+            stack: self.vaddr(self.stack) + PAGE,
+            root: memory.mfn(Pfn(self.tables.root)),
         })
     }
 
-    fn write_tables<M: GuestMemory>(&self, memory: &mut M) -> Result<(), M::Error> {
-        for (level, table, frame) in self.tables.iter() {
-            self.write_words(memory, Pfn(frame), 1, |memory, slot| match self.tables.entry(level, table, slot) {
-                None => 0,
-                Some(Entry::Table(pfn)) => Pte::new(memory.mfn(Pfn(pfn)), TABLE).0,
-                Some(Entry::Page(pfn)) => Pte::new(memory.mfn(Pfn(pfn)), LEAF | PteFlags::RW).0,
-                Some(Entry::ReadOnly(pfn)) => Pte::new(memory.mfn(Pfn(pfn)), LEAF).0,
-            })?;
+    /// What the domain is told at its start (xen.h).
+    fn start_info<M: GuestMemory>(&self, memory: &M, wiring: &Wiring) -> StartInfo {
+        let mut info = StartInfo::new_zeroed();
+        copy(&mut info.magic, StartInfo::MAGIC);
+        copy(&mut info.cmd_line, self.request.cmdline);
+        info.nr_pages = self.request.nr_pages;
+        info.shared_info = wiring.shared_info;
+        info.flags = StartInfo::SIF_VIRT_P2M_4TOOLS;
+        info.pt_base = Vaddr(self.vaddr(Pfn(self.tables.root)));
+        info.nr_pt_frames = self.stack.0 - self.tables.root;
+        info.mfn_list = Vaddr(self.vaddr(self.p2m));
+        info.mod_len = self.request.ramdisk.len() as u64;
+        if info.mod_len > 0 && self.image.unmapped_ramdisk {
+            info.mod_start = self.ramdisk.0;
+            info.flags |= StartInfo::SIF_MOD_START_PFN;
+        } else if info.mod_len > 0 {
+            info.mod_start = self.vaddr(self.ramdisk);
         }
-        Ok(())
-    }
-
-    /// Fills `pages` pages from `first` on with `word(0)`, `word(1)`...
-    fn write_words<M: GuestMemory>(
-        &self,
-        memory: &mut M,
-        first: Pfn,
-        pages: u64,
-        word: impl Fn(&M, u64) -> u64,
-    ) -> Result<(), M::Error> {
-        let mut batch = [0; BATCH];
-        for start in (0..pages * ENTRIES).step_by(BATCH) {
-            for (index, slot) in (start..).zip(&mut batch) {
-                *slot = word(memory, index);
-            }
-            memory.write(Pfn(first.0 + start / ENTRIES), (start % ENTRIES) as usize * 8, batch.as_bytes())?;
-        }
-        Ok(())
-    }
-
-    fn write_start_info<M: GuestMemory>(&self, memory: &mut M, wiring: &Wiring<'_>) -> Result<(), M::Error> {
-        let info = start_info(self, memory, wiring);
-        let info = info.as_bytes();
-        memory.zero(self.start_info, 0, PAGE as usize)?;
-        memory.write(self.start_info, 0, info)?;
         match self.request.role {
-            Role::Initial => memory.write(self.start_info, info.len(), wiring.console_info()),
-            Role::Guest => Ok(()),
+            Role::Initial => info.flags |= StartInfo::SIF_PRIVILEGED | StartInfo::SIF_INITDOMAIN,
+            Role::Guest => {
+                (info.store_mfn, info.store_evtchn) = (memory.mfn(self.store), wiring.store_port.0);
+                (info.console_mfn, info.console_evtchn) = (memory.mfn(self.console), wiring.console_port.0);
+            }
         }
+        info
     }
+
+    /// Each present entry of each table, from the root down. The tables themselves are mapped read-only.
+    fn write_tables<M: GuestMemory>(&self, memory: &mut M) -> Result<(), M::Error> {
+        for level in (1..=4).rev() {
+            let (first, table) = (self.tables.numbers(level).start * WORDS, Pfn(self.tables.frames(level).start));
+            for (number, pfn) in self.tables.numbers(level - 1).zip(self.tables.frames(level - 1)) {
+                let flags = match level {
+                    1 if self.tables.all().contains(&pfn) => LEAF,
+                    1 => LEAF | PteFlags::RW,
+                    _ => TABLE,
+                };
+                write_word(memory, table, number - first, Pte::new(memory.mfn(Pfn(pfn)), flags).0)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies what fits and leaves the last byte zero.
+fn copy(field: &mut [u8], text: &[u8]) {
+    let room = field.len().saturating_sub(1);
+    field.iter_mut().take(room).zip(text).for_each(|(to, from)| *to = *from);
 }
 
 impl Start {
@@ -139,15 +130,9 @@ impl Start {
     pub fn fill(&self, context: &mut VcpuGuestContext) {
         context.flags = VcpuGuestContext::VGCF_IN_KERNEL | VcpuGuestContext::VGCF_ONLINE;
         let regs = &mut context.user_regs;
-        regs.rip = self.entry;
-        regs.rsp = self.stack;
-        regs.rsi = self.start_info;
-        regs.rflags = rflags::IF;
-        regs.cs = FLAT_RING3_CS64;
-        regs.ss = FLAT_RING3_SS64;
-        (regs.ds, regs.es) = (FLAT_RING3_SS64, FLAT_RING3_SS64);
-        context.kernel_ss = FLAT_RING3_SS64.into();
-        context.kernel_sp = Vaddr(self.stack);
+        (regs.rip, regs.rsp, regs.rsi, regs.rflags) = (self.entry, self.stack, self.start_info, rflags::IF);
+        (regs.cs, regs.ss, regs.ds, regs.es) = (FLAT_RING3_CS64, FLAT_RING3_SS64, FLAT_RING3_SS64, FLAT_RING3_SS64);
+        (context.kernel_ss, context.kernel_sp) = (FLAT_RING3_SS64.into(), Vaddr(self.stack));
         context.ctrlreg[3] = self.root.maddr().0;
     }
 }

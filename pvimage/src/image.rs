@@ -1,8 +1,9 @@
 //! A PV64 ELF image, parsed and judged: after [`Image::parse`] every address in it can be relied on.
 
-use core::ops::Range;
+use core::fmt;
 
-use abi::layout::HYPERVISOR_VIRT_START;
+use abi::elfnote::NoteType;
+use abi::layout::HYPERVISOR_VIRT_END;
 use elf::ElfBytes;
 use elf::abi::{EM_X86_64, PT_LOAD};
 use elf::endian::LittleEndian;
@@ -10,12 +11,47 @@ use elf::file::Class;
 use elf::segment::ProgramHeader;
 
 use crate::PAGE;
-use crate::error::ImageError;
 use crate::notes::Notes;
-use crate::space::{page_ceil, page_floor, usable};
 
-/// Loadable segments an image may have. Linux has 4; the limit bounds the overlap check.
-pub const MAX_SEGMENTS: usize = 32;
+/// The features that a PV domain can have, as a kernel may require them: with a `!` before, in its note FEATURES.
+///
+/// `!writable_page_tables` binds only the builder, which hands over read-only tables either way; the kernels that
+/// say so (Linux) mean that they can do without it being announced.
+const FEATURES: [&str; 9] = [
+    "writable_page_tables",
+    "writable_descriptor_tables",
+    "pae_pgdir_above_4gb",
+    "mmu_pt_update_preserve_ad",
+    "highmem_assist",
+    "gnttab_map_avail_bits",
+    "dom0",
+    "memory_op_vnode_supported",
+    "direct_mapped",
+];
+/// The bit of `dom0` in the note SUPPORTED_FEATURES (xen/features.h).
+const DOM0: u64 = 1 << abi::version::features::DOM0;
+
+/// Why an image cannot be started, or not in so much memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageError {
+    /// What is wrong with the image, or with what it is to be started with.
+    Unfit(&'static str),
+    /// The domain needs at least this many pages.
+    TooLittleMemory(u64),
+}
+
+impl fmt::Display for ImageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unfit(why) => f.write_str(why),
+            Self::TooLittleMemory(pages) => {
+                write!(f, "too little memory: it needs at least {} KiB", pages * PAGE / 1024)
+            }
+        }
+    }
+}
+
+impl core::error::Error for ImageError {}
 
 /// An image that can be started as a PV64 domain.
 ///
@@ -24,15 +60,19 @@ pub const MAX_SEGMENTS: usize = 32;
 #[derive(Debug)]
 pub struct Image<'a> {
     file: ElfBytes<'a, LittleEndian>,
-    /// The notes as they stand in the file.
-    pub notes: Notes<'a>,
+    paddr_offset: u64,
     /// Virtual address of pseudo-physical address 0; page-aligned.
     pub virt_base: u64,
     /// Virtual address of the first instruction, inside the image.
     pub entry: u64,
-    /// Pseudo-physical addresses the image occupies, whole pages.
-    pub extent: Range<u64>,
-    paddr_offset: u64,
+    /// Pages from pseudo-physical address 0 to the end of the image.
+    pub pages: u64,
+    /// Pseudo-physical address of the page for hypercall stubs, if the image has one.
+    pub hypercall_page: Option<u64>,
+    /// It accepts a ramdisk that is not mapped, given by its first frame (MOD_START_PFN).
+    pub unmapped_ramdisk: bool,
+    /// It can be the initial domain.
+    pub initial: bool,
 }
 
 /// One loadable segment.
@@ -42,129 +82,96 @@ pub struct Segment<'a> {
     pub paddr: u64,
     /// Its bytes from the file.
     pub bytes: &'a [u8],
-    /// Bytes in memory, at least `bytes.len()`; the rest is zero.
-    pub mem_size: u64,
-}
-
-impl Segment<'_> {
-    fn end(&self) -> u64 {
-        self.paddr + self.mem_size // checked by Image::segment
-    }
+    /// The address behind its last byte in memory; what `bytes` do not fill is zero.
+    pub end: u64,
 }
 
 impl<'a> Image<'a> {
     /// Parses `file` and checks everything that does not depend on the domain's size.
     ///
     /// # Errors
-    /// The first thing found wrong; see [`ImageError`].
+    /// The first thing found wrong.
     pub fn parse(file: &'a [u8]) -> Result<Self, ImageError> {
-        if !file.starts_with(b"\x7fELF") {
-            return Err(ImageError::NotElf);
-        }
-        let (class, encoding) = (file.get(4), file.get(5));
-        if class != Some(&2) || encoding != Some(&1) {
-            return Err(ImageError::NotX86_64);
-        }
-        let file = ElfBytes::<LittleEndian>::minimal_parse(file).map_err(|_| ImageError::Header)?;
-        if file.ehdr.class != Class::ELF64 || file.ehdr.e_machine != EM_X86_64 {
-            return Err(ImageError::NotX86_64);
-        }
+        let file = ElfBytes::<LittleEndian>::minimal_parse(file).ok();
+        let file = file.filter(|file| file.ehdr.class == Class::ELF64 && file.ehdr.e_machine == EM_X86_64);
+        let file = file.ok_or(ImageError::Unfit("not an ELF image for x86-64"))?;
         let notes = Notes::find(&file)?;
-        check_notes(&notes)?;
-        let virt_base = notes.virt_base.unwrap_or(0);
-        let paddr_offset = notes.paddr_offset.unwrap_or(0);
-        let entry = notes.entry.unwrap_or(file.ehdr.e_entry);
-        let mut image = Self { file, notes, virt_base, entry, extent: 0..0, paddr_offset };
-        image.extent = image.measure()?;
-        image.check_addresses()?;
-        Ok(image)
+        let (entry, base) = (notes.number(NoteType::ENTRY)?, notes.number(NoteType::VIRT_BASE)?);
+        if entry.is_none() && base.is_none() && notes.number(NoteType::PHYS32_ENTRY)?.is_some() {
+            return Err(ImageError::Unfit("a PVH kernel without a PV entry point"));
+        }
+        let version = notes.text(NoteType::XEN_VERSION);
+        if !version.is_empty() && !version.starts_with(b"xen-3.0") {
+            return Err(ImageError::Unfit("note XEN_VERSION: not xen-3.0"));
+        }
+        let words = notes.text(NoteType::FEATURES).split(|byte| *byte == b'|');
+        let mut required = words.filter_map(|word| word.strip_prefix(b"!"));
+        if !required.all(|name| FEATURES.iter().any(|known| known.as_bytes() == name)) {
+            return Err(ImageError::Unfit("note FEATURES: requires what PV domains do not have"));
+        }
+        let virt_base = base.unwrap_or(0);
+        let page = notes.number(NoteType::HYPERCALL_PAGE)?;
+        let image = Self {
+            paddr_offset: notes.number(NoteType::PADDR_OFFSET)?.unwrap_or(0),
+            virt_base,
+            entry: entry.unwrap_or(file.ehdr.e_entry),
+            pages: 0,
+            hypercall_page: page.map(|vaddr| vaddr.wrapping_sub(virt_base)),
+            unmapped_ramdisk: notes.number(NoteType::MOD_START_PFN)?.is_some_and(|flag| flag != 0),
+            initial: notes.number(NoteType::SUPPORTED_FEATURES)?.is_none_or(|bits| bits & DOM0 != 0),
+            file,
+        };
+        image.measured()
     }
 
-    /// The loadable segments, in the file's order.
-    pub fn segments(&self) -> impl Iterator<Item = Segment<'a>> {
-        self.loadable().map_while(|(index, header)| self.segment(index, &header).ok())
+    /// With its size. Checks every segment, and that what the notes name lies inside.
+    fn measured(mut self) -> Result<Self, ImageError> {
+        let ends = self.segments().map(|segment| Ok(segment?.end.div_ceil(PAGE)));
+        self.pages = ends.reduce(|a, b| Ok(a?.max(b?))).unwrap_or(Ok(0))?;
+        let inside = |paddr: u64| paddr < self.pages * PAGE;
+        if self.pages == 0 {
+            Err(ImageError::Unfit("no loadable segment"))
+        } else if !self.virt_base.is_multiple_of(PAGE) || !usable(self.virt_base, self.pages) {
+            Err(ImageError::Unfit("note VIRT_BASE: not a usable address"))
+        } else if !inside(self.entry.wrapping_sub(self.virt_base)) {
+            Err(ImageError::Unfit("entry point outside the image"))
+        } else if self.hypercall_page.is_some_and(|page| !inside(page) || !page.is_multiple_of(PAGE)) {
+            Err(ImageError::Unfit("note HYPERCALL_PAGE: outside the image or unaligned"))
+        } else {
+            Ok(self)
+        }
+    }
+
+    /// The loadable segments, in the file's order. After [`parse`](Self::parse) none is an error.
+    pub fn segments(&self) -> impl Iterator<Item = Result<Segment<'a>, ImageError>> + use<'_, 'a> {
+        let headers = self.file.segments().into_iter().flatten();
+        headers.filter(|header| header.p_type == PT_LOAD && header.p_memsz != 0).map(|header| self.segment(&header))
+    }
+
+    fn segment(&self, header: &ProgramHeader) -> Result<Segment<'a>, ImageError> {
+        let bytes = self.file.segment_data(header).ok().filter(|_| header.p_filesz <= header.p_memsz);
+        let bytes =
+            bytes.ok_or(ImageError::Unfit("a segment is larger than its memory, or than the rest of the file"))?;
+        let paddr = header.p_paddr.checked_sub(self.paddr_offset);
+        let end = paddr.and_then(|paddr| paddr.checked_add(header.p_memsz));
+        // One L4 entry's worth: far more than any kernel, and no sum of page addresses can overflow.
+        match (paddr, end) {
+            (Some(paddr), Some(end)) if end <= 1 << 39 => Ok(Segment { paddr, bytes, end }),
+            _ => Err(ImageError::Unfit("a segment's physical address is out of range")),
+        }
     }
 
     /// Virtual address of a pseudo-physical one.
     pub const fn vaddr(&self, paddr: u64) -> u64 {
         self.virt_base.wrapping_add(paddr)
     }
-
-    /// Pseudo-physical address of the page for hypercall stubs, if the image has one.
-    pub fn hypercall_page(&self) -> Option<u64> {
-        self.notes.hypercall_page.map(|vaddr| vaddr.wrapping_sub(self.virt_base))
-    }
-
-    fn loadable(&self) -> impl Iterator<Item = (u16, ProgramHeader)> + use<'a> {
-        let loads = |header: &ProgramHeader| header.p_type == PT_LOAD && header.p_memsz != 0;
-        (0..).zip(self.file.segments().into_iter().flatten().filter(loads))
-    }
-
-    fn segment(&self, index: u16, header: &ProgramHeader) -> Result<Segment<'a>, ImageError> {
-        let bytes = self.file.segment_data(header).map_err(|_| ImageError::SegmentTruncated(index))?;
-        if header.p_filesz > header.p_memsz {
-            return Err(ImageError::SegmentSize(index));
-        }
-        let bad = ImageError::SegmentAddress(index);
-        let paddr = header.p_paddr.checked_sub(self.paddr_offset).ok_or(bad)?;
-        let end = paddr.checked_add(header.p_memsz).ok_or(bad)?;
-        // One L4 entry's worth: far more than any kernel, and no sum of page addresses below can overflow.
-        if end > 1 << 39 {
-            return Err(bad);
-        }
-        Ok(Segment { paddr, bytes, mem_size: header.p_memsz })
-    }
-
-    /// Checks every segment, and that no two overlap; returns the whole pages they touch.
-    fn measure(&self) -> Result<Range<u64>, ImageError> {
-        let (mut start, mut end) = (u64::MAX, 0);
-        for (index, header) in self.loadable() {
-            if usize::from(index) >= MAX_SEGMENTS {
-                return Err(ImageError::TooManySegments);
-            }
-            let segment = self.segment(index, &header)?;
-            for (earlier, header) in self.loadable().take(usize::from(index)) {
-                let other = self.segment(earlier, &header)?;
-                if segment.paddr < other.end() && other.paddr < segment.end() {
-                    return Err(ImageError::SegmentsOverlap(earlier, index));
-                }
-            }
-            start = start.min(segment.paddr);
-            end = end.max(segment.end());
-        }
-        if end == 0 { Err(ImageError::NoSegments) } else { Ok(page_floor(start)..page_ceil(end)) }
-    }
-
-    fn check_addresses(&self) -> Result<(), ImageError> {
-        if !self.virt_base.is_multiple_of(PAGE) || !usable(self.virt_base, self.extent.end) {
-            return Err(ImageError::VirtBase);
-        }
-        let loaded = self.vaddr(self.extent.start)..self.vaddr(self.extent.end);
-        if !loaded.contains(&self.entry) {
-            return Err(ImageError::EntryOutside);
-        }
-        if self.notes.hypercall_page.is_some_and(|page| !loaded.contains(&page) || !page.is_multiple_of(PAGE)) {
-            return Err(ImageError::HypercallPageOutside);
-        }
-        Ok(())
-    }
 }
 
-fn check_notes(notes: &Notes<'_>) -> Result<(), ImageError> {
-    if notes.phys32_entry && notes.entry.is_none() && notes.virt_base.is_none() {
-        return Err(ImageError::PvhOnly);
+/// Whether `pages` pages at `start` are all canonical and none is the hypervisor's.
+pub(crate) fn usable(start: u64, pages: u64) -> bool {
+    const LOW_HALF_END: u64 = 1 << 47;
+    match pages.checked_mul(PAGE).and_then(|bytes| start.checked_add(bytes)) {
+        Some(end) => end <= LOW_HALF_END || start >= HYPERVISOR_VIRT_END.0,
+        None => false,
     }
-    if notes.xen_version.is_some_and(|version| !version.starts_with(b"xen-3.0")) {
-        return Err(ImageError::OtherInterface);
-    }
-    if let Some(bit) = notes.features.impossible() {
-        return Err(ImageError::RequiredFeature(bit));
-    }
-    if notes.paddr_offset.is_some() && notes.virt_base.is_none() {
-        return Err(ImageError::VirtBase);
-    }
-    if notes.hv_start_low.is_some_and(|start| start > HYPERVISOR_VIRT_START.0) {
-        return Err(ImageError::HvStartLow);
-    }
-    Ok(())
 }

@@ -10,15 +10,11 @@
 extern crate alloc;
 
 mod builder;
-mod error;
-pub mod features;
 pub mod hypercall_page;
 mod image;
 mod memory;
 mod notes;
 mod plan;
-mod space;
-mod start_info;
 mod tables;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -26,11 +22,9 @@ pub mod testing;
 mod tests;
 
 pub use builder::{Start, Wiring};
-pub use error::{ImageError, Note};
-pub use image::{Image, MAX_SEGMENTS, Segment};
+pub use image::{Image, ImageError, Segment};
 pub use memory::GuestMemory;
-pub use notes::Notes;
-pub use plan::{Area, MAX_PAGES, Plan, Ramdisk, Request, Role};
+pub use plan::{MAX_PAGES, Plan, Request, Role};
 
 /// Bytes of a page.
 const PAGE: u64 = abi::PAGE_SIZE as u64;

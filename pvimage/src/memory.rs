@@ -4,6 +4,9 @@ use abi::{Mfn, Pfn};
 
 use crate::PAGE;
 
+/// 64-bit words in a page.
+pub(crate) const WORDS: u64 = PAGE / 8;
+
 /// Memory of the domain that is built: the core writes its own direct map, dom0 maps the frames as foreign ones.
 ///
 /// The builder asks only for frames below the request's `nr_pages`, stays within a page in each call, and writes each
@@ -22,9 +25,13 @@ pub trait GuestMemory {
     fn zero(&mut self, pfn: Pfn, offset: usize, len: usize) -> Result<(), Self::Error>;
 }
 
+/// Writes word `index` of those that begin with frame `first`.
+pub(crate) fn write_word<M: GuestMemory>(memory: &mut M, first: Pfn, index: u64, word: u64) -> Result<(), M::Error> {
+    memory.write(Pfn(first.0 + index / WORDS), (index % WORDS) as usize * 8, &word.to_le_bytes())
+}
+
 /// Writes `bytes` from pseudo-physical address `paddr` on, page by page.
-pub(crate) fn write_at<M: GuestMemory>(memory: &mut M, paddr: u64, mut bytes: &[u8]) -> Result<(), M::Error> {
-    let mut paddr = paddr;
+pub(crate) fn write_at<M: GuestMemory>(memory: &mut M, mut paddr: u64, mut bytes: &[u8]) -> Result<(), M::Error> {
     while !bytes.is_empty() {
         let offset = (paddr % PAGE) as usize;
         let (now, later) = bytes.split_at(bytes.len().min(PAGE as usize - offset));
@@ -36,13 +43,11 @@ pub(crate) fn write_at<M: GuestMemory>(memory: &mut M, paddr: u64, mut bytes: &[
 }
 
 /// Writes zeroes to the pseudo-physical addresses from `start` to `end`.
-pub(crate) fn zero_range<M: GuestMemory>(memory: &mut M, start: u64, end: u64) -> Result<(), M::Error> {
-    let mut paddr = start;
-    while paddr < end {
-        let offset = paddr % PAGE;
-        let len = (PAGE - offset).min(end - paddr);
-        memory.zero(Pfn(paddr / PAGE), offset as usize, len as usize)?;
-        paddr += len;
+pub(crate) fn zero_range<M: GuestMemory>(memory: &mut M, mut start: u64, end: u64) -> Result<(), M::Error> {
+    while start < end {
+        let len = (PAGE - start % PAGE).min(end - start);
+        memory.zero(Pfn(start / PAGE), (start % PAGE) as usize, len as usize)?;
+        start += len;
     }
     Ok(())
 }

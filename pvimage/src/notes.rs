@@ -1,110 +1,61 @@
 //! The Xen notes of an image (xen/elfnote.h), as they stand in the file; [`crate::Image`] judges them.
 
+use abi::elfnote::{NAME, NoteType};
 use elf::ElfBytes;
 use elf::abi::{PT_NOTE, SHT_NOTE};
 use elf::endian::LittleEndian;
-use elf::note::{Note as ElfNote, NoteIterator};
+use elf::note::Note;
 
-use crate::error::{ImageError, Note};
-use crate::features::Features;
+use crate::ImageError;
 
-/// What the notes say. An absent note is `None` or `false`; no default is applied here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Notes<'a> {
-    /// ENTRY: virtual address of the first instruction.
-    pub entry: Option<u64>,
-    /// HYPERCALL_PAGE: virtual address of the page the builder fills with hypercall stubs.
-    pub hypercall_page: Option<u64>,
-    /// VIRT_BASE: virtual address of pseudo-physical address 0.
-    pub virt_base: Option<u64>,
-    /// PADDR_OFFSET: what to subtract from a segment's `p_paddr` to get its pseudo-physical address.
-    pub paddr_offset: Option<u64>,
-    /// XEN_VERSION, `xen-3.0` for every PV kernel.
-    pub xen_version: Option<&'a [u8]>,
-    /// FEATURES and SUPPORTED_FEATURES.
-    pub features: Features,
-    /// SUPPORTED_FEATURES is there: then an initial domain must have set the bit `dom0` in it.
-    pub has_supported_features: bool,
-    /// HV_START_LOW: the lowest address at which the kernel tolerates the hypervisor.
-    pub hv_start_low: Option<u64>,
-    /// INIT_P2M: virtual address for the p2m list.
-    pub init_p2m: Option<u64>,
-    /// MOD_START_PFN: the kernel accepts a ramdisk that is not mapped, given by its first frame.
-    pub mod_start_pfn: bool,
-    /// PHYS32_ENTRY: there is a PVH entry point.
-    pub phys32_entry: bool,
-    seen: bool,
-}
+/// What each note holds, by its number.
+pub(crate) struct Notes<'a>([Option<&'a [u8]>; NoteType::PHYS32_ENTRY.0 as usize + 1]);
 
 impl<'a> Notes<'a> {
-    /// Collects the Xen notes of `file`: segments of type PT_NOTE, else note sections.
+    /// Collects the Xen notes of a file from its note segments and note sections. Each is padded to 4 bytes, whatever
+    /// the header says.
     pub(crate) fn find(file: &ElfBytes<'a, LittleEndian>) -> Result<Self, ImageError> {
-        let mut notes = Self::default();
-        for mut segment in file.segments().into_iter().flatten().filter(|s| s.p_type == PT_NOTE) {
-            segment.p_align = 4; // Xen's notes are padded to 4 bytes, whatever the header says
-            if let Ok(found) = file.segment_data_as_notes(&segment) {
-                notes.take_all(found)?;
-            }
-        }
-        if notes.seen {
-            return Ok(notes);
-        }
-        for mut section in file.section_headers().into_iter().flatten().filter(|s| s.sh_type == SHT_NOTE) {
+        let segments = file.segments().into_iter().flatten().filter(|segment| segment.p_type == PT_NOTE);
+        let sections = file.section_headers().into_iter().flatten().filter(|section| section.sh_type == SHT_NOTE);
+        let segments = segments.filter_map(|mut segment| {
+            segment.p_align = 4;
+            file.segment_data_as_notes(&segment).ok()
+        });
+        let sections = sections.filter_map(|mut section| {
             section.sh_addralign = 4;
-            if let Ok(found) = file.section_data_as_notes(&section) {
-                notes.take_all(found)?;
-            }
-        }
-        if notes.seen { Ok(notes) } else { Err(ImageError::NoXenNotes) }
-    }
-
-    fn take_all(&mut self, notes: NoteIterator<'a, LittleEndian>) -> Result<(), ImageError> {
-        for note in notes {
-            if let ElfNote::Unknown(note) = note
-                && note.name == b"Xen\0"
+            file.section_data_as_notes(&section).ok()
+        });
+        let mut notes = Self([None; _]);
+        for note in segments.chain(sections).flatten() {
+            if let Note::Unknown(note) = note
+                && note.name == NAME
+                && let Some(slot) = notes.0.get_mut(note.n_type as usize)
             {
-                self.seen = true;
-                self.take(note.n_type, note.desc)?;
+                *slot = Some(note.desc);
             }
         }
-        Ok(())
+        let any = notes.0.iter().any(Option::is_some);
+        any.then_some(notes).ok_or(ImageError::Unfit("no Xen ELF notes: not a PV kernel"))
     }
 
-    fn take(&mut self, kind: u64, desc: &'a [u8]) -> Result<(), ImageError> {
-        match kind {
-            1 => self.entry = Some(number(desc, Note::Entry)?),
-            2 => self.hypercall_page = Some(number(desc, Note::HypercallPage)?),
-            3 => self.virt_base = Some(number(desc, Note::VirtBase)?),
-            4 => self.paddr_offset = Some(number(desc, Note::PaddrOffset)?),
-            5 => self.xen_version = Some(string(desc, Note::XenVersion)?),
-            10 => self.features.add_names(string(desc, Note::Features)?)?,
-            12 => self.hv_start_low = Some(number(desc, Note::HvStartLow)?),
-            15 => self.init_p2m = Some(number(desc, Note::InitP2m)?),
-            16 => self.mod_start_pfn = number(desc, Note::ModStartPfn)? != 0,
-            17 => {
-                self.has_supported_features = true;
-                self.features.add_supported(number(desc, Note::SupportedFeatures)?);
+    /// A number is 4 or 8 bytes, by the length of the note (elfnote.h); Xen also takes 1 and 2.
+    pub(crate) fn number(&self, note: NoteType) -> Result<Option<u64>, ImageError> {
+        match self.bytes(note) {
+            None => Ok(None),
+            Some(desc) if matches!(desc.len(), 1 | 2 | 4 | 8) => {
+                Ok(Some(desc.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))))
             }
-            18 => {
-                number(desc, Note::Phys32Entry)?;
-                self.phys32_entry = true;
-            }
-            _ => {} // strings for people, and notes newer than us
+            Some(_) => Err(ImageError::Unfit("a Xen ELF note that is to be a number is none")),
         }
-        Ok(())
     }
-}
 
-/// A number is 4 or 8 bytes, by the length of the note (elfnote.h); Xen also takes 1 and 2.
-fn number(desc: &[u8], note: Note) -> Result<u64, ImageError> {
-    if !matches!(desc.len(), 1 | 2 | 4 | 8) {
-        return Err(ImageError::BadNote(note));
+    /// A text ends at its first zero, or with the note; empty where there is none.
+    pub(crate) fn text(&self, note: NoteType) -> &'a [u8] {
+        let text = self.bytes(note).unwrap_or_default();
+        text.split(|byte| *byte == 0).next().unwrap_or_default()
     }
-    Ok(desc.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
-}
 
-/// A string ends at its first zero, or with the note.
-fn string(desc: &[u8], note: Note) -> Result<&[u8], ImageError> {
-    let text = desc.split(|byte| *byte == 0).next().unwrap_or_default();
-    if text.iter().all(|byte| matches!(byte, b' '..=b'~')) { Ok(text) } else { Err(ImageError::BadNote(note)) }
+    fn bytes(&self, note: NoteType) -> Option<&'a [u8]> {
+        self.0.get(note.0 as usize).copied().flatten()
+    }
 }

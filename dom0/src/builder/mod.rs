@@ -10,7 +10,7 @@ use abi::vcpu::VcpuGuestContext;
 use abi::{DomId, Errno, Maddr, Mfn, PAGE_SIZE, Pfn, Port};
 use alloc::boxed::Box;
 use alloc::vec;
-use pvimage::{GuestMemory, Image, ImageError, Plan, Ramdisk, Request, Role, Wiring};
+use pvimage::{GuestMemory, Image, ImageError, Plan, Request, Role, Wiring};
 use ring_proto::memory::RingMemory;
 
 use crate::control::{Control, Limits};
@@ -107,7 +107,7 @@ pub fn build<C: Control>(control: &mut C, recipe: &Recipe<'_>) -> Result<Built, 
     let request = Request {
         role: Role::Guest,
         nr_pages,
-        ramdisk: recipe.ramdisk.map_or(Ramdisk::None, Ramdisk::Copy),
+        ramdisk: recipe.ramdisk.unwrap_or_default(),
         cmdline: recipe.cmdline.as_bytes(),
     };
     let plan = Plan::new(&image, request)?;
@@ -129,11 +129,10 @@ fn fill<C: Control>(control: &mut C, domain: DomId, plan: &Plan<'_>, nr_pages: u
     let shared_info = control.status(domain).map_err(refused(Step::Status))?.shared_info;
     init_shared_info(control, domain, shared_info).map_err(refused(Step::Map))?;
 
-    let wiring = Wiring { shared_info: Maddr(shared_info.maddr().0), store_port, console_port, console_info: &[] };
+    let wiring = Wiring { shared_info: Maddr(shared_info.maddr().0), store_port, console_port };
     let mut memory = ForeignMemory::new(control, domain, &frames);
     let start = plan.build(&mut memory, &wiring).map_err(refused(Step::Map))?;
-    let frame = |pfn: Option<Pfn>| pfn.map_or(Mfn::INVALID, |pfn| memory.mfn(pfn));
-    let (store, console) = (frame(plan.store), frame(plan.console));
+    let (store, console) = (memory.mfn(plan.store), memory.mfn(plan.console));
     drop(memory); // a frame mapped writable cannot become a page table
 
     control.pin(domain, start.root).map_err(refused(Step::Pin))?;

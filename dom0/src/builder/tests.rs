@@ -64,7 +64,7 @@ fn whatever_step_fails_nothing_is_left() {
 fn a_bad_image_makes_no_domain() {
     let mut mock = Mock::new(4096);
     let error = build(&mut mock, &recipe(b"#!/bin/sh")).unwrap_err();
-    assert_eq!(error, BuildError::Image(ImageError::NotElf));
+    assert_eq!(error, BuildError::Image(ImageError::Unfit("not an ELF image for x86-64")));
     let kernel = ImageMaker::small(BASE).build();
     let small = Recipe { memory: 2, ..recipe(&kernel) };
     let error = build(&mut mock, &small).unwrap_err();

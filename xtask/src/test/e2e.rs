@@ -194,7 +194,7 @@ fn all_cpus(setting: &Setting<'_>) -> Result<()> {
 /// The same with memory handed out page by page in no order.
 fn scattered_memory(setting: &Setting<'_>) -> Result<()> {
     let image = setting.foreign(0)?;
-    let mut running = setting.start(&setting.machine("scatter", &shown(&image)))?;
+    let mut running = setting.start(&setting.machine("scatter dom0_mem=64M", &shown(&image)))?;
     expect_line(&mut running, "foreign: privileged initial domain")?;
     expect_ending(running, Ending::PowerOff)
 }
