@@ -9,6 +9,7 @@ mod bench;
 mod build;
 mod check;
 mod conformance;
+mod counts;
 mod cpio;
 mod disk;
 mod elf32;
@@ -20,6 +21,7 @@ mod new_guest;
 mod packages;
 mod place;
 mod process;
+mod profile;
 mod qemu;
 mod run;
 mod screen;
@@ -89,8 +91,9 @@ enum Task {
     /// Every check there is: lint, unit, loom, conformance, end to end
     Test(test::Options),
     /// Measure, beside peers
-    #[command(subcommand)]
-    Bench(bench::Bench),
+    Bench(bench::Options),
+    /// Show where the instructions of a bench's row go, by function and by line
+    Profile(profile::Options),
 }
 
 fn dispatch(cli: Cli) -> Result<()> {
@@ -125,9 +128,13 @@ fn dispatch(cli: Cli) -> Result<()> {
             need(&setup::for_test())?;
             test::command(&place, &options, cli.no_install)?;
         }
-        Some(Task::Bench(bench)) => {
+        Some(Task::Bench(options)) => {
             need(&setup::for_qemu())?;
-            bench::command(&place, &bench, cli.no_install)?;
+            bench::command(&place, &options)?;
+        }
+        Some(Task::Profile(options)) => {
+            need(&setup::for_qemu())?;
+            profile::command(&place, &options)?;
         }
     }
     Ok(())

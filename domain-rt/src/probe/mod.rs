@@ -5,11 +5,13 @@
 //! although they may do anything to the domain, and nothing but such guests enables the feature
 //! `probe`. What they take care of is that the program goes on after a fault ([`exec`]).
 
+mod bench;
 mod exec;
 mod memory;
 mod vcpu;
 mod vector;
 
+pub use bench::{DONE, RETURN, mark, mark_at, return_at_once};
 pub use exec::{
     Entry, Frame, Regs, code_page, exec, exec_resuming, exec_user, install, mask_events, upcall_frame, upcalls,
     user_stack_top,

@@ -9,7 +9,7 @@
 use super::report::{Figure, INSTRUCTIONS};
 use crate::build::{Part, build, built};
 use crate::place::Place;
-use crate::qemu::{Machine, Running};
+use crate::qemu::{Ending, Machine, Running};
 use crate::run::console::{attach, command};
 use crate::run::log::{Entry, number_before};
 use crate::run::world;
@@ -136,20 +136,27 @@ impl Setup {
     }
 }
 
-/// Runs all loads of a kind and gives the figures.
-pub fn measure(place: &Place, kind: Kind) -> Result<Vec<Figure>> {
+/// A machine with everything that the loads need, at dom0's prompt.
+fn start(place: &Place, setup: &Setup, extra: &[String]) -> Result<Running> {
     build(place, &[Part::Core, Part::Domains])?;
     let core = built(place, Part::Core, "").context("the core did not build")?;
     let dom0 = built(place, Part::Domains, "dom0").context("no dom0")?;
-    let setup = setup(kind);
     let text = setup.manifest();
     let parsed = parse(&text).map_err(|error| anyhow::anyhow!("the bench's manifest: {error}"))?;
     let ramdisk = place.logs("bench")?.join("devices.ramdisk");
     world::ramdisk(&ramdisk, text.as_bytes(), &world::named(place, &parsed, &place.root)?)?;
     let mut machine = Machine::new(&core, "", &format!("{} log-consoles,{}", dom0.display(), ramdisk.display()));
     machine.icount = true;
+    machine.extra.extend(extra.iter().cloned());
     let mut running = machine.start(&place.logs("bench")?.join("devices.log"))?;
     attach(&mut running, LIMIT)?;
+    Ok(running)
+}
+
+/// Runs all loads of a kind and gives the figures.
+pub fn measure(place: &Place, kind: Kind) -> Result<Vec<Figure>> {
+    let setup = setup(kind);
+    let mut running = start(place, &setup, &[])?;
     let mut figures = Vec::new();
     for (index, load) in setup.loads.iter().enumerate() {
         let once = sample(&mut running, &setup, &Setup::guest(index, false), load.count)?;
@@ -159,6 +166,28 @@ pub fn measure(place: &Place, kind: Kind) -> Result<Vec<Figure>> {
     running.send(b"poweroff\n")?;
     running.end();
     Ok(figures)
+}
+
+/// Runs the load called `name` on a machine of its own, with N operations and on another with 2N, each with QEMU's
+/// arguments for it; N. None: no load is called so.
+pub fn trace(place: &Place, name: &str, arguments: [&[String]; 2]) -> Result<Option<u64>> {
+    let setups = [Kind::Rings, Kind::Net, Kind::Blk].map(setup);
+    let found = setups.iter().find_map(|setup| Some((setup, setup.loads.iter().position(|load| load.name == name)?)));
+    let Some((setup, index)) = found else { return Ok(None) };
+    let count = setup.loads.get(index).map_or(0, |load| load.count);
+    for (extra, twice) in arguments.into_iter().zip([false, true]) {
+        let mut running = start(place, setup, extra)?;
+        sample(&mut running, setup, &Setup::guest(index, twice), count << u32::from(twice))?;
+        running.send(b"poweroff\n")?;
+        let ending = running.finish(LIMIT)?;
+        ensure!(ending == Ending::PowerOff, "the machine ended as {ending:?}");
+    }
+    Ok(Some(count))
+}
+
+/// The names of all loads.
+pub fn loads() -> Vec<String> {
+    [Kind::Rings, Kind::Net, Kind::Blk].into_iter().flat_map(|kind| setup(kind).loads).map(|load| load.name).collect()
 }
 
 /// What one run took.
@@ -174,13 +203,12 @@ impl Sample {
     fn rows(name: &str, setup: &Setup, once: &Self, twice: &Self, count: u64) -> Vec<Figure> {
         let each = |once: f64, twice: f64| (twice - once) / count as f64;
         let parts: Vec<f64> = once.times.iter().zip(&twice.times).map(|(once, twice)| each(*once, *twice)).collect();
-        let figure = |name: String, value: f64, unit| Figure { name, value, peer: None, unit };
-        let mut rows = vec![figure(name.into(), parts.iter().sum(), INSTRUCTIONS)];
+        let mut rows = vec![Figure::new(name.into(), parts.iter().sum(), INSTRUCTIONS)];
         let names = ["frontend", setup.backend].into_iter().chain(setup.others.iter().copied());
-        rows.extend(names.zip(&parts).map(|(who, part)| figure(format!("{name}/{who}"), *part, INSTRUCTIONS)));
+        rows.extend(names.zip(&parts).map(|(who, part)| Figure::new(format!("{name}/{who}"), *part, INSTRUCTIONS)));
         let of_backend = |what: &str| format!("{name}/{}_{what}", setup.backend);
-        rows.push(figure(of_backend("hypercalls"), each(once.hypercalls, twice.hypercalls), "hypercalls"));
-        rows.push(figure(of_backend("events"), each(once.events, twice.events), "events"));
+        rows.push(Figure::new(of_backend("hypercalls"), each(once.hypercalls, twice.hypercalls), "hypercalls"));
+        rows.push(Figure::new(of_backend("events"), each(once.events, twice.events), "events"));
         rows
     }
 }

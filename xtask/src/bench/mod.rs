@@ -1,32 +1,34 @@
 //! `cargo xtask bench core`: instructions per operation on Ferrule and on Debian's Xen, in one sitting; `bench rings`,
-//! `net`, `blk`: per message, packet and block request, by domain; `bench boot`: starting, domains, idling and memory against their goals.
+//! `net`, `blk`: per message, packet and block request, by domain; `bench boot`: starting, domains, idling and memory
+//! against their goals; `bench --check`: exact figures against what SPEC.md promises.
 //!
 //! Under icount one virtual nanosecond is one instruction, so the guest's TSC counts instructions, the same in every run.
 
 pub mod boot;
-mod devices;
+pub mod core;
+pub mod devices;
 pub mod goals;
 mod plot;
-mod report;
+pub mod report;
+pub mod spec;
 
-use crate::build::{Part, build, built};
-use crate::conformance::verdict::is_verdict;
+use crate::build::{Part, build};
 use crate::place::Place;
-use crate::qemu::{Line, Machine};
-use crate::xen;
-use anyhow::{Context, Result, bail};
+use crate::toolchain::Route;
+use anyhow::{Result, bail};
 use devices::Kind;
-use report::{Figure, INSTRUCTIONS, Report};
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use report::{Figure, Origin, Report};
 
-/// The guest that measures: prints `BENCH <name> <value>` lines, then its verdict.
-const GUEST: &str = "bench-core";
-/// Both hypervisors' command line: no mitigation that the other side does not have.
-const COMMAND_LINE: &str = "spec-ctrl=no xpti=0 console=com1 noreboot dom0_mem=64M";
-/// Counting instructions takes a single-threaded QEMU some minutes at most.
-const LIMIT: Duration = Duration::from_secs(300);
+/// What to measure, or to check.
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+pub struct Options {
+    /// Measure what SPEC.md promises, on Ferrule alone; fails where a figure has risen by more than 2 %
+    #[arg(long)]
+    check: bool,
+    #[command(subcommand)]
+    bench: Option<Bench>,
+}
 
 /// What to measure.
 #[derive(clap::Subcommand)]
@@ -47,20 +49,21 @@ pub enum Bench {
     Boot,
 }
 
-/// Runs one bench, prints its table and writes JSON and HTML.
-pub fn command(place: &Place, bench: &Bench, no_install: bool) -> Result<()> {
-    match bench {
-        Bench::Core { ferrule_only } => core(place, *ferrule_only, no_install),
-        Bench::Rings => publish(place, "rings", devices::measure(place, Kind::Rings)?),
-        Bench::Net => publish(place, "net", devices::measure(place, Kind::Net)?),
-        Bench::Blk => publish(place, "blk", devices::measure(place, Kind::Blk)?),
-        Bench::Boot => boot(place),
+/// Runs one bench, prints its table and writes JSON and HTML; or checks them all.
+pub fn command(place: &Place, options: &Options) -> Result<()> {
+    match &options.bench {
+        Some(Bench::Core { ferrule_only }) => publish(place, "core", core::measure(place, !ferrule_only)?),
+        Some(Bench::Rings) => publish(place, "rings", devices::measure(place, Kind::Rings)?),
+        Some(Bench::Net) => publish(place, "net", devices::measure(place, Kind::Net)?),
+        Some(Bench::Blk) => publish(place, "blk", devices::measure(place, Kind::Blk)?),
+        Some(Bench::Boot) => boot(place),
+        None => check(place),
     }
 }
 
 /// Prints the table and writes JSON and HTML.
 fn publish(place: &Place, name: &str, figures: Vec<Figure>) -> Result<()> {
-    let report = Report::new(place, figures);
+    let report = Report::new(figures, Origin::here(place), spec::read(place)?);
     print!("{}", report.table());
     for path in report.write(place, name)? {
         println!("{}", place.show(&path));
@@ -83,62 +86,32 @@ fn boot(place: &Place) -> Result<()> {
     }
 }
 
-fn core(place: &Place, ferrule_only: bool, no_install: bool) -> Result<()> {
-    build(place, &[Part::Core, Part::Guests])?;
-    let core = built(place, Part::Core, "").context("the core did not build")?;
-    let guest = built(place, Part::Guests, GUEST).with_context(|| format!("no guest {GUEST} yet"))?;
-    let start = Instant::now();
-    // Exact whatever else the machine does, so both may run at once.
-    let (ours, xen) = std::thread::scope(|scope| {
-        let xen =
-            (!ferrule_only).then(|| scope.spawn(|| measure(place, &xen::image(place, no_install)?, &guest, "xen")));
-        let ours = measure(place, &core, &guest, "ferrule");
-        let xen = xen.map(|handle| handle.join().unwrap_or_else(|_| bail!("the measurement of Xen panicked")));
-        (ours, xen.transpose())
-    });
-    let (ours, xen) = (ours?, xen?.unwrap_or_default());
-    let figures =
-        ours.into_iter().map(|(name, value)| Figure { peer: xen.get(&name).copied(), name, value, unit: INSTRUCTIONS });
-    publish(place, "core", figures.collect())?;
-    println!("measured in {:.1} s", start.elapsed().as_secs_f64());
+/// All that is promised, measured again.
+fn check(place: &Place) -> Result<()> {
+    let mut figures = core::measure(place, false)?;
+    for kind in [Kind::Rings, Kind::Net, Kind::Blk] {
+        figures.extend(devices::measure(place, kind)?);
+    }
+    hold(place, &figures, &["core/", "rings/", "net/", "blk/"])
+}
+
+/// What is promised of the core, which takes some seconds: for `cargo xtask test`.
+pub fn check_core(place: &Place) -> Result<()> {
+    hold(place, &core::measure(place, false)?, &["core/"])
+}
+
+fn hold(place: &Place, figures: &[Figure], benches: &[&str]) -> Result<()> {
+    let promises = spec::read(place)?;
+    let broken = spec::broken(&promises, figures, benches);
+    let compiler = Route::ready().map(Route::describe).unwrap_or_default();
+    if !spec::holds_for(place, &compiler)? {
+        println!("{} is of another compiler than {compiler}; were it held:\n{broken}", spec::PAGE);
+        return Ok(());
+    }
+    let held = promises.keys().filter(|name| benches.iter().any(|bench| name.starts_with(bench))).count();
+    match broken.lines().count() {
+        0 => println!("{held} figures are what {} promises, or less", spec::PAGE),
+        count => bail!("{count} of {held} promises are broken\n{broken}"),
+    }
     Ok(())
-}
-
-/// One run under icount; the figures by name.
-fn measure(place: &Place, kernel: &Path, guest: &Path, side: &str) -> Result<BTreeMap<String, f64>> {
-    let mut machine = Machine::new(kernel, COMMAND_LINE, &guest.display().to_string());
-    machine.icount = true;
-    let log = place.logs("bench")?.join(format!("core-{side}.log"));
-    let mut running = machine.start(&log)?;
-    let end = running.wait_line(0, LIMIT, is_verdict);
-    let held = end.and_then(|end| running.lines().get(end)).is_some_and(|line| line.text.trim_end() == "SUCCESS");
-    let figures = figures(running.lines());
-    let said = running.end();
-    if !held || figures.is_empty() {
-        bail!("{GUEST} on {side} did not hold; {}\n{said}", place.show(&log));
-    }
-    Ok(figures)
-}
-
-fn figures(lines: &[Line]) -> BTreeMap<String, f64> {
-    let figure = |line: &Line| {
-        let at = line.text.find("BENCH ")?;
-        let mut words = line.text.get(at..)?.split_whitespace().skip(1);
-        Some((format!("core/{}", words.next()?), words.next()?.parse().ok()?))
-    };
-    lines.iter().filter_map(figure).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn figures_are_read_and_other_lines_are_not() {
-        let texts = ["(XEN) x", "BENCH null_hypercall 139", "BENCH grant_copy_64 520.5", "BENCH broken", "SUCCESS"];
-        let line = |text: &&str| Line { at: Duration::ZERO, text: text.to_string() };
-        let lines: Vec<Line> = texts.iter().map(line).collect();
-        let found: Vec<_> = figures(&lines).into_iter().collect();
-        assert_eq!(found, [("core/grant_copy_64".to_string(), 520.5), ("core/null_hypercall".to_string(), 139.0)]);
-    }
 }

@@ -1,6 +1,7 @@
 //! Figures as a table, as JSON and as a page with a plot.
 
 use super::plot::{Bar, page};
+use super::spec::Promise;
 use crate::place::Place;
 use crate::process::stdout_of;
 use anyhow::{Context, Result};
@@ -10,27 +11,36 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// The name of the other side in JSON.
+/// The other hypervisor's name in JSON.
 pub const PEER: &str = "xen-4.17";
 
 /// The usual unit.
 pub const INSTRUCTIONS: &str = "instructions";
 
 /// One operation.
+#[derive(Clone, Debug)]
 pub struct Figure {
     /// `core/null_hypercall` and so on.
     pub name: String,
     /// What one costs on Ferrule.
     pub value: f64,
-    /// What it costs on Xen, if it ran there.
-    pub peer: Option<f64>,
-    /// In what both are.
+    /// What it costs others, measured in the same sitting.
+    pub peers: Vec<(&'static str, f64)>,
+    /// In what they all are.
     pub unit: &'static str,
+}
+
+impl Figure {
+    /// A figure with nobody beside it.
+    pub fn new(name: String, value: f64, unit: &'static str) -> Figure {
+        Figure { name, value, peers: Vec::new(), unit }
+    }
 }
 
 /// All figures of one sitting, and where they come from.
 pub struct Report {
     figures: Vec<Figure>,
+    promises: BTreeMap<String, Promise>,
     origin: Origin,
 }
 
@@ -55,40 +65,63 @@ struct JsonFigure<'a> {
     name: &'a str,
     unit: &'static str,
     value: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    goal: Option<f64>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     peer: BTreeMap<&'static str, f64>,
 }
 
 impl Origin {
-    /// This machine and this commit.
+    /// This commit, and QEMU counting instructions.
     pub fn here(place: &Place) -> Origin {
-        let mut git = Command::new("git");
-        git.current_dir(&place.root).args(["describe", "--always", "--dirty"]);
-        let commit = stdout_of(&mut git).map(|text| text.trim().to_string()).unwrap_or_else(|_| "unknown".into());
         let version = stdout_of(Command::new(crate::qemu::QEMU).arg("--version")).unwrap_or_default();
         let version = version.lines().next().unwrap_or("QEMU").to_string();
-        let machine = format!("{version}, tcg, icount, qemu64, 1 CPU");
-        Origin { machine, commit }
+        Origin { machine: format!("{version}, tcg, icount, qemu64, 1 CPU"), commit: commit(place) }
+    }
+}
+
+fn commit(place: &Place) -> String {
+    let mut git = Command::new("git");
+    git.current_dir(&place.root).args(["describe", "--always", "--dirty"]);
+    stdout_of(&mut git).map(|text| text.trim().to_string()).unwrap_or_else(|_| "unknown".into())
+}
+
+/// As many digits as say something.
+fn shown(value: f64) -> String {
+    match value {
+        _ if value.fract() == 0.0 || value >= 1000.0 => format!("{value:.0}"),
+        _ if value >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.3}"),
     }
 }
 
 impl Report {
-    /// The figures, with the machine they were measured on and the commit.
-    pub fn new(place: &Place, figures: Vec<Figure>) -> Report {
-        Report { figures, origin: Origin::here(place) }
+    /// The figures, where they come from, and what was promised of them.
+    pub fn new(figures: Vec<Figure>, origin: Origin, promises: BTreeMap<String, Promise>) -> Report {
+        Report { figures, promises, origin }
     }
 
-    /// Operation, both sides, ratio.
+    fn goal(&self, figure: &Figure) -> Option<f64> {
+        self.promises.get(&figure.name).and_then(|promise| promise.goal)
+    }
+
+    /// Operation, our figure, the goal, and each peer's with the ratio of ours to it.
     pub fn table(&self) -> String {
-        let mut text = format!("{:34} {:>10} {:>10} {:>7}\n", "instructions", "ferrule", PEER, "ratio");
+        let names = self.figures.iter().map(|figure| figure.name.len()).max().unwrap_or(0).max(34);
+        let mut text = format!("{:names$} {:>9} {:13} {:14} peers (ferrule's part)\n", "", "ferrule", "unit", "goal");
         for figure in &self.figures {
-            let _ = match figure.unit {
-                INSTRUCTIONS => write!(text, "{:34} {:>10.0}", figure.name, figure.value),
-                unit => write!(text, "{:34} {:>10.3} {unit}", figure.name, figure.value),
-            };
-            if let Some(peer) = figure.peer {
-                let _ = write!(text, " {peer:>10.0} {:>7.2}", figure.value / peer);
+            let goal = self.goal(figure).map_or(String::new(), |goal| {
+                format!("{:>6} {}", shown(goal), if figure.value <= goal { "ok" } else { "missed" })
+            });
+            let value = shown(figure.value);
+            let mut line = format!("{:names$} {value:>9} {:13} {goal:14}", figure.name, figure.unit);
+            for (who, peer) in &figure.peers {
+                let _ = write!(line, " {who} {}", shown(*peer));
+                if *peer > 0.0 {
+                    let _ = write!(line, " ({:.2})", figure.value / peer);
+                }
             }
-            text.push('\n');
+            let _ = writeln!(text, "{}", line.trim_end());
         }
         text
     }
@@ -98,30 +131,34 @@ impl Report {
             name: &figure.name,
             unit: figure.unit,
             value: figure.value,
-            peer: figure.peer.iter().map(|peer| (PEER, *peer)).collect(),
+            goal: self.goal(figure),
+            peer: figure.peers.iter().copied().collect(),
         });
         let json = Json { results: results.collect(), origin: &self.origin };
         serde_json::to_string_pretty(&json).context("writing JSON")
     }
 
-    /// A bar for each figure: as a part of the other side's where there is one, else of the largest figure.
+    /// A bar for each figure: as a part of the best peer's where there is one, else of the largest figure.
     fn html(&self) -> String {
-        let beside = self.figures.iter().any(|figure| figure.peer.is_some());
+        let beside = self.figures.iter().any(|figure| !figure.peers.is_empty());
         let most = self.figures.iter().map(|figure| figure.value).fold(1.0, f64::max);
         let bar = |figure: &Figure| {
             let (value, name) = (figure.value, figure.name.clone());
-            match figure.peer {
-                Some(peer) => {
-                    Bar { name, part: value / peer, text: format!("{value:.0} of {peer:.0}"), good: value <= peer }
-                }
-                None if beside => Bar { name, part: 0.0, text: format!("{value:.0}"), good: true },
-                None => Bar { name, part: value / most, text: format!("{value:.0}"), good: true },
+            match figure.peers.iter().min_by(|a, b| a.1.total_cmp(&b.1)) {
+                Some((who, peer)) => Bar {
+                    name,
+                    part: value / peer,
+                    text: format!("{} of {} ({who})", shown(value), shown(*peer)),
+                    good: value <= *peer,
+                },
+                None if beside => Bar { name, part: 0.0, text: shown(value), good: true },
+                None => Bar { name, part: value / most, text: shown(value), good: true },
             }
         };
-        let bars = self.figures.iter().filter(|figure| figure.unit == INSTRUCTIONS);
-        let bars: Vec<Bar> = bars.map(bar).collect();
-        let line = if beside { format!("{PEER}, the same guest") } else { format!("{most:.0}") };
-        page("instructions per operation", &line, &self.origin, &bars)
+        let plotted = |figure: &&Figure| [INSTRUCTIONS, NS].contains(&figure.unit);
+        let bars: Vec<Bar> = self.figures.iter().filter(plotted).map(bar).collect();
+        let line = if beside { "the best peer of the same sitting".into() } else { format!("{most:.0}") };
+        page("what one operation costs", &line, &self.origin, &bars)
     }
 
     /// Writes `target/ferrule/bench/NAME.json` and `.html`.
@@ -129,6 +166,9 @@ impl Report {
         put(place, name, &self.json()?, &self.html())
     }
 }
+
+/// Wall time, of one entry or one pair.
+pub const NS: &str = "ns";
 
 /// Writes both files of a bench.
 pub fn put(place: &Place, name: &str, json: &str, html: &str) -> Result<[PathBuf; 2]> {
@@ -145,11 +185,13 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
+        let null = Figure::new("core/null_hypercall".into(), 139.0, INSTRUCTIONS);
         let figures = vec![
-            Figure { name: "core/null_hypercall".into(), value: 139.0, peer: Some(278.0), unit: INSTRUCTIONS },
-            Figure { name: "core/alone".into(), value: 7.0, peer: None, unit: INSTRUCTIONS },
+            Figure { peers: vec![(PEER, 278.0), ("other", 139.5)], ..null },
+            Figure::new("core/alone".into(), 7.0, INSTRUCTIONS),
         ];
-        Report { figures, origin: Origin { machine: "m".into(), commit: "c".into() } }
+        let promises = super::super::spec::parse("| core/null_hypercall | instructions | 139 | 140 | 278 |\n");
+        Report::new(figures, Origin { machine: "m".into(), commit: "c".into() }, promises)
     }
 
     #[test]
@@ -158,16 +200,20 @@ mod tests {
         assert_eq!(json["results"][0]["name"], "core/null_hypercall");
         assert_eq!(json["results"][0]["unit"], "instructions");
         assert_eq!(json["results"][0]["value"], 139.0);
+        assert_eq!(json["results"][0]["goal"], 140.0);
         assert_eq!(json["results"][0]["peer"]["xen-4.17"], 278.0);
-        assert_eq!(json["results"][1]["peer"], serde_json::json!({}));
+        assert_eq!(json["results"][0]["peer"]["other"], 139.5);
+        assert!(json["results"][1].get("peer").is_none());
         assert_eq!((json["machine"].as_str(), json["commit"].as_str()), (Some("m"), Some("c")));
     }
 
     #[test]
-    fn the_table_shows_both_sides_and_their_ratio() {
+    fn the_table_shows_each_side_the_goal_and_the_ratio() {
         let table = report().table();
         let row = table.lines().nth(1).unwrap();
-        assert!(row.contains("139") && row.contains("278") && row.contains("0.50"), "{row}");
-        assert!(report().html().contains(r#"width="220.0""#));
+        for part in [" 139 ", " 140 ok ", "xen-4.17 278 (0.50)", "other 139.5 (1.00)"] {
+            assert!(row.contains(part), "{part} in {row}");
+        }
+        assert!(report().html().contains(r#"width="438.4""#), "{}", report().html());
     }
 }

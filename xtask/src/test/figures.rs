@@ -1,11 +1,12 @@
 //! The figures of `cargo xtask bench boot` that take a few seconds each: they must stay within their goals.
 
 use super::e2e::{Case, Setting};
-use crate::bench::boot;
 use crate::bench::goals::{Goal, table};
+use crate::bench::{self, boot};
 use anyhow::{Result, ensure};
 
-pub const CASES: &[Case] = &[("idle", idle), ("figures-domains", domains), ("figures-memory", memory)];
+pub const CASES: &[Case] =
+    &[("idle", idle), ("figures-domains", domains), ("figures-memory", memory), ("figures-core", core)];
 
 fn hold(goals: &[Goal]) -> Result<()> {
     print!("{}", table(goals));
@@ -16,6 +17,11 @@ fn hold(goals: &[Goal]) -> Result<()> {
 /// The tour's machine, when all has been done, does next to nothing.
 fn idle(setting: &Setting<'_>) -> Result<()> {
     hold(&[boot::idle(setting.place, &setting.dir(), &setting.log)?])
+}
+
+/// No operation of the core takes more instructions than SPEC.md promises.
+fn core(setting: &Setting<'_>) -> Result<()> {
+    bench::check_core(setting.place)
 }
 
 /// Start, domains that come and go.
