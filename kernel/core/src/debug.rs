@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use abi::Virq;
+use abi::event::{PortStatus, Status};
 
 use crate::{Core, Counter, Event, Platform, Privilege};
 
@@ -61,11 +62,12 @@ impl<P: Platform> Core<P> {
     pub fn dump_events(&self) {
         for domain in self.domains.table.read().iter() {
             for port in (1..self.valid_ports(domain)).map(abi::Port) {
-                if let Ok(info) = self.port_info(domain, port)
-                    && info.status != abi::event::PortStatus::CLOSED
+                if let Ok(Status { status, detail, remote_port: to, vcpu, .. }) = self.port_info(domain, port)
+                    && status != PortStatus::CLOSED
                 {
-                    let [pending, masked] = self.port_bits(domain, port).map(u8::from);
-                    self.log(format_args!("d{} port {}: p{pending} m{masked} {info}", domain.id.0, port.0));
+                    let [p, m] = self.port_bits(domain, port).map(u8::from);
+                    let (id, port, to, vcpu) = (domain.id.0, port.0, to.0, vcpu.0);
+                    self.log(format_args!("d{id} port {port}: p{p} m{m} {status:?} {detail}/{to}, v{vcpu}"));
                 }
             }
         }

@@ -11,7 +11,8 @@
 //! 2. a vCPU's [`Run`](crate::vcpu::Run), held by the CPU that runs it
 //! 3. `Domain::mm` (page-table changes of one domain)
 //! 4. `Domain::grants` (grant table, map tracking)
-//! 5. `Domain::devices`, then `Core::lines` (interrupts), then `Domain::events` (ports)
+//! 5. `Domain::devices`, then `Core::lines` (interrupts), then `Domain::events` (ports, then its FIFO layout: who holds
+//!    any domain's ports may take any one domain's)
 //! 6. `Domain::memory` (the list of a domain's frames, its allowance)
 //! 7. the frame allocator
 //! 8. a vCPU's timers, then a CPU's timer queue

@@ -177,7 +177,7 @@ pub struct Vcpu<P: Platform> {
     pub sched: crate::sched::VcpuSched,
     /// Its timers and its runstate.
     pub time: crate::time::VcpuTime<P>,
-    /// Its virtual interrupts, and its queues of FIFO events.
+    /// Its virtual interrupts.
     pub events: crate::event::VcpuEvents,
 }
 
@@ -191,7 +191,7 @@ impl<P: Platform> Vcpu<P> {
             info,
             sched: crate::sched::VcpuSched::new(),
             time: crate::time::VcpuTime::new(),
-            events: crate::event::VcpuEvents::new(),
+            events: crate::event::VcpuEvents::default(),
         }
     }
 }

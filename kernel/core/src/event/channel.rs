@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 
-use abi::event::PortStatus;
+use abi::event::{PortStatus, Status};
 use abi::{DomId, Errno, Port, VcpuId, Virq};
 
 use super::{Both, Bound, Channel, Peer, Ports};
@@ -11,34 +11,6 @@ use crate::{Core, Domain, Platform, Stop};
 
 /// Ports that a reset closes between two looks at whether it should make room.
 const RESET_SLICE: u32 = 64;
-
-/// What there is to know of a port: see `Status` of `event_channel.h`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortInfo {
-    /// What it is bound to.
-    pub status: PortStatus,
-    /// The vCPU it notifies.
-    pub vcpu: VcpuId,
-    /// The peer domain, the interrupt or the virtual interrupt.
-    pub detail: u32,
-    /// The peer's port.
-    pub remote_port: Port,
-}
-
-impl core::fmt::Display for PortInfo {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let detail = self.detail;
-        match self.status {
-            PortStatus::UNBOUND => write!(f, "for d{detail}"),
-            PortStatus::INTERDOMAIN => write!(f, "to d{detail} port {}", self.remote_port.0),
-            PortStatus::PIRQ => write!(f, "pirq {detail}"),
-            PortStatus::VIRQ => write!(f, "virq {detail}"),
-            PortStatus::IPI => f.write_str("ipi"),
-            _ => f.write_str("closed"),
-        }?;
-        write!(f, ", v{}", self.vcpu.0)
-    }
-}
 
 /// Is a virtual interrupt one of the whole domain, rather than one of each vCPU?
 fn is_global(virq: Virq) -> bool {
@@ -48,7 +20,7 @@ fn is_global(virq: Virq) -> bool {
 impl<P: Platform> Core<P> {
     /// Makes a port that `remote` may bind to. EINVAL for a dying domain, ENOSPC when it has no port left, ENOMEM.
     pub fn alloc_unbound(&self, domain: &Domain<P>, remote: DomId) -> Result<Port, Errno> {
-        self.bind(domain, Bound::Unbound(remote), VcpuId(0)).map(|(port, _)| port)
+        self.bind(domain, &mut domain.events.ports.lock(), Bound::Unbound(remote), VcpuId(0))
     }
 
     /// Connects a new port of `near` to an unbound one of `far`, and makes it pending: what was sent before there was
@@ -58,7 +30,7 @@ impl<P: Platform> Core<P> {
             return Err(Errno::EINVAL);
         }
         let mut both = Both::lock(near, far);
-        let port = both.near.find_free()?;
+        let port = near.events.find_free(&self.platform, &mut both.near)?;
         let peer_vcpu = match both.far().get(remote) {
             Some(Channel { bound: Bound::Unbound(who), vcpu }) if *who == near.id => *vcpu,
             _ => return Err(Errno::EINVAL),
@@ -67,10 +39,8 @@ impl<P: Platform> Core<P> {
         if let Some(channel) = both.far().get_mut(remote) {
             channel.bound = Bound::Interdomain(Peer { domain: near.clone(), port, vcpu: VcpuId(0) });
         }
-        if let Some(channel) = both.near.get_mut(port) {
-            let peer = Peer { domain: far.clone(), port: remote, vcpu: peer_vcpu };
-            *channel = Channel { bound: Bound::Interdomain(peer), vcpu: VcpuId(0) };
-        }
+        let peer = Peer { domain: far.clone(), port: remote, vcpu: peer_vcpu };
+        both.near.open(port, Bound::Interdomain(peer), VcpuId(0));
         self.deliver(near, port, VcpuId(0));
         Ok(port)
     }
@@ -86,7 +56,7 @@ impl<P: Platform> Core<P> {
         if slot.load(SeqCst) != 0 {
             return Err(Errno::EEXIST);
         }
-        let port = self.bind_locked(domain, &mut ports, Bound::Virq(virq), vcpu)?;
+        let port = self.bind(domain, &mut ports, Bound::Virq(virq), vcpu)?;
         slot.store(port.0, SeqCst);
         Ok(port)
     }
@@ -94,11 +64,11 @@ impl<P: Platform> Core<P> {
     /// Binds a port for signals to one of the domain's own vCPUs. ENOENT without it; else as `alloc_unbound`.
     pub fn bind_ipi(&self, domain: &Domain<P>, vcpu: VcpuId) -> Result<Port, Errno> {
         domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
-        self.bind(domain, Bound::Ipi, vcpu).map(|(port, _)| port)
+        self.bind(domain, &mut domain.events.ports.lock(), Bound::Ipi, vcpu)
     }
 
-    /// Binds a port to an interrupt that the domain was given. EINVAL for a number that none has; EEXIST if it is bound; what [`Core::open_pirq`] says;
-    /// else as `alloc_unbound`.
+    /// Binds a port to an interrupt that the domain was given. EINVAL for a number that none has; EEXIST if it is bound;
+    /// what [`Core::open_pirq`] says; else as `alloc_unbound`.
     pub fn bind_pirq(&self, domain: &Arc<Domain<P>>, pirq: u32, share: bool) -> Result<Port, Errno> {
         if pirq >= crate::irq::PIRQS {
             return Err(Errno::EINVAL);
@@ -109,7 +79,7 @@ impl<P: Platform> Core<P> {
                 return Err(Errno::EEXIST);
             }
             ports.pirqs.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-            let port = self.bind_locked(domain, &mut ports, Bound::Pirq(pirq), VcpuId(0))?;
+            let port = self.bind(domain, &mut ports, Bound::Pirq(pirq), VcpuId(0))?;
             ports.pirqs.push((pirq, port));
             port
         };
@@ -128,26 +98,13 @@ impl<P: Platform> Core<P> {
     }
 
     /// Takes a free port for `bound`.
-    fn bind(&self, domain: &Domain<P>, bound: Bound<P>, vcpu: VcpuId) -> Result<(Port, VcpuId), Errno> {
-        let mut ports = domain.events.ports.lock();
-        Ok((self.bind_locked(domain, &mut ports, bound, vcpu)?, vcpu))
-    }
-
-    fn bind_locked(
-        &self,
-        domain: &Domain<P>,
-        ports: &mut Ports<P>,
-        bound: Bound<P>,
-        vcpu: VcpuId,
-    ) -> Result<Port, Errno> {
+    fn bind(&self, domain: &Domain<P>, ports: &mut Ports<P>, bound: Bound<P>, vcpu: VcpuId) -> Result<Port, Errno> {
         // Looked at under the lock: a domain's ports are closed for good only after it began to die.
         if domain.is_dying() {
             return Err(Errno::EINVAL);
         }
-        let port = ports.find_free()?;
-        if let Some(channel) = ports.get_mut(port) {
-            *channel = Channel { bound, vcpu };
-        }
+        let port = domain.events.find_free(&self.platform, ports)?;
+        ports.open(port, bound, vcpu);
         Ok(port)
     }
 
@@ -164,16 +121,18 @@ impl<P: Platform> Core<P> {
         Ok(())
     }
 
-    /// Unmasks a port, and delivers what is pending. EINVAL for one that is not valid.
+    /// Unmasks a port, and delivers what is pending; not if it is closed. EINVAL for one that is not valid.
     pub fn unmask_port(&self, domain: &Domain<P>, port: Port) -> Result<(), Errno> {
         let ports = domain.events.ports.lock();
-        let vcpu = ports.get(port).ok_or(Errno::EINVAL)?.vcpu;
-        self.unmask(domain, port, vcpu);
+        let channel = ports.get(port).ok_or(Errno::EINVAL)?;
+        if channel.bound.is_open() {
+            self.unmask(domain, port, channel.vcpu);
+        }
         Ok(())
     }
 
     /// What a port is bound to. EINVAL for one that is not valid.
-    pub fn port_info(&self, domain: &Domain<P>, port: Port) -> Result<PortInfo, Errno> {
+    pub fn port_info(&self, domain: &Domain<P>, port: Port) -> Result<Status, Errno> {
         let ports = domain.events.ports.lock();
         let channel = ports.get(port).ok_or(Errno::EINVAL)?;
         let (status, detail, remote_port) = match &channel.bound {
@@ -184,7 +143,7 @@ impl<P: Platform> Core<P> {
             Bound::Virq(virq) => (PortStatus::VIRQ, virq.0, Port(0)),
             Bound::Ipi => (PortStatus::IPI, 0, Port(0)),
         };
-        Ok(PortInfo { status, vcpu: channel.vcpu, detail, remote_port })
+        Ok(Status { dom: domain.id, _pad: 0, port, status, vcpu: channel.vcpu, detail, remote_port })
     }
 
     /// How many ports are valid: all below are. For debugging and audits.
@@ -270,6 +229,7 @@ impl<P: Platform> Core<P> {
     fn free(&self, domain: &Domain<P>, ports: &mut Ports<P>, port: Port) -> Option<Bound<P>> {
         let channel = ports.get_mut(port)?;
         let was = core::mem::replace(channel, Channel::FREE);
+        ports.open -= 1;
         match &was.bound {
             Bound::Virq(virq) => {
                 for slot in domain.vcpus.iter().filter_map(|v| v.events.virq(*virq)) {
@@ -284,10 +244,9 @@ impl<P: Platform> Core<P> {
         Some(was.bound)
     }
 
-    /// Closes all ports of a domain, a slice at a time: `Preempted` while there are more. A reset of a live domain
-    /// that was preempted is `resumed`; EBUSY for a second one meanwhile.
-    ///
-    /// Ports that the guest binds while its own reset is under way may be closed by it or not.
+    /// Closes all ports of a domain, a slice at a time, and goes back to the 2-level layout: `Preempted` while there are
+    /// more. A reset of a live domain that was preempted is `resumed`; EBUSY for a second one meanwhile; EAGAIN if the
+    /// guest bound ports behind its back, which are open still.
     pub fn reset_ports(&self, domain: &Arc<Domain<P>>, resumed: bool) -> Result<(), Stop> {
         let mut port = {
             let mut ports = domain.events.ports.lock();
@@ -308,7 +267,12 @@ impl<P: Platform> Core<P> {
                 return Err(Stop::Preempted);
             }
         }
-        domain.events.ports.lock().reset_at = 0;
+        let mut ports = domain.events.ports.lock();
+        ports.reset_at = 0;
+        if ports.open != 0 {
+            return Err(Errno::EAGAIN.into());
+        }
+        self.end_fifo(domain);
         Ok(())
     }
 

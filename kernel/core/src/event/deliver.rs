@@ -1,8 +1,9 @@
-//! How an event reaches a vCPU: the 2-level layout.
+//! How an event reaches a vCPU: the 2-level layout, or by [`fifo`](super::fifo).
 
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 
+use abi::event::fifo::{MASKED, PENDING};
 use abi::{Port, VcpuId, Virq};
 
 use super::raise::{Notified, Set, Words};
@@ -42,27 +43,20 @@ impl<P: Platform> Core<P> {
 
     /// Makes a port pending, from the core itself. A port that is closed meanwhile is left alone.
     pub fn send_event(&self, domain: &Domain<P>, port: Port) {
-        let ports = domain.events.ports.lock();
-        if let Some(channel) = ports.get(port)
-            && !matches!(channel.bound, Bound::Free | Bound::Reserved)
-        {
-            self.deliver(domain, port, channel.vcpu);
-        }
+        self.send_if(domain, port, Bound::is_open);
     }
 
     /// Raises a virtual interrupt: of a vCPU, or one of the whole domain. Not bound means not wanted.
     pub fn send_virq(&self, domain: &Domain<P>, vcpu: Option<VcpuId>, virq: Virq) {
-        let at = vcpu.unwrap_or(VcpuId(0));
-        let Some(slot) = domain.vcpu(at).and_then(|v| v.events.virq(virq)) else { return };
-        let port = Port(slot.load(SeqCst));
-        if port.0 == 0 {
-            return;
-        }
-        // The port may have been closed, and be another's by now: the lock and the channel's own word decide.
+        let vcpu = domain.vcpu(vcpu.unwrap_or(VcpuId(0)));
+        let Some(port) = vcpu.and_then(|v| v.events.virq(virq)) else { return };
+        // The port may be closed, and another's by now: the channel's own word decides. Port 0 is none.
+        self.send_if(domain, Port(port.load(SeqCst)), |bound| matches!(bound, Bound::Virq(of) if *of == virq));
+    }
+
+    fn send_if(&self, domain: &Domain<P>, port: Port, wanted: impl FnOnce(&Bound<P>) -> bool) {
         let ports = domain.events.ports.lock();
-        if let Some(channel) = ports.get(port)
-            && matches!(channel.bound, Bound::Virq(bound) if bound == virq)
-        {
+        if let Some(channel) = ports.get(port).filter(|channel| wanted(&channel.bound)) {
             self.deliver(domain, port, channel.vcpu);
         }
     }
@@ -82,7 +76,10 @@ impl<P: Platform> Core<P> {
     /// that names it: so the domain has not gone, and neither has its `vcpu_info`.
     #[inline]
     pub(super) fn deliver(&self, domain: &Domain<P>, port: Port, vcpu: VcpuId) {
-        let set = self.with_words(domain, port, |words| words.set());
+        let set = match domain.events.is_fifo() {
+            true => self.raise_fifo(domain, port, vcpu),
+            false => self.with_words(domain, port, |words| words.set()),
+        };
         match set {
             Set::Already => return,
             Set::Masked => {}
@@ -93,31 +90,42 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// Unmasks a port, and tells its vCPU if it was pending. The caller holds the lock of the domain's ports.
+    /// Unmasks an open port, and tells its vCPU if it was pending. The caller holds the lock of the domain's ports.
     pub(super) fn unmask(&self, domain: &Domain<P>, port: Port, vcpu: VcpuId) {
-        if self.with_words(domain, port, |words| words.unmask()) {
+        let tell = match domain.events.is_fifo() {
+            true => {
+                let word = self.event_word(domain, port);
+                word.is_some_and(|word| word.clear(MASKED).any(PENDING))
+                    && self.raise_fifo(domain, port, vcpu) == Set::Raised
+            }
+            false => self.with_words(domain, port, |words| words.unmask()),
+        };
+        if tell {
             self.tell(domain, port, vcpu);
         }
     }
 
-    /// Is a port pending?
-    pub(super) fn is_pending(&self, domain: &Domain<P>, port: Port) -> bool {
-        self.with_words(domain, port, |words| words.pending.load(SeqCst) & words.bit != 0)
-    }
-
-    /// Is a port pending, and is it masked? For debugging.
+    /// Is a port pending, and is it masked?
     pub(crate) fn port_bits(&self, domain: &Domain<P>, port: Port) -> [bool; 2] {
+        if domain.events.is_fifo() {
+            let word = self.event_word(domain, port);
+            return [PENDING, MASKED].map(|bit| word.is_some_and(|word| word.any(bit)));
+        }
         self.with_words(domain, port, |w| [w.pending, w.mask].map(|word| word.load(SeqCst) & w.bit != 0))
     }
 
     /// A port is being closed: whatever was pending is over.
     pub(super) fn clear_pending(&self, domain: &Domain<P>, port: Port) {
-        let word = layout::PENDING + port.0 as usize / 64;
-        guest::clear_bits(&self.platform, domain.shared_info, word, 1 << (port.0 % 64));
+        match domain.events.is_fifo() {
+            true => self.forget_event(domain, port),
+            false => {
+                self.with_words(domain, port, |words| words.pending.fetch_and(!words.bit, SeqCst));
+            }
+        }
     }
 
     #[inline(always)]
-    fn with_words<R>(&self, domain: &Domain<P>, port: Port, f: impl FnOnce(Words<'_>) -> R) -> R {
+    pub(super) fn with_words<R>(&self, domain: &Domain<P>, port: Port, f: impl FnOnce(Words<'_>) -> R) -> R {
         let at = port.0 as usize / 64 % 64;
         let page = domain.shared_info;
         f(Words {
@@ -127,18 +135,14 @@ impl<P: Platform> Core<P> {
         })
     }
 
-    /// Sets the selector and the upcall byte of a vCPU, and makes it look.
+    /// Sets the upcall byte of a vCPU, and in the 2-level layout the selector, and makes it look.
     #[inline(always)]
     fn tell(&self, domain: &Domain<P>, port: Port, vcpu: VcpuId) {
         let Some(vcpu) = domain.vcpu(vcpu) else { return };
         let (frame, at) = vcpu.info.get();
-        let news = Notified {
-            selector: guest::shared_word(&self.platform, frame, at + layout::SELECTOR),
-            upcall: guest::shared_word(&self.platform, frame, at + layout::UPCALL),
-            bit: 1 << (port.0 / 64 % 64),
-        }
-        .tell();
-        if news {
+        let word = |word| guest::shared_word(&self.platform, frame, at + word);
+        let selector = (!domain.events.is_fifo()).then(|| (word(layout::SELECTOR), 1 << (port.0 / 64 % 64)));
+        if (Notified { selector, upcall: word(layout::UPCALL) }).tell() {
             self.kick(vcpu);
         }
     }
@@ -176,6 +180,6 @@ impl<P: Platform> Core<P> {
     /// Is one of the caller's own ports pending? None if it is no valid port.
     pub(crate) fn poll_port(&self, domain: &Domain<P>, port: Port) -> Option<bool> {
         let valid = port.0 < domain.events.ports.lock().valid();
-        valid.then(|| self.is_pending(domain, port))
+        valid.then(|| self.port_bits(domain, port)[0])
     }
 }

@@ -11,8 +11,10 @@
 mod audit;
 mod channel;
 mod deliver;
+mod fifo;
 mod info;
 pub mod layout;
+pub mod link;
 pub mod raise;
 #[cfg(test)]
 mod tests;
@@ -20,12 +22,11 @@ mod tests;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use abi::event::EVTCHN_2L_NR_CHANNELS;
+use abi::event::fifo::LINKED;
+use abi::event::{EVTCHN_2L_NR_CHANNELS, EVTCHN_FIFO_NR_CHANNELS};
 use abi::{DomId, Errno, Port, VcpuId, Virq};
-
-pub use channel::PortInfo;
 
 use crate::{Domain, Guard, Lock, Platform};
 
@@ -35,6 +36,10 @@ const BUCKET: usize = 64;
 /// A domain's event channels.
 pub struct Events<P: Platform> {
     ports: Lock<P, Ports<P>>,
+    /// What it has of the FIFO layout; none in the 2-level one.
+    fifo: Lock<P, Option<fifo::Fifo>>,
+    /// Is there a FIFO layout? Changed with both locks held.
+    is_fifo: AtomicBool,
     /// How many of its vCPUs wait in SCHEDOP_poll.
     pollers: AtomicU32,
 }
@@ -49,6 +54,8 @@ struct Ports<P: Platform> {
     pirqs: Vec<(u32, Port)>,
     /// Where a reset that was preempted goes on; 0 if none is under way.
     reset_at: u32,
+    /// How many are open.
+    open: u32,
 }
 
 /// One half of a channel.
@@ -74,6 +81,13 @@ enum Bound<P: Platform> {
     Virq(Virq),
     /// A vCPU of the domain itself.
     Ipi,
+}
+
+impl<P: Platform> Bound<P> {
+    /// Is the port in use?
+    fn is_open(&self) -> bool {
+        !matches!(self, Self::Free | Self::Reserved)
+    }
 }
 
 /// The other half of a channel, and the vCPU that it notifies.
@@ -110,36 +124,59 @@ impl<P: Platform> Ports<P> {
         Ok(())
     }
 
-    /// The lowest free port. ENOSPC when all that the domain may have are in use.
-    fn find_free(&mut self) -> Result<Port, Errno> {
-        let limit = self.limit.min(EVTCHN_2L_NR_CHANNELS);
-        let free = |c: &Channel<P>| matches!(c.bound, Bound::Free);
-        let found = self.buckets.iter().flat_map(|b| b.iter()).position(free).map_or(self.valid(), |at| at as u32);
-        if found >= limit {
-            return Err(Errno::ENOSPC);
+    /// Opens a port.
+    fn open(&mut self, port: Port, bound: Bound<P>, vcpu: VcpuId) {
+        if let Some(channel) = self.get_mut(port) {
+            *channel = Channel { bound, vcpu };
+            self.open += 1;
         }
-        if found >= self.valid() {
-            self.grow()?;
-        }
-        Ok(Port(found))
     }
 }
 
 impl<P: Platform> Events<P> {
     /// No channels. The domain may use ports up to `highest`. ENOMEM where there is no memory for the first bucket.
     pub fn new(highest: u32) -> Result<Self, Errno> {
-        let mut ports = Ports { buckets: Vec::new(), limit: highest.saturating_add(1), pirqs: Vec::new(), reset_at: 0 };
+        let mut ports =
+            Ports { buckets: Vec::new(), limit: highest.saturating_add(1), pirqs: Vec::new(), reset_at: 0, open: 0 };
         ports.grow()?;
         if let Some(first) = ports.get_mut(Port(0)) {
             first.bound = Bound::Reserved;
         }
-        Ok(Self { ports: Lock::<P, _>::new(ports), pollers: AtomicU32::new(0) })
+        let (fifo, is_fifo) = (Lock::<P, _>::new(None), AtomicBool::new(false));
+        Ok(Self { ports: Lock::<P, _>::new(ports), fifo, is_fifo, pollers: AtomicU32::new(0) })
+    }
+
+    /// Has the domain the FIFO layout?
+    #[inline(always)]
+    fn is_fifo(&self) -> bool {
+        self.is_fifo.load(Ordering::SeqCst)
+    }
+
+    /// The lowest free port, its bucket made where it has to be. ENOSPC when all that the domain may have are in use.
+    fn find_free(&self, platform: &P, ports: &mut Ports<P>) -> Result<Port, Errno> {
+        let mut fifo = self.fifo.lock();
+        let most = if fifo.is_some() { EVTCHN_FIFO_NR_CHANNELS } else { EVTCHN_2L_NR_CHANNELS };
+        // Whose word is still on a queue, as the guest has it, is nobody's next one.
+        let linked =
+            |port| fifo.as_ref().and_then(|fifo| fifo.word(platform, port)).is_some_and(|word| word.any(LINKED));
+        let mut all = (0..).map(Port).zip(ports.buckets.iter().flat_map(|bucket| bucket.iter()));
+        let free = all.find(|(port, channel)| matches!(channel.bound, Bound::Free) && !linked(*port));
+        let found = free.map_or(Port(ports.valid()), |(port, _)| port);
+        if found.0 >= ports.limit.min(most) {
+            return Err(Errno::ENOSPC);
+        }
+        if found.0 >= ports.valid() {
+            fifo.as_mut().map_or(Ok(()), |fifo| fifo.cover(ports.valid() + BUCKET as u32))?;
+            ports.grow()?;
+        }
+        Ok(found)
     }
 
     /// Bytes of the heap that the ports take.
     pub(crate) fn bytes(&self) -> usize {
         let ports = self.ports.lock();
-        ports.buckets.iter().map(|bucket| size_of_val(&**bucket)).sum::<usize>() + size_of_val(&*ports.pirqs)
+        let fifo = self.fifo.lock().as_ref().map_or(0, fifo::Fifo::bytes);
+        fifo + ports.buckets.len() * size_of::<[Channel<P>; BUCKET]>() + size_of_val(&*ports.pirqs)
     }
 
     /// A vCPU no longer polls.
@@ -173,18 +210,12 @@ impl<'a, P: Platform> Both<'a, P> {
 }
 
 /// What of event channels belongs to a vCPU: the ports of its virtual interrupts; 0 where none is bound.
-pub struct VcpuEvents {
-    virqs: [AtomicU32; Virq::COUNT as usize],
-}
+#[derive(Default)]
+pub struct VcpuEvents([AtomicU32; Virq::COUNT as usize]);
 
 impl VcpuEvents {
-    /// None.
-    pub fn new() -> Self {
-        Self { virqs: [const { AtomicU32::new(0) }; Virq::COUNT as usize] }
-    }
-
     /// The port that a virtual interrupt is bound to.
     fn virq(&self, virq: Virq) -> Option<&AtomicU32> {
-        self.virqs.get(virq.0 as usize)
+        self.0.get(virq.0 as usize)
     }
 }

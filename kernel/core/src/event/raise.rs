@@ -21,19 +21,17 @@ pub struct Words<'a> {
 
 /// The words of the vCPU that an event notifies.
 pub struct Notified<'a> {
-    /// The selector.
-    pub selector: &'a AtomicU64,
+    /// The selector, and the bit of the pending word in it; not in the FIFO layout.
+    pub selector: Option<(&'a AtomicU64, u64)>,
     /// The word with the upcall bytes.
     pub upcall: &'a AtomicU64,
-    /// The bit of the pending word in the selector.
-    pub bit: u64,
 }
 
-/// What [`Words::set`] found.
+/// What was found when an event was made pending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Set {
-    /// It was pending before: nothing else is to be done.
+    /// It was pending before, or there is nowhere to have it pending: nothing else is to be done.
     Already,
     /// It is pending now, and masked: only those who poll may want to know.
     Masked,
@@ -66,6 +64,7 @@ impl Notified<'_> {
     /// Tells the vCPU. True if it did not know of any event before: it may have to be woken or interrupted.
     #[inline(always)]
     pub fn tell(&self) -> bool {
-        self.selector.fetch_or(self.bit, SeqCst) & self.bit == 0 && self.upcall.fetch_or(1, SeqCst) & 1 == 0
+        self.selector.is_none_or(|(selector, bit)| selector.fetch_or(bit, SeqCst) & bit == 0)
+            && self.upcall.fetch_or(1, SeqCst) & 1 == 0
     }
 }

@@ -3,18 +3,19 @@
 //! - Arguments: the operation (low half of the register), and the address of its structure, see [`abi::event`].
 //! - Returns: 0, the port (or what else is asked for) in the structure.
 //! - Faults: EFAULT where the structure cannot be copied in or out; what was bound by then stays bound, as in Xen.
-//!   ENOSYS: an operation that does not exist, and those of the FIFO layout, which is not there: guests fall back to the
-//!   2-level one. ESRCH, EPERM: a domain that does not exist or is not the caller's business. Else as the operation's
+//!   ENOSYS: an operation that does not exist. ESRCH, EPERM: a domain that does not exist or is not the caller's business. Else as the operation's
 //!   function in [`crate::event`] says.
 //! - Notes: `reset` is preemptible; it goes on as operation 14 from where the domain's ports remember.
 //! - Source: `event_channel.h`.
 
 use abi::event::{
-    AllocUnbound, BindInterdomain, BindIpi, BindPirq, BindVcpu, BindVirq, EvtchnOp, PortArg, Reset, Status,
+    AllocUnbound, BindInterdomain, BindIpi, BindPirq, BindVcpu, BindVirq, EvtchnOp, ExpandArray, InitControl, PortArg,
+    Reset, SetPriority, Status, fifo,
 };
 use abi::hypercall::Hypercall;
 use abi::{DomId, Errno};
 use core::sync::atomic::Ordering;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{Args, Caller, Counter, HcResult, Platform, Stop};
 
@@ -39,75 +40,74 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
 #[inline(never)]
 fn perform<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args, op: EvtchnOp) -> HcResult {
     let [_, arg, ..] = a.0;
+    let (core, domain) = (c.core, c.domain);
     match op {
-        EvtchnOp::UNMASK => {
-            let PortArg { port } = c.get(arg)?;
-            c.core.unmask_port(c.domain, port)?;
-        }
-        EvtchnOp::CLOSE => {
-            let PortArg { port } = c.get(arg)?;
-            c.core.close(c.domain, port)?;
-        }
+        EvtchnOp::ALLOC_UNBOUND => answer(c, arg, |c, it: &mut AllocUnbound| {
+            it.port = core.alloc_unbound(&*c.target(it.dom)?, named(c, it.remote_dom))?;
+            Ok(())
+        })?,
+        EvtchnOp::BIND_INTERDOMAIN => answer(c, arg, |c, it: &mut BindInterdomain| {
+            let far = core.domains.get(named(c, it.remote_dom)).ok_or(Errno::ESRCH)?;
+            it.local_port = core.bind_interdomain(domain, &far, it.remote_port)?;
+            Ok(())
+        })?,
+        EvtchnOp::BIND_VIRQ => answer(c, arg, |_, it: &mut BindVirq| {
+            it.port = core.bind_virq(domain, it.virq, it.vcpu)?;
+            Ok(())
+        })?,
+        EvtchnOp::BIND_IPI => answer(c, arg, |_, it: &mut BindIpi| {
+            it.port = core.bind_ipi(domain, it.vcpu)?;
+            Ok(())
+        })?,
+        EvtchnOp::BIND_PIRQ => answer(c, arg, |_, it: &mut BindPirq| {
+            it.port = core.bind_pirq(domain, it.pirq, it.flags & BindPirq::WILL_SHARE != 0)?;
+            Ok(())
+        })?,
+        EvtchnOp::STATUS => answer(c, arg, |c, it: &mut Status| {
+            let info = core.port_info(&*c.target(it.dom)?, it.port)?;
+            (it.status, it.vcpu, it.detail, it.remote_port) = (info.status, info.vcpu, info.detail, info.remote_port);
+            Ok(())
+        })?,
+        EvtchnOp::INIT_CONTROL => answer(c, arg, |_, it: &mut InitControl| {
+            core.init_control(domain, it.vcpu, it.control_gfn, it.offset)?;
+            it.link_bits = fifo::LINK_MASK.count_ones() as u8;
+            Ok(())
+        })?,
+        EvtchnOp::UNMASK => core.unmask_port(domain, c.get::<PortArg>(arg)?.port)?,
+        EvtchnOp::CLOSE => core.close(domain, c.get::<PortArg>(arg)?.port)?,
+        EvtchnOp::EXPAND_ARRAY => core.expand_array(domain, c.get::<ExpandArray>(arg)?.array_gfn)?,
         EvtchnOp::BIND_VCPU => {
             let BindVcpu { port, vcpu } = c.get(arg)?;
-            c.core.bind_vcpu(c.domain, port, vcpu)?;
+            core.bind_vcpu(domain, port, vcpu)?;
         }
-        EvtchnOp::STATUS => status(c, arg)?,
+        EvtchnOp::SET_PRIORITY => {
+            let SetPriority { port, priority } = c.get(arg)?;
+            core.set_priority(domain, port, priority)?;
+        }
         EvtchnOp::RESET | RESET_GOES_ON => {
-            let Reset { dom } = c.get(arg)?;
-            let domain = c.target(dom)?;
-            if domain.id != c.domain.id && domain.paused.load(Ordering::SeqCst) == 0 {
+            let target = c.target(c.get::<Reset>(arg)?.dom)?;
+            if target.id != domain.id && target.paused.load(Ordering::SeqCst) == 0 {
                 return Err(Errno::EINVAL.into());
             }
-            let done = c.core.reset_ports(&domain, op == RESET_GOES_ON);
-            if done == Err(Stop::Preempted) {
-                a.0[0] = u64::from(RESET_GOES_ON.0);
-            }
-            done?;
+            core.reset_ports(&target, op == RESET_GOES_ON).inspect_err(|stop| {
+                if *stop == Stop::Preempted {
+                    a.0[0] = u64::from(RESET_GOES_ON.0);
+                }
+            })?;
         }
-        _ => bind(c, op, arg)?,
+        _ => return Err(Errno::ENOSYS.into()),
     }
     Ok(0)
 }
 
-/// The operations that make a port, and answer it.
-fn bind<P: Platform>(c: &mut Caller<'_, P>, op: EvtchnOp, arg: u64) -> Result<(), Stop> {
-    match op {
-        EvtchnOp::ALLOC_UNBOUND => {
-            let mut it: AllocUnbound = c.get(arg)?;
-            let domain = c.target(it.dom)?;
-            it.port = c.core.alloc_unbound(&domain, named(c, it.remote_dom))?;
-            c.put(arg, &it)
-        }
-        EvtchnOp::BIND_INTERDOMAIN => {
-            let mut it: BindInterdomain = c.get(arg)?;
-            let far = c.core.domains.get(named(c, it.remote_dom)).ok_or(Errno::ESRCH)?;
-            it.local_port = c.core.bind_interdomain(c.domain, &far, it.remote_port)?;
-            c.put(arg, &it)
-        }
-        EvtchnOp::BIND_VIRQ => {
-            let mut it: BindVirq = c.get(arg)?;
-            it.port = c.core.bind_virq(c.domain, it.virq, it.vcpu)?;
-            c.put(arg, &it)
-        }
-        EvtchnOp::BIND_IPI => {
-            let mut it: BindIpi = c.get(arg)?;
-            it.port = c.core.bind_ipi(c.domain, it.vcpu)?;
-            c.put(arg, &it)
-        }
-        EvtchnOp::BIND_PIRQ => {
-            let mut it: BindPirq = c.get(arg)?;
-            it.port = c.core.bind_pirq(c.domain, it.pirq, it.flags & BindPirq::WILL_SHARE != 0)?;
-            c.put(arg, &it)
-        }
-        _ => Err(Errno::ENOSYS.into()),
-    }
-}
-
-fn status<P: Platform>(c: &mut Caller<'_, P>, arg: u64) -> Result<(), Stop> {
-    let mut it: Status = c.get(arg)?;
-    let info = c.core.port_info(&*c.target(it.dom)?, it.port)?;
-    (it.status, it.vcpu, it.detail, it.remote_port) = (info.status, info.vcpu, info.detail, info.remote_port);
+/// An operation that answers in its structure.
+fn answer<P: Platform, T: FromBytes + IntoBytes + Immutable>(
+    c: &mut Caller<'_, P>,
+    arg: u64,
+    perform: impl FnOnce(&mut Caller<'_, P>, &mut T) -> Result<(), Stop>,
+) -> Result<(), Stop> {
+    let mut it = c.get(arg)?;
+    perform(c, &mut it)?;
     c.put(arg, &it)
 }
 

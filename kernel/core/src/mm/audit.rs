@@ -181,6 +181,7 @@ impl<P: Platform> Audit<'_, P> {
                 self.hold(info, true);
             }
         }
+        self.core.each_event_frame(domain, |frame| self.hold(frame, true));
         self.core.each_device_map(domain, |frame, write| self.hold(frame, write));
         self.list(domain);
     }

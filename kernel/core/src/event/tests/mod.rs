@@ -1,5 +1,6 @@
-//! Tests of event channels: the lessons of the field, the interface's answers, and a model.
+//! Tests of event channels: the lessons of the field, the interface's answers, and models.
 
+mod fifo;
 mod lessons;
 mod model;
 

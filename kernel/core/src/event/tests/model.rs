@@ -189,9 +189,9 @@ impl Model {
             }
             Op::Unmask(a, port) => {
                 let known = &mut self.0[a];
+                let Some((_, vcpu)) = known.open.get(&port) else { return Ok(0) };
                 if known.masked.remove(&port) && known.pending.contains(&port) {
-                    let vcpu = known.open.get(&port).map_or(0, |end| end.1);
-                    known.told.insert(vcpu);
+                    known.told.insert(*vcpu);
                 }
                 Ok(0)
             }
