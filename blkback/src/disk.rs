@@ -2,13 +2,12 @@
 
 use crate::counters::Counters;
 use crate::medium::{Medium, ReadGrants};
-use crate::session::{Extent, Session};
-use abi::DomId;
+use crate::session::{Config, Session};
 use alloc::vec::Vec;
 use ring_proto::memory::RingMemory;
 use ring_proto::ring::{BadSize, Corrupt, Notify};
 
-/// Names a session on its disk; a place is used again, its generation is not.
+/// Names a session, one queue of a vbd, on its disk; a place is used again, its generation is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionId {
     place: u16,
@@ -40,7 +39,6 @@ pub enum OpenError {
 struct Place<M> {
     generation: u32,
     session: Option<Session<M>>,
-    read_only: bool,
     broken: bool,
 }
 
@@ -74,35 +72,37 @@ impl<D: Medium, M: RingMemory> Disk<D, M> {
         &mut self.medium
     }
 
-    /// Opens a vbd: `extent` of the disk for `peer` over the ring in `memory`. Two vbds share sectors only if both
-    /// are read-only, or the new one says so by `shared`.
-    pub fn open(
-        &mut self,
-        memory: M,
-        peer: DomId,
-        extent: Extent,
-        read_only: bool,
-        shared: bool,
-    ) -> Result<SessionId, OpenError> {
-        let geometry = self.medium.geometry();
+    /// Opens a vbd with its first queue, the ring in `memory`. Two vbds share sectors only if both are read-only, or the
+    /// new one says so by `shared`.
+    pub fn open(&mut self, memory: M, config: Config, shared: bool) -> Result<SessionId, OpenError> {
+        let extent = config.extent;
         let end = extent.start.checked_add(extent.sectors);
-        if end.is_none_or(|end| end > geometry.sectors) {
+        if end.is_none_or(|end| end > self.medium.geometry().sectors) {
             return Err(OpenError::Beyond);
         }
-        let clash = |place: &Place<M>| {
-            let other = place.session.as_ref().map(Session::extent);
-            other.is_some_and(|other| other.overlaps(&extent)) && !(read_only && place.read_only)
-        };
-        if !shared && self.places.iter().any(clash) {
+        let mut others = self.places.iter().filter_map(|place| place.session.as_ref()).map(Session::config);
+        let clash =
+            |other: &Config| other.extent.overlaps(&extent) && !(config.limits.read_only && other.limits.read_only);
+        if !shared && others.any(clash) {
             return Err(OpenError::InUse);
         }
+        self.serve(memory, config)
+    }
+
+    /// Opens another queue of a vbd. Queues know nothing of each other; a flush on one of them makes durable what was
+    /// answered before on any.
+    pub fn open_queue(&mut self, memory: M, first: SessionId) -> Result<SessionId, OpenError> {
+        let config = self.session(first).map(|session| *session.config());
+        self.serve(memory, config.ok_or(OpenError::Beyond)?)
+    }
+
+    fn serve(&mut self, memory: M, config: Config) -> Result<SessionId, OpenError> {
         let vacant = self.places.iter().position(|place| place.session.is_none());
         let place = u16::try_from(vacant.unwrap_or(self.places.len())).map_err(|_| OpenError::Full)?;
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
-        let session =
-            Session::new(memory, peer, &geometry, extent, read_only, (place, generation)).map_err(OpenError::Ring)?;
-        let new = Place { generation, session: Some(session), read_only, broken: false };
+        let session = Session::new(memory, config, (place, generation)).map_err(OpenError::Ring)?;
+        let new = Place { generation, session: Some(session), broken: false };
         match self.places.get_mut(usize::from(place)) {
             Some(old) => *old = new,
             None => self.places.push(new),
@@ -110,17 +110,22 @@ impl<D: Medium, M: RingMemory> Disk<D, M> {
         Ok(SessionId { place, generation })
     }
 
-    /// Closes a vbd. What it has on the disk ends there and is answered to nobody.
+    /// Closes a queue. What it has on the disk ends there and is answered to nobody.
     pub fn close(&mut self, id: SessionId) -> Option<Counters> {
         let place = self.places.get_mut(usize::from(id.place))?;
         let session = place.session.take_if(|_| place.generation == id.generation)?;
+        self.medium.closed(id.place);
         Some(*session.counters())
     }
 
-    /// What a vbd has done.
-    pub fn counters(&self, id: SessionId) -> Option<&Counters> {
+    fn session(&self, id: SessionId) -> Option<&Session<M>> {
         let place = self.places.get(usize::from(id.place)).filter(|place| place.generation == id.generation)?;
-        place.session.as_ref().map(Session::counters)
+        place.session.as_ref()
+    }
+
+    /// What a queue has done.
+    pub fn counters(&self, id: SessionId) -> Option<&Counters> {
+        self.session(id).map(Session::counters)
     }
 
     /// Operations that the disk has completed, of all vbds there ever were.

@@ -5,7 +5,8 @@
 //! [`disk`] drives one medium for all of its sessions; [`gpt`] and [`target`] say which sectors a vbd is. The driver
 //! domain's `main` gives them grants, a queue and events.
 //!
-//! No payload is copied on the way to a device: the guest's pages are mapped for the device only, by machine address.
+//! No payload is copied on the way to a device: the guest's pages are mapped for the device only, by machine address,
+//! and stay so if the guest lets them ([`kept`]).
 //! A RAM disk's copy is the transfer itself, made by the hypervisor.
 
 #![no_std]
@@ -18,6 +19,7 @@ extern crate std;
 pub mod counters;
 pub mod disk;
 pub mod gpt;
+pub mod kept;
 pub mod medium;
 pub mod ram;
 pub mod session;

@@ -15,6 +15,8 @@ pub struct Geometry {
     pub read_only: bool,
     /// It takes discards.
     pub discard: bool,
+    /// It maps its guests' pages for a device, and such mappings can stay.
+    pub maps: bool,
     /// Most segments of one transfer, at least 11.
     pub max_segments: u16,
 }
@@ -41,6 +43,8 @@ pub enum Io<'a> {
         sector: u64,
         /// Whose pages they are.
         peer: DomId,
+        /// How many of its session's may stay mapped, with write access, until [`Medium::closed`].
+        keep: u16,
         /// The pages, at most the geometry's `max_segments`.
         segments: &'a [Segment],
     },
@@ -68,6 +72,24 @@ pub struct Done {
     pub success: bool,
     /// Bytes of its data that were copied: none if the device worked on the guest's own pages.
     pub copied: u64,
+    /// Its pages that had to be mapped, and those that were still mapped from before.
+    pub mapped: Mapped,
+}
+
+impl Done {
+    /// A failure that touched nothing.
+    pub const fn of(token: Token) -> Self {
+        Self { token, success: false, copied: 0, mapped: Mapped { new: 0, kept: 0 } }
+    }
+}
+
+/// Pages of an operation: how they came to be mapped for the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mapped {
+    /// For this operation.
+    pub new: u32,
+    /// Before, and kept.
+    pub kept: u32,
 }
 
 /// A disk. Operations complete in any order.
@@ -80,6 +102,8 @@ pub trait Medium {
     fn kick(&mut self);
     /// An operation that is done.
     fn completed(&mut self) -> Option<Done>;
+    /// A session has ended: what stayed mapped for it, is mapped no more.
+    fn closed(&mut self, _session: u16) {}
 }
 
 /// One copy between a granted page and local memory.

@@ -64,18 +64,19 @@ impl<G: CopyGrants> Medium for Ram<G> {
             physical_sector: PAGE as u32,
             read_only: false,
             discard: true,
+            maps: false,
             max_segments: 256,
         }
     }
 
     fn submit(&mut self, token: Token, io: Io<'_>) -> Result<(), Busy> {
         match io {
-            Io::Transfer { direction, sector, peer, segments } => {
+            Io::Transfer { direction, sector, peer, segments, .. } => {
                 if self.copies.len() + segments.len() > BATCH {
                     return Err(Busy);
                 }
                 let Some(mut local) = offset(sector) else {
-                    self.done.push_back(Done { token, success: false, copied: 0 });
+                    self.done.push_back(Done::of(token));
                     return Ok(());
                 };
                 for segment in segments {
@@ -93,12 +94,12 @@ impl<G: CopyGrants> Medium for Ram<G> {
                 self.queued.push((token, segments.len()));
             }
             // Memory is as durable as it gets.
-            Io::Flush => self.done.push_back(Done { token, success: true, copied: 0 }),
+            Io::Flush => self.done.push_back(Done { success: true, ..Done::of(token) }),
             Io::Discard { sector, count } => {
                 let range = offset(sector).zip(offset(sector.saturating_add(count)));
                 let range = range.filter(|(_, end)| *end <= self.memory.len());
                 let success = range.map(|(start, end)| self.zero(start, end)).is_some();
-                self.done.push_back(Done { token, success, copied: 0 });
+                self.done.push_back(Done { success, ..Done::of(token) });
             }
         }
         Ok(())
@@ -117,7 +118,7 @@ impl<G: CopyGrants> Medium for Ram<G> {
                 success &= copy.done;
                 copied += if copy.done { u64::from(copy.len) } else { 0 };
             }
-            self.done.push_back(Done { token, success, copied });
+            self.done.push_back(Done { success, copied, ..Done::of(token) });
         }
     }
 

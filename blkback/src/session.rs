@@ -31,7 +31,20 @@ impl Extent {
     }
 }
 
-/// What a vbd is offered with: the limits of its requests, from the disk's nature and the vbd's mode.
+/// A vbd as its guest may use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The guest.
+    pub peer: DomId,
+    /// The sectors of the disk that it is.
+    pub extent: Extent,
+    /// What it was offered with.
+    pub limits: Limits,
+    /// How many of its grants stay mapped, on each queue.
+    pub keep: u16,
+}
+
+/// What a vbd is offered with at most: the limits of its requests, from the disk's nature and the vbd's mode.
 pub fn limits(geometry: &Geometry, extent: &Extent, read_only: bool) -> Limits {
     Limits {
         sectors: extent.sectors,
@@ -87,10 +100,11 @@ impl Job {
         matches!(self.kind, Kind::Transfer(_, Order::Barrier))
     }
 
-    fn io(&self, peer: DomId) -> Io<'_> {
+    fn io(&self, config: &Config) -> Io<'_> {
         match (self.stage, self.kind) {
             (Stage::Only, Kind::Transfer(direction, _)) => {
-                Io::Transfer { direction, sector: self.sector, peer, segments: &self.segments }
+                let Config { peer, keep, .. } = *config;
+                Io::Transfer { direction, sector: self.sector, peer, keep, segments: &self.segments }
             }
             (Stage::Only, Kind::Discard) => Io::Discard { sector: self.sector, count: self.count },
             _ => Io::Flush,
@@ -98,13 +112,11 @@ impl Job {
     }
 }
 
-/// One vbd's connection.
+/// One queue of a vbd's connection.
 #[derive(Debug)]
 pub struct Session<M> {
     ring: Back<M, Blk>,
-    peer: DomId,
-    limits: Limits,
-    extent: Extent,
+    config: Config,
     /// Session and generation of its tokens.
     place: (u16, u32),
     jobs: Vec<Job>,
@@ -121,18 +133,10 @@ pub struct Session<M> {
 }
 
 impl<M: RingMemory> Session<M> {
-    /// Serves the ring in `memory` for `peer`, with `extent` of a disk of `geometry`. `place` goes into the tokens.
-    pub fn new(
-        memory: M,
-        peer: DomId,
-        geometry: &Geometry,
-        extent: Extent,
-        read_only: bool,
-        place: (u16, u32),
-    ) -> Result<Self, BadSize> {
+    /// Serves the ring in `memory`. `place` goes into the tokens.
+    pub fn new(memory: M, config: Config, place: (u16, u32)) -> Result<Self, BadSize> {
         let ring = Back::attach(memory)?;
         let slots = ring.slots() as u16;
-        let limits = limits(geometry, &extent, read_only);
         let empty = |_| Job {
             tag: Tag { id: 0, op: BlkOp::READ },
             kind: Kind::Flush,
@@ -143,16 +147,14 @@ impl<M: RingMemory> Session<M> {
         };
         Ok(Self {
             ring,
-            peer,
-            limits,
-            extent,
+            config,
             place,
             jobs: (0..slots).map(empty).collect(),
             free: (0..slots).rev().collect(),
             held: None,
             changes: 0,
             barrier: None,
-            lists: vec![WireSegment::default(); limits.indirect_segments.into()],
+            lists: vec![WireSegment::default(); config.limits.indirect_segments.into()],
             counters: Counters::default(),
         })
     }
@@ -167,9 +169,9 @@ impl<M: RingMemory> Session<M> {
         self.place
     }
 
-    /// The sectors it shows.
-    pub fn extent(&self) -> Extent {
-        self.extent
+    /// What it serves, and whom.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// Requests taken and not answered.
@@ -224,7 +226,7 @@ impl<M: RingMemory> Session<M> {
     }
 
     fn fill(&mut self, slot: u16, wire: &WireRequest, grants: &mut impl ReadGrants) -> Result<(), BlkStatus> {
-        let request = wire.parse(&self.limits)?;
+        let request = wire.parse(&self.config.limits)?;
         let job = self.jobs.get_mut(usize::from(slot)).ok_or(BlkStatus::ERROR)?;
         job.tag = wire.tag();
         job.stage = Stage::Only;
@@ -233,7 +235,7 @@ impl<M: RingMemory> Session<M> {
             Request::Flush => job.kind = Kind::Flush,
             Request::Discard { sector, count, .. } => {
                 job.kind = Kind::Discard;
-                (job.sector, job.count) = (self.extent.start + sector, count);
+                (job.sector, job.count) = (self.config.extent.start + sector, count);
             }
             Request::Transfer { direction, sector, source, order } => {
                 job.kind = Kind::Transfer(direction, order);
@@ -244,17 +246,17 @@ impl<M: RingMemory> Session<M> {
                     Source::Direct(segments) => job.segments.extend_from_slice(&segments),
                     Source::Indirect { pages, count } => {
                         let bytes = self.lists.get_mut(..usize::from(count)).ok_or(BlkStatus::ERROR)?;
-                        if !grants.read(self.peer, &pages, bytes.as_mut_bytes()) {
+                        if !grants.read(self.config.peer, &pages, bytes.as_mut_bytes()) {
                             return Err(BlkStatus::ERROR);
                         }
                         self.counters.list_bytes += size_of_val(bytes) as u64;
                         for wire in bytes {
                             job.segments.push(Segment::parse(wire).ok_or(BlkStatus::ERROR)?);
                         }
-                        check_transfer(direction, sector, &job.segments, &self.limits)?;
+                        check_transfer(direction, sector, &job.segments, &self.config.limits)?;
                     }
                 }
-                (job.sector, job.count) = (self.extent.start + sector, sectors_of(&job.segments));
+                (job.sector, job.count) = (self.config.extent.start + sector, sectors_of(&job.segments));
             }
         }
         Ok(())
@@ -271,7 +273,7 @@ impl<M: RingMemory> Session<M> {
     fn submit(&mut self, slot: u16, medium: &mut impl Medium) -> Result<(), Busy> {
         let Some(job) = self.jobs.get(usize::from(slot)) else { return Ok(()) };
         let (session, generation) = self.place;
-        medium.submit(Token { session, generation, slot }, job.io(self.peer))?;
+        medium.submit(Token { session, generation, slot }, job.io(&self.config))?;
         if job.is_barrier() {
             self.barrier = Some((slot, false));
         } else {
@@ -282,8 +284,10 @@ impl<M: RingMemory> Session<M> {
 
     /// Notes that the disk is done with an operation of this session. The caller calls [`take`](Self::take) again, as
     /// others may have waited for it.
-    pub fn complete(&mut self, Done { token: Token { slot, .. }, success, copied }: Done) {
+    pub fn complete(&mut self, Done { token: Token { slot, .. }, success, copied, mapped }: Done) {
         self.counters.bytes_copied += copied;
+        self.counters.pages_mapped += u64::from(mapped.new);
+        self.counters.pages_kept += u64::from(mapped.kept);
         let Some(job) = self.jobs.get_mut(usize::from(slot)) else { return };
         if job.is_barrier() {
             if success && let Some(next) = job.stage.next() {
@@ -301,7 +305,8 @@ impl<M: RingMemory> Session<M> {
             _ if !success => {}
             Kind::Transfer(Direction::Read, _) => self.counters.bytes_read += bytes,
             Kind::Transfer(Direction::Write, _) => self.counters.bytes_written += bytes,
-            Kind::Flush | Kind::Discard => {}
+            Kind::Discard => self.counters.discards += 1,
+            Kind::Flush => {}
         }
         self.counters.flushes += u64::from(matches!(kind, Kind::Flush | Kind::Transfer(_, Order::Barrier)));
         self.answer(tag, if success { BlkStatus::OKAY } else { BlkStatus::ERROR });

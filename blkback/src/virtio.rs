@@ -3,9 +3,11 @@
 //! The guest's pages are mapped for the device alone while it works on them, and given to it by machine address: this
 //! domain never sees the data. Mapping, handing over and unmapping are done in batches.
 
-use crate::medium::{Busy, Done, Geometry, Io, Medium, Token};
+use crate::kept::{Kept, Page};
+use crate::medium::{Busy, Done, Geometry, Io, Mapped, Medium, Token};
 use abi::{DomId, GrantRef};
-use alloc::{collections::VecDeque, vec::Vec};
+use alloc::vec::{Drain, Vec};
+use alloc::{collections::VecDeque, rc::Rc};
 use core::ops::Range;
 use ring_proto::blk::{Direction, Segment};
 
@@ -30,6 +32,9 @@ pub enum Command {
     Flush,
 }
 
+/// A request that a device is done with: its tag, whether it succeeded, and its pages.
+pub type Finished<P> = (u16, bool, Vec<Page<P>>);
+
 /// The device: its queue, and mappings for it. Requests are named by tags below the depth given to
 /// [`VirtioDisk::new`], each in use once.
 pub trait BlockDevice {
@@ -45,11 +50,11 @@ pub trait BlockDevice {
     fn entries(&self, pages: usize) -> usize;
     /// Queues a request; there is room. Each segment lies in the page at its place in `pages`. False: the device is
     /// of no more use, and the pages are unmapped.
-    fn push(&mut self, tag: u16, command: Command, segments: &[Segment], pages: Vec<Self::Page>) -> bool;
+    fn push(&mut self, tag: u16, command: Command, segments: &[Segment], pages: Vec<Page<Self::Page>>) -> bool;
     /// Tells the device, if it asked to be told.
     fn kick(&mut self);
-    /// A request that the device is done with: its tag, whether it succeeded, and its pages.
-    fn pop(&mut self) -> Option<(u16, bool, Vec<Self::Page>)>;
+    /// A request that the device is done with.
+    fn pop(&mut self) -> Option<Finished<Self::Page>>;
 }
 
 /// A request that was submitted since the last kick.
@@ -58,6 +63,8 @@ struct Waiting {
     tag: u16,
     command: Command,
     peer: DomId,
+    /// The session for which its pages stay mapped, if they do, and how many at most.
+    keeper: Option<(u16, u16)>,
     /// Its pages, in the list of those that wait.
     segments: Range<usize>,
 }
@@ -65,13 +72,22 @@ struct Waiting {
 /// Lists that are kept so that they are allocated once.
 #[derive(Debug)]
 struct Lists<P> {
-    /// Pages to be mapped, and what came of it.
+    /// Of all pages that wait, those that are mapped already.
+    found: Vec<Option<Rc<P>>>,
+    /// The others, and what came of mapping them.
     wanted: Vec<(DomId, GrantRef, bool)>,
     mapped: Vec<Option<P>>,
     /// Pages to be unmapped.
     released: Vec<P>,
     /// Empty lists for the pages of requests.
-    spare: Vec<Vec<P>>,
+    spare: Vec<Vec<Page<P>>>,
+}
+
+impl<P> Default for Lists<P> {
+    fn default() -> Self {
+        let (found, wanted, mapped, released, spare) = Default::default();
+        Self { found, wanted, mapped, released, spare }
+    }
 }
 
 /// A virtio disk.
@@ -80,12 +96,14 @@ pub struct VirtioDisk<D: BlockDevice> {
     device: D,
     geometry: Geometry,
     flush: bool,
-    /// Whose request, by tag.
-    tokens: Vec<Option<Token>>,
+    /// Whose request, by tag, and how its pages came to be mapped.
+    tokens: Vec<Option<(Token, Mapped)>>,
     free: Vec<u16>,
     waiting: Vec<Waiting>,
     segments: Vec<Segment>,
     lists: Lists<D::Page>,
+    /// What stays mapped, by session.
+    kept: Vec<Kept<D::Page>>,
     /// Queue entries promised to `waiting`.
     promised: usize,
     done: VecDeque<Done>,
@@ -104,7 +122,8 @@ impl<D: BlockDevice> VirtioDisk<D> {
             free: (0..depth).rev().collect(),
             waiting: Vec::new(),
             segments: Vec::new(),
-            lists: Lists { wanted: Vec::new(), mapped: Vec::new(), released: Vec::new(), spare: Vec::new() },
+            lists: Lists::default(),
+            kept: Vec::new(),
             promised: 0,
             done: VecDeque::new(),
             hypercalls: 0,
@@ -121,27 +140,29 @@ impl<D: BlockDevice> VirtioDisk<D> {
         &mut self.device
     }
 
-    fn wait(&mut self, token: Token, command: Command, peer: DomId, segments: &[Segment]) -> Result<(), Busy> {
+    fn wait(&mut self, token: Token, command: Command, pages: Pages<'_>) -> Result<(), Busy> {
+        let Pages { peer, keep, segments } = pages;
         let entries = self.device.entries(segments.len());
         if self.device.room() < self.promised + entries {
             return Err(Busy);
         }
         let tag = self.free.pop().ok_or(Busy)?;
         if let Some(place) = self.tokens.get_mut(usize::from(tag)) {
-            *place = Some(token);
+            *place = Some((token, Mapped::default()));
         }
         self.promised += entries;
         let first = self.segments.len();
         self.segments.extend_from_slice(segments);
-        self.waiting.push(Waiting { tag, command, peer, segments: first..self.segments.len() });
+        let keeper = (keep > 0).then_some((token.session, keep));
+        self.waiting.push(Waiting { tag, command, peer, keeper, segments: first..self.segments.len() });
         Ok(())
     }
 
     fn finish(&mut self, tag: u16, success: bool) {
-        if let Some(token) = self.tokens.get_mut(usize::from(tag)).and_then(Option::take) {
+        if let Some((token, mapped)) = self.tokens.get_mut(usize::from(tag)).and_then(Option::take) {
             self.free.push(tag);
             // The device worked on the guest's pages.
-            self.done.push_back(Done { token, success, copied: 0 });
+            self.done.push_back(Done { success, mapped, ..Done::of(token) });
         }
     }
 
@@ -153,20 +174,84 @@ impl<D: BlockDevice> VirtioDisk<D> {
         }
     }
 
-    /// Maps the pages of all that waits, in order.
-    fn map_waiting(&mut self) {
-        let Lists { wanted, mapped, .. } = &mut self.lists;
-        for Waiting { command, peer, segments, .. } in &self.waiting {
-            let writable = matches!(command, Command::Transfer(Direction::Read, _));
-            let segments = self.segments.get(segments.clone()).unwrap_or_default();
-            wanted.extend(segments.iter().map(|segment| (*peer, segment.grant, writable)));
+    /// Takes the pages of a request, which are to stay mapped for `keeper`: as many as could be mapped.
+    fn take_pages(
+        &mut self,
+        tag: u16,
+        keeper: Option<(u16, u16)>,
+        segments: &[Segment],
+        outcomes: &mut Outcomes<'_, D::Page>,
+        pages: &mut Vec<Page<D::Page>>,
+    ) {
+        let mut count = Mapped::default();
+        for (segment, found) in segments.iter().zip(outcomes.found.by_ref()) {
+            if let Some(page) = found {
+                count.kept += 1;
+                pages.push(Page::Kept(page));
+                continue;
+            }
+            let Some(page) = outcomes.mapped.next().flatten() else { continue };
+            count.new += 1;
+            let kept = keeper.and_then(|(session, most)| Some((self.kept.get_mut(usize::from(session))?, most)));
+            pages.push(match kept {
+                Some((kept, most)) => kept.keep(segment.grant, page, most, &mut self.lists.released),
+                None => Page::Own(page),
+            });
         }
-        if !wanted.is_empty() {
-            self.hypercalls += 1;
-            self.device.map(wanted, mapped);
-            wanted.clear();
+        if let Some(Some((_, mapped))) = self.tokens.get_mut(usize::from(tag)) {
+            *mapped = count;
         }
     }
+
+    /// Notes that a request uses its pages no more.
+    fn give_back(&mut self, mut pages: Vec<Page<D::Page>>) {
+        self.lists.released.extend(pages.drain(..).filter_map(Page::release));
+        self.lists.spare.push(pages);
+    }
+
+    /// What stays mapped for a session.
+    fn kept(&mut self, session: u16) -> Option<&mut Kept<D::Page>> {
+        let index = usize::from(session);
+        if self.kept.len() <= index {
+            self.kept.resize_with(index + 1, Kept::default);
+        }
+        self.kept.get_mut(index)
+    }
+
+    /// Maps the pages of all that waits, in order, but for those that are mapped already.
+    fn map_waiting(&mut self, waiting: &[Waiting], segments: &[Segment]) {
+        let mut lists = core::mem::take(&mut self.lists);
+        for Waiting { command, peer, keeper, segments: range, .. } in waiting {
+            let writable = keeper.is_some() || matches!(command, Command::Transfer(Direction::Read, _));
+            let mut kept = keeper.and_then(|(session, _)| self.kept(session));
+            for segment in segments.get(range.clone()).unwrap_or_default() {
+                let found = kept.as_mut().and_then(|kept| kept.find(segment.grant));
+                if found.is_none() {
+                    lists.wanted.push((*peer, segment.grant, writable));
+                }
+                lists.found.push(found);
+            }
+        }
+        if !lists.wanted.is_empty() {
+            self.hypercalls += 1;
+            self.device.map(&lists.wanted, &mut lists.mapped);
+            lists.wanted.clear();
+        }
+        self.lists = lists;
+    }
+}
+
+/// The pages that waited, in order: found mapped, or what came of mapping them.
+struct Outcomes<'a, P> {
+    found: Drain<'a, Option<Rc<P>>>,
+    mapped: Drain<'a, Option<P>>,
+}
+
+/// The pages of a request.
+struct Pages<'a> {
+    peer: DomId,
+    keep: u16,
+    segments: &'a [Segment],
 }
 
 impl<D: BlockDevice> Medium for VirtioDisk<D> {
@@ -176,13 +261,16 @@ impl<D: BlockDevice> Medium for VirtioDisk<D> {
 
     fn submit(&mut self, token: Token, io: Io<'_>) -> Result<(), Busy> {
         match io {
-            Io::Transfer { direction, sector, peer, segments } => {
-                self.wait(token, Command::Transfer(direction, sector), peer, segments)
+            Io::Transfer { direction, sector, peer, keep, segments } => {
+                self.wait(token, Command::Transfer(direction, sector), Pages { peer, keep, segments })
             }
-            Io::Flush if self.flush => self.wait(token, Command::Flush, DomId::INVALID, &[]),
+            Io::Flush if self.flush => {
+                let pages = Pages { peer: DomId::INVALID, keep: 0, segments: &[] };
+                self.wait(token, Command::Flush, pages)
+            }
             // Without a flush there is no cache that could lose anything; and a discard was not offered.
             Io::Flush | Io::Discard { .. } => {
-                self.done.push_back(Done { token, success: io == Io::Flush, copied: 0 });
+                self.done.push_back(Done { success: io == Io::Flush, ..Done::of(token) });
                 Ok(())
             }
         }
@@ -192,24 +280,24 @@ impl<D: BlockDevice> Medium for VirtioDisk<D> {
         if self.waiting.is_empty() {
             return;
         }
-        self.map_waiting();
         let (mut waiting, segments) = (core::mem::take(&mut self.waiting), core::mem::take(&mut self.segments));
+        self.map_waiting(&waiting, &segments);
         let mut mapped = core::mem::take(&mut self.lists.mapped);
-        let mut outcomes = mapped.drain(..);
-        for Waiting { tag, command, segments: range, .. } in waiting.drain(..) {
+        let mut found = core::mem::take(&mut self.lists.found);
+        let mut outcomes = Outcomes { found: found.drain(..), mapped: mapped.drain(..) };
+        for Waiting { tag, command, keeper, segments: range, .. } in waiting.drain(..) {
             let segments = segments.get(range).unwrap_or_default();
             let mut pages = self.lists.spare.pop().unwrap_or_default();
-            pages.extend(outcomes.by_ref().take(segments.len()).flatten());
+            self.take_pages(tag, keeper, segments, &mut outcomes, &mut pages);
             if pages.len() != segments.len() {
-                self.lists.released.append(&mut pages);
-                self.lists.spare.push(pages);
+                self.give_back(pages);
                 self.finish(tag, false);
             } else if !self.device.push(tag, command, segments, pages) {
                 self.finish(tag, false);
             }
         }
         drop(outcomes);
-        (self.waiting, self.segments, self.lists.mapped) = (waiting, segments, mapped);
+        (self.waiting, self.segments, self.lists.mapped, self.lists.found) = (waiting, segments, mapped, found);
         self.segments.clear();
         self.promised = 0;
         self.unmap_released();
@@ -218,14 +306,20 @@ impl<D: BlockDevice> Medium for VirtioDisk<D> {
 
     fn completed(&mut self) -> Option<Done> {
         if self.done.is_empty() {
-            while let Some((tag, success, mut pages)) = self.device.pop() {
-                self.lists.released.append(&mut pages);
-                self.lists.spare.push(pages);
+            while let Some((tag, success, pages)) = self.device.pop() {
+                self.give_back(pages);
                 self.finish(tag, success);
             }
-            // Before anybody is answered: an answered request's pages are the guest's alone.
+            // Before anybody is answered: an answered request's pages are the guest's alone, but for those it lets stay.
             self.unmap_released();
         }
         self.done.pop_front()
+    }
+
+    fn closed(&mut self, session: u16) {
+        if let Some(kept) = self.kept.get_mut(usize::from(session)) {
+            kept.clear(&mut self.lists.released);
+            self.unmap_released();
+        }
     }
 }

@@ -13,13 +13,25 @@ use abi::{DomId, Errno, Port, VcpuId, Virq};
 use alloc::vec::Vec;
 use core::future::poll_fn;
 use core::sync::atomic::Ordering;
-use core::task::{Poll, Waker};
+use core::task::{Context, Poll, Waker};
 
 /// What is known of a port.
 #[derive(Default)]
 struct Slot {
     fired: bool,
     waiter: Option<Waker>,
+}
+
+impl Slot {
+    /// Takes an event that has come, or waits for one.
+    fn poll(&mut self, context: &Context<'_>) -> Poll<()> {
+        if core::mem::take(&mut self.fired) {
+            self.waiter = None;
+            return Poll::Ready(());
+        }
+        self.waiter = Some(context.waker().clone());
+        Poll::Pending
+    }
 }
 
 static SLOTS: Local<Vec<Slot>> = Local::new(Vec::new());
@@ -177,17 +189,7 @@ impl Event {
 
     /// Waits for an event; one that came since the last wait counts. One task at a time waits for a port.
     pub async fn wait(&self) {
-        poll_fn(|context| {
-            with_slot(self.port, |slot| {
-                if core::mem::take(&mut slot.fired) {
-                    slot.waiter = None;
-                    return Poll::Ready(());
-                }
-                slot.waiter = Some(context.waker().clone());
-                Poll::Pending
-            })
-        })
-        .await;
+        poll_fn(|context| with_slot(self.port, |slot| slot.poll(context))).await;
     }
 
     /// Puts the whole domain to sleep until the port is pending or the system time reaches `deadline` (nanoseconds),
@@ -209,6 +211,15 @@ impl Event {
         with_slot(self.port, |slot| slot.fired = false);
         let _ = hypercall::event_channel_op(EvtchnOp::UNMASK, &mut PortArg { port: self.port });
     }
+}
+
+/// Waits for an event at any of these ports; all that came count. It may be dropped while it waits.
+pub async fn wait_any<'a>(events: impl Iterator<Item = &'a Event> + Clone) {
+    poll_fn(|context| {
+        let ready = |event: &Event| with_slot(event.port, |slot| slot.poll(context).is_ready());
+        if events.clone().fold(false, |any, event| ready(event) | any) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 impl Drop for Event {

@@ -55,6 +55,17 @@ impl Headers {
         (sound && whole).then_some(Self { network, v6: kind == ETHERTYPE_IPV6, transport, tcp, payload, end })
     }
 
+    /// A number made of addresses and ports, the same for all packets of a connection in this direction.
+    pub fn flow(&self, bytes: &[u8]) -> u32 {
+        let addresses =
+            if self.v6 { self.network + 8..self.network + 40 } else { self.network + 12..self.network + 20 };
+        let ports = self.transport..self.transport + 4;
+        let named = [addresses, ports].into_iter().flat_map(|range| bytes.get(range).unwrap_or_default());
+        // FNV-1a; guests choose ports, but only whose queue they load is theirs to choose.
+        let hash = named.fold(0x811c_9dc5u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+        hash ^ hash >> 16
+    }
+
     /// Offset of the transport checksum.
     pub fn checksum(&self) -> usize {
         self.transport + if self.tcp { 16 } else { 6 }

@@ -17,10 +17,12 @@ extern crate std;
 
 pub mod bridge;
 pub mod counters;
+pub(crate) mod groups;
 pub mod headers;
 pub mod offload;
 pub mod platform;
 pub mod pool;
+pub(crate) mod queue;
 pub mod switch;
 pub mod vif;
 

@@ -1,20 +1,17 @@
-//! One guest's connection: its two rings, what it takes, what it has done.
+//! One guest's connection: its queues, what it takes, what it has done.
 
 use crate::bridge::Port;
 use crate::counters::Counters;
-use crate::platform::{Account, Copy, PAGE, Piece, Place};
+use crate::groups::Groups;
+use crate::platform::{Copy, PAGE, Piece};
+use crate::queue::Queue;
 use abi::DomId;
 use alloc::vec::Vec;
-use core::ops::Range;
 use ring_proto::memory::RingMemory;
 use ring_proto::net::*;
 use ring_proto::net_keys::Offloads;
-use ring_proto::net_rx::{answer, first_flags};
-use ring_proto::net_tx::{Multicast, TxError, TxItem, TxReader};
-use ring_proto::ring::{Back, BadSize, Corrupt, PopError};
-
-/// Most multicast addresses that a guest may ask for.
-const MAX_MULTICAST: usize = 64;
+use ring_proto::net_tx::TxPacket;
+use ring_proto::ring::{BadSize, Corrupt};
 
 /// What a guest chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,17 +37,8 @@ pub struct Delivery<'a> {
     pub checksum: Checksum,
     /// How to cut it up.
     pub gso: Option<Gso>,
-}
-
-/// Requests taken for a packet, to be answered when its copies are made.
-#[derive(Debug)]
-struct Planned {
-    /// The request of each page, in order, in the vif's `ids`.
-    ids: Range<usize>,
-    copies: Range<usize>,
-    len: usize,
-    checksum: Checksum,
-    gso: Option<Gso>,
+    /// The same for packets that are to arrive in order: they take the same queue.
+    pub flow: u32,
 }
 
 /// A connected guest.
@@ -61,29 +49,27 @@ pub struct Vif<M> {
     place: u16,
     /// Tells this connection from earlier ones of the same place.
     generation: u32,
-    pub(crate) tx: Back<M, Tx>,
-    rx: Back<M, Rx>,
-    reader: TxReader,
-    multicast: Vec<Mac>,
-    planned: Vec<Planned>,
-    ids: Vec<u16>,
+    queues: Vec<Queue<M>>,
+    groups: Groups,
     pub(crate) counters: Counters,
     broken: Option<Corrupt>,
 }
 
 impl<M: RingMemory> Vif<M> {
-    /// Serves the rings in `tx` and `rx`.
-    pub fn new(tx: M, rx: M, config: VifConfig, place: u16, generation: u32) -> Result<Self, BadSize> {
+    /// Serves queues of a transmit and a receive ring each.
+    pub fn new(
+        rings: impl IntoIterator<Item = (M, M)>,
+        config: VifConfig,
+        place: u16,
+        generation: u32,
+    ) -> Result<Self, BadSize> {
+        let queue = |(tx, rx)| Queue::new(tx, rx, config.multicast_control);
         Ok(Self {
             config,
             place,
             generation,
-            tx: Back::attach(tx)?,
-            rx: Back::attach(rx)?,
-            reader: TxReader::new(true),
-            multicast: Vec::new(),
-            planned: Vec::new(),
-            ids: Vec::new(),
+            queues: rings.into_iter().map(queue).collect::<Result<_, _>>()?,
+            groups: Groups::new(config.multicast_control),
             counters: Counters::default(),
             broken: None,
         })
@@ -97,6 +83,11 @@ impl<M: RingMemory> Vif<M> {
     /// Its port of the bridge.
     pub fn port(&self) -> Port {
         Port::Vif(self.place)
+    }
+
+    /// How many queues it has.
+    pub fn queues(&self) -> usize {
+        self.queues.len()
     }
 
     /// Tells this connection from earlier ones of the same place.
@@ -114,34 +105,11 @@ impl<M: RingMemory> Vif<M> {
         self.broken
     }
 
-    /// Hands the guest's next packet to `take`. False: there is none now.
-    pub fn next(&mut self, take: impl FnOnce(&ring_proto::net_tx::TxPacket)) -> bool {
-        if self.broken.is_some() {
-            return false;
-        }
-        loop {
-            match self.reader.next(&mut self.tx) {
-                Ok(TxItem::Packet(packet)) => {
-                    take(packet);
-                    return true;
-                }
-                Ok(TxItem::Multicast(change, id)) => {
-                    let done = change_multicast(&mut self.multicast, change);
-                    TxReader::answer_multicast(&mut self.tx, id, done);
-                }
-                Ok(TxItem::Refused(error)) => self.refused(error),
-                Err(PopError::Corrupt(corrupt)) => return self.fail(corrupt),
-                Err(PopError::Empty) => match self.tx.final_check() {
-                    Ok(true) => {}
-                    Ok(false) => return false,
-                    Err(corrupt) => return self.fail(corrupt),
-                },
-            }
-        }
-    }
-
-    fn refused(&mut self, _error: TxError) {
-        self.counters.tx_errors += 1;
+    /// Hands the guest's next packet on a queue to `take`. False: there is none now.
+    pub fn next(&mut self, queue: usize, take: impl FnOnce(&TxPacket)) -> bool {
+        let Some(queue) = self.queues.get_mut(queue).filter(|_| self.broken.is_none()) else { return false };
+        let next = queue.next(&mut self.groups, &mut self.counters.tx_errors, take);
+        next.unwrap_or_else(|corrupt| self.fail(corrupt))
     }
 
     fn fail(&mut self, corrupt: Corrupt) -> bool {
@@ -149,17 +117,16 @@ impl<M: RingMemory> Vif<M> {
         false
     }
 
-    /// Answers the slots of a packet.
-    pub fn answer(&mut self, ids: &[u16], status: Status) {
-        for id in ids {
-            // Each slot taken is answered once, so a slot is free unless the ring was closed meanwhile.
-            let _ = self.tx.push(&TxResponse { id: *id, status });
+    /// Answers the slots of a packet of a queue.
+    pub fn answer(&mut self, queue: u8, ids: &[u16], status: Status) {
+        if let Some(queue) = self.queues.get_mut(usize::from(queue)) {
+            queue.answer(ids, status);
         }
     }
 
     /// Whether a packet to the group `mac` is wanted.
     pub fn wants(&self, mac: Mac) -> bool {
-        mac == Mac::BROADCAST || !self.config.multicast_control || self.multicast.contains(&mac)
+        self.groups.has(mac)
     }
 
     /// Whether the guest takes a packet as it is.
@@ -176,131 +143,38 @@ impl<M: RingMemory> Vif<M> {
 
     /// Takes pages for a packet and appends the copies that fill them. False: the guest offers too few.
     pub fn plan(&mut self, delivery: &Delivery<'_>, copies: &mut Vec<Copy>) -> bool {
-        let pages = delivery.len.div_ceil(PAGE);
-        let wanted = pages + usize::from(delivery.gso.is_some());
         let most = if self.config.offloads.scatter_gather { MAX_SLOTS } else { 1 };
-        let fits = self.broken.is_none() && pages <= most && delivery.len <= MAX_PACKET;
-        if !fits || !self.offered(wanted) {
-            self.counters.rx_dropped += 1;
-            return false;
-        }
-        let first = copies.len();
-        let first_id = self.ids.len();
-        let mut pieces = Pieces { pieces: delivery.pieces, used: 0 };
-        for page in 0..pages {
-            let Ok(request) = self.rx.pop() else { break };
-            self.ids.push(request.id);
-            let filled = (delivery.len - page * PAGE).min(PAGE);
-            let mut at = 0;
-            while let Some(Piece { place, len }) = pieces.next(filled - at) {
-                let to = Place::Guest(self.config.peer, request.gref, at as u16);
-                copies.push(Copy { from: place, to, len, account: Account::In(self.place), done: false });
-                at += usize::from(len);
-            }
-            // The extra info lies in the slot after the first.
-            if page == 0 && delivery.gso.is_some() {
-                let _ = self.rx.pop();
-            }
-        }
-        let Delivery { len, checksum, gso, .. } = *delivery;
-        let ids = first_id..self.ids.len();
-        self.planned.push(Planned { ids, copies: first..copies.len(), len, checksum, gso });
-        true
-    }
-
-    /// Whether the guest offers so many pages.
-    fn offered(&mut self, wanted: usize) -> bool {
-        if self.rx.known() as usize >= wanted {
-            return true;
-        }
-        match self.rx.final_check_after(wanted as u32) {
-            Ok(_) => self.rx.known() as usize >= wanted,
-            Err(corrupt) => self.fail(corrupt),
-        }
+        let fits = self.broken.is_none() && delivery.len.div_ceil(PAGE) <= most && delivery.len <= MAX_PACKET;
+        let index = delivery.flow as usize % self.queues.len().max(1);
+        let planned = match self.queues.get_mut(index).filter(|_| fits) {
+            Some(queue) => queue.plan(delivery, self.config.peer, self.place, copies),
+            None => Ok(false),
+        };
+        let planned = planned.unwrap_or_else(|corrupt| self.fail(corrupt));
+        self.counters.rx_dropped += u64::from(!planned);
+        planned
     }
 
     /// Answers what was planned, as its copies went.
     pub fn deliver(&mut self, copies: &[Copy]) {
-        let mut planned = core::mem::take(&mut self.planned);
-        for packet in planned.drain(..) {
-            let done = copies.get(packet.copies.clone()).is_some_and(|copies| copies.iter().all(|copy| copy.done));
-            if done {
-                self.counters.rx_packets += 1;
-                self.counters.rx_bytes += packet.len as u64;
-            } else {
-                self.counters.rx_dropped += 1;
-            }
-            self.answer_planned(&packet, done);
+        let counters = &mut self.counters;
+        for queue in &mut self.queues {
+            queue.deliver(copies, |len, done| {
+                counters.rx_packets += u64::from(done);
+                counters.rx_bytes += if done { len as u64 } else { 0 };
+                counters.rx_dropped += u64::from(!done);
+            });
         }
-        self.planned = planned;
-        self.ids.clear();
     }
 
-    fn answer_planned(&mut self, packet: &Planned, done: bool) {
-        let last = packet.ids.len().saturating_sub(1);
-        for (index, id) in self.ids.get(packet.ids.clone()).unwrap_or_default().iter().enumerate() {
-            let more = index < last;
-            let gso = packet.gso.filter(|_| index == 0);
-            let flags = match index {
-                0 => first_flags(packet.checksum, gso.is_some(), more),
-                _ => RxFlags::default().with_if(more, RxFlags::MORE_DATA),
-            };
-            let len = (packet.len - index * PAGE).min(PAGE) as u16;
-            if done {
-                answer(&mut self.rx, *id, 0, len, flags);
-            } else {
-                let response = RxResponse { id: *id, offset: 0, flags, status: Status::ERROR };
-                let _ = self.rx.push(&response.into());
-            }
-            if let Some(gso) = gso {
-                let _ = self.rx.push(&gso.extra().into());
+    /// Shows the guest all answers; tells which queues' rings need an event: (queue, tx, rx).
+    pub fn publish(&mut self, mut tell: impl FnMut(u8, bool, bool)) {
+        for (index, queue) in (0..).zip(&mut self.queues) {
+            let (tx, rx) = queue.publish();
+            self.counters.notifications += u64::from(tx) + u64::from(rx);
+            if tx || rx {
+                tell(index, tx, rx);
             }
         }
-    }
-
-    /// Shows the guest all answers on both rings; which of them need an event: (tx, rx).
-    pub fn publish(&mut self) -> (bool, bool) {
-        let (tx, rx) = (self.tx.publish().needed(), self.rx.publish().needed());
-        self.counters.notifications += u64::from(tx) + u64::from(rx);
-        (tx, rx)
-    }
-}
-
-/// Changes a guest's list; whether it could.
-fn change_multicast(list: &mut Vec<Mac>, change: Multicast) -> bool {
-    match change {
-        Multicast::Add(mac) if !mac.is_group() => false,
-        Multicast::Add(mac) if list.contains(&mac) => true,
-        Multicast::Add(mac) if list.len() < MAX_MULTICAST => {
-            list.push(mac);
-            true
-        }
-        Multicast::Add(_) => false,
-        Multicast::Remove(mac) => {
-            list.retain(|other| *other != mac);
-            true
-        }
-    }
-}
-
-/// Takes bytes off a list of pieces.
-struct Pieces<'a> {
-    pieces: &'a [Piece],
-    /// Bytes of the first that are used.
-    used: u16,
-}
-
-impl Pieces<'_> {
-    /// The next run of at most `limit` bytes; `None` at a limit of 0 and at the end.
-    fn next(&mut self, limit: usize) -> Option<Piece> {
-        let (first, rest) = self.pieces.split_first()?;
-        let left = first.len - self.used;
-        let len = limit.min(left.into()) as u16;
-        let piece = (len > 0).then_some(Piece { place: first.place.after(self.used), len });
-        self.used += len;
-        if self.used == first.len {
-            (self.pieces, self.used) = (rest, 0);
-        }
-        piece
     }
 }

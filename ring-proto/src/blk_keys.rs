@@ -1,7 +1,10 @@
 //! What block halves tell each other through the store.
 
 use crate::blk::{MAX_SEGMENTS, SECTOR};
-use crate::keys::{BadKey, Keys, MAX_QUEUES, MAX_RING_ORDER, MAX_RING_PAGES, Put, QueueKey, flag, number_or, queues};
+use crate::keys::{
+    BadKey, Feature, Keys, MAX_QUEUES, MAX_RING_ORDER, MAX_RING_PAGES, Put, QueueKey, flag, number_or, offer,
+    offer_queues, queues,
+};
 use abi::{GrantRef, Port};
 use heapless::Vec;
 
@@ -22,7 +25,30 @@ pub struct Features {
     pub max_queues: usize,
 }
 
+/// What a manifest may say of a disk.
+pub const FEATURES: [Feature; 6] = [
+    Feature::switch("flush"),
+    Feature::switch("discard"),
+    Feature::switch("persistent"),
+    Feature::switch("indirect"),
+    Feature::switch("multi_page"),
+    Feature::number("queues", MAX_QUEUES),
+];
+
 impl Features {
+    /// What of this the toolstack wants offered; `keys` are those of the backend's directory. `persistent` says whether
+    /// grants that stay mapped are offered where it does not say; it can ask for as many queues as it likes.
+    pub fn wanted(self, keys: &(impl Keys + ?Sized), persistent: bool) -> Result<Self, BadKey> {
+        Ok(Self {
+            flush: offer(keys, "offer-flush", true)? && self.flush,
+            discard: offer(keys, "offer-discard", true)? && self.discard,
+            persistent: offer(keys, "offer-persistent", persistent)? && self.persistent,
+            indirect_segments: if offer(keys, "offer-indirect", true)? { self.indirect_segments } else { 0 },
+            max_ring_order: if offer(keys, "offer-multi_page", true)? { self.max_ring_order } else { 0 },
+            max_queues: offer_queues(keys, self.max_queues)?,
+        })
+    }
+
     /// Writes the keys of the backend's directory. A key is left out where its absence means no.
     pub fn publish(&self, put: Put<'_>) {
         put("feature-barrier", &u8::from(self.flush));

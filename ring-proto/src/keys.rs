@@ -88,6 +88,36 @@ impl QueueKey {
     }
 }
 
+/// Something of a backend's offer that a manifest may say of a device: `features = { NAME = ... }` there, `offer-NAME`
+/// in the backend's directory, where the toolstack writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Feature {
+    /// Its name.
+    pub name: &'static str,
+    /// The least and the greatest number; none: it is on or off, 1 or 0.
+    pub range: Option<(u32, u32)>,
+}
+
+impl Feature {
+    pub(crate) const fn switch(name: &'static str) -> Self {
+        Self { name, range: None }
+    }
+
+    pub(crate) const fn number(name: &'static str, most: usize) -> Self {
+        Self { name, range: Some((1, most as u32)) }
+    }
+}
+
+/// Whether the toolstack wants something offered; `default` where it says nothing.
+pub(crate) fn offer(keys: &(impl Keys + ?Sized), key: &'static str, default: bool) -> Result<bool, BadKey> {
+    number_or(keys, key, u8::from(default)).map(|number| number != 0)
+}
+
+/// How many queues the toolstack wants offered; `default` where it says nothing.
+pub(crate) fn offer_queues(keys: &(impl Keys + ?Sized), default: usize) -> Result<usize, BadKey> {
+    number_or(keys, "offer-queues", default).map(|number| number.clamp(1, MAX_QUEUES))
+}
+
 /// How many queues the peer chose, of at most `limit`; and whether they have directories of their own.
 pub(crate) fn queues(keys: &(impl Keys + ?Sized), limit: usize) -> Result<(usize, bool), BadKey> {
     const KEY: &str = "multi-queue-num-queues";

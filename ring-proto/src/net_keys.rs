@@ -1,6 +1,6 @@
 //! What network halves tell each other through the store.
 
-use crate::keys::{BadKey, Keys, MAX_QUEUES, Put, QueueKey, flag, queues};
+use crate::keys::{BadKey, Feature, Keys, MAX_QUEUES, Put, QueueKey, flag, offer, offer_queues, queues};
 use abi::{GrantRef, Port};
 use heapless::Vec;
 
@@ -77,7 +77,38 @@ pub struct BackKeys {
     pub max_queues: usize,
 }
 
+/// What a manifest may say of a vif.
+pub const FEATURES: [Feature; 6] = [
+    Feature::switch("sg"),
+    Feature::switch("gso"),
+    Feature::switch("checksum"),
+    Feature::switch("split_events"),
+    Feature::switch("multicast"),
+    Feature::number("queues", MAX_QUEUES),
+];
+
 impl BackKeys {
+    /// What of this the toolstack wants offered; `keys` are those of the backend's directory. It can ask for as many
+    /// queues as it likes. Packets to be segmented take several slots, so without those there are none.
+    pub fn wanted(self, keys: &(impl Keys + ?Sized)) -> Result<Self, BadKey> {
+        let scatter_gather = offer(keys, "offer-sg", true)? && self.offloads.scatter_gather;
+        let gso = offer(keys, "offer-gso", true)? && scatter_gather;
+        let checksum = offer(keys, "offer-checksum", true)?;
+        let Offloads { gso_tcpv4, gso_tcpv6, checksum_v4, checksum_v6, .. } = self.offloads;
+        Ok(Self {
+            offloads: Offloads {
+                scatter_gather,
+                gso_tcpv4: gso && gso_tcpv4,
+                gso_tcpv6: gso && gso_tcpv6,
+                checksum_v4: checksum && checksum_v4,
+                checksum_v6: checksum && checksum_v6,
+            },
+            split_events: offer(keys, "offer-split_events", true)? && self.split_events,
+            multicast_control: offer(keys, "offer-multicast", true)? && self.multicast_control,
+            max_queues: offer_queues(keys, self.max_queues)?,
+        })
+    }
+
     /// Writes the keys of the backend's directory. Copying into the guest's pages is the only way it receives.
     pub fn publish(&self, put: Put<'_>) {
         put("feature-rx-copy", &1);
@@ -144,25 +175,25 @@ impl FrontKeys {
         }
     }
 
-    /// Reads them; at most `max_queues` queues.
-    pub fn parse(keys: &(impl Keys + ?Sized), max_queues: usize) -> Result<Self, BadKey> {
+    /// Reads them, against what was offered.
+    pub fn parse(keys: &(impl Keys + ?Sized), offered: &BackKeys) -> Result<Self, BadKey> {
         if !flag(keys, "request-rx-copy") {
             return Err(BadKey("request-rx-copy"));
         }
-        let (count, directories) = queues(keys, max_queues)?;
-        let queue = |index: usize| queue_keys(keys, directories.then_some(index));
+        let (count, directories) = queues(keys, offered.max_queues)?;
+        let queue = |index: usize| queue_keys(keys, directories.then_some(index), offered.split_events);
         Ok(Self {
             queues: (0..count).map(queue).collect::<Result<_, _>>()?,
             offloads: Offloads::parse(keys),
             rx_notify: flag(keys, "feature-rx-notify"),
-            multicast_control: flag(keys, "request-multicast-control"),
+            multicast_control: offered.multicast_control && flag(keys, "request-multicast-control"),
         })
     }
 }
 
-fn queue_keys(keys: &(impl Keys + ?Sized), queue: Option<usize>) -> Result<QueueKeys, BadKey> {
+fn queue_keys(keys: &(impl Keys + ?Sized), queue: Option<usize>, may_split: bool) -> Result<QueueKeys, BadKey> {
     let key = |name| QueueKey::new(queue, name, None);
-    let split = keys.get(key("event-channel-tx").as_str()).is_some();
+    let split = may_split && keys.get(key("event-channel-tx").as_str()).is_some();
     let port = |name| key(name).port(keys, name);
     Ok(QueueKeys {
         tx_ring: key("tx-ring-ref").grant(keys, "tx-ring-ref")?,

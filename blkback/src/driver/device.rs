@@ -4,8 +4,9 @@ use abi::{DomId, GrantRef, PAGE_SIZE};
 use alloc::vec;
 use alloc::vec::Vec;
 use blkback::gpt::{GptError, Header, Partition};
+use blkback::kept::Page;
 use blkback::medium::Geometry;
-use blkback::virtio::{BlockDevice, Command, VirtioDisk, feature};
+use blkback::virtio::{BlockDevice, Command, Finished, VirtioDisk, feature};
 use domain_rt::driver::Function;
 use domain_rt::grant::{Access, DeviceGrant, DeviceMapper};
 use domain_rt::interrupt::Interrupt;
@@ -31,7 +32,7 @@ const BLK_SIZE: usize = 20;
 /// What a request keeps until the device is done with it.
 struct InFlight {
     tag: u16,
-    pages: Vec<DeviceGrant>,
+    pages: Vec<Page<DeviceGrant>>,
     /// Pages of our own.
     own: Option<Pages>,
 }
@@ -67,6 +68,7 @@ pub async fn open(function: Function) -> Result<(VirtioDisk<VirtioBlock>, Interr
         physical_sector: if block >= SECTOR && block.is_multiple_of(SECTOR) { block } else { SECTOR },
         read_only: has(feature::RO),
         discard: false,
+        maps: true,
         max_segments: segments.min(queue.max_buffers() as u32 - 2).min(blk::MAX_SEGMENTS as u32) as u16,
     };
     if usize::from(geometry.max_segments) < blk::DIRECT_SEGMENTS || sectors > u64::MAX / u64::from(SECTOR) {
@@ -212,12 +214,12 @@ impl BlockDevice for VirtioBlock {
         if self.device.features().contains(Features::INDIRECT_DESC) { 1 } else { pages + 2 }
     }
 
-    fn push(&mut self, tag: u16, command: Command, segments: &[Segment], pages: Vec<DeviceGrant>) -> bool {
+    fn push(&mut self, tag: u16, command: Command, segments: &[Segment], pages: Vec<Page<DeviceGrant>>) -> bool {
         let direction = match command {
             Command::Transfer(blk::Direction::Read, _) => Direction::FromDevice,
             _ => Direction::ToDevice,
         };
-        let buffer = |(segment, page): (&Segment, &DeviceGrant)| {
+        let buffer = |(segment, page): (&Segment, &Page<DeviceGrant>)| {
             Buffer::of_grant(page, segment.offset.into(), segment.len.into(), direction)
         };
         let mut data = core::mem::take(&mut self.data);
@@ -235,7 +237,7 @@ impl BlockDevice for VirtioBlock {
         }
     }
 
-    fn pop(&mut self) -> Option<(u16, bool, Vec<DeviceGrant>)> {
+    fn pop(&mut self) -> Option<Finished<DeviceGrant>> {
         self.take().map(|(in_flight, success)| (in_flight.tag, success, in_flight.pages))
     }
 }

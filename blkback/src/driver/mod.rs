@@ -10,17 +10,16 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use blkback::counters::Counters;
 use blkback::disk::{Disk, OpenError, Outcome, SessionId};
 use blkback::gpt::Partition;
 use blkback::medium::{Busy, Done, Geometry, Io, Medium, Token};
 use blkback::ram::Ram;
-use blkback::session::Extent;
-use blkback::target::Mode;
+use blkback::session::Config;
 use blkback::virtio::VirtioDisk;
 use core::cell::{Cell, RefCell};
 use device::VirtioBlock;
 use domain_rt::activity::Activity;
-use domain_rt::backend::Signal;
 use domain_rt::driver::{Driver, Function, Peers, serve_interrupt};
 use domain_rt::events::Event;
 use domain_rt::grant::Mapping;
@@ -119,6 +118,12 @@ impl Medium for AnyMedium {
             Self::Ram(disk) => disk.completed(),
         }
     }
+    fn closed(&mut self, session: u16) {
+        match self {
+            Self::Virtio(disk) => disk.closed(session),
+            Self::Ram(disk) => disk.closed(session),
+        }
+    }
 }
 
 /// A disk, who is served on it, and how they are told.
@@ -161,18 +166,14 @@ impl SharedDisk {
         self.run();
     }
 
-    fn open(
-        &self,
-        ring: Mapping,
-        peer: abi::DomId,
-        extent: Extent,
-        mode: Mode,
-        event: Rc<Event>,
-        broken: Signal,
-    ) -> Result<SessionId, OpenError> {
-        let id = self.disk.borrow_mut().open(ring, peer, extent, mode.read_only, mode.shared)?;
-        self.peers.add(id, event, broken);
-        Ok(id)
+    /// Opens a vbd with its first queue.
+    fn open(&self, ring: Mapping, config: Config, shared: bool) -> Result<SessionId, OpenError> {
+        self.disk.borrow_mut().open(ring, config, shared)
+    }
+
+    /// Opens a further queue of a vbd.
+    fn open_queue(&self, ring: Mapping, first: SessionId) -> Result<SessionId, OpenError> {
+        self.disk.borrow_mut().open_queue(ring, first)
     }
 
     fn close(&self, id: SessionId) {
@@ -180,9 +181,11 @@ impl SharedDisk {
         self.peers.remove(id);
     }
 
-    /// What a vbd has done, and all of them together.
-    fn stats(&self, id: SessionId) -> (String, String) {
+    /// What a vbd of these queues has done, and all of them together.
+    fn stats(&self, queues: impl Iterator<Item = SessionId>) -> (String, String) {
         let all = format!("requests {}", self.totals.operations.get());
-        (self.disk.borrow().counters(id).map(ToString::to_string).unwrap_or_default(), all)
+        let disk = self.disk.borrow();
+        let done: Counters = queues.filter_map(|id| disk.counters(id).copied()).sum();
+        (done.to_string(), all)
     }
 }

@@ -9,46 +9,54 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use blkback::disk::SessionId;
 use blkback::gpt::Partition;
+use blkback::kept;
+use blkback::medium::Geometry;
 use blkback::ram::Ram;
-use blkback::session::{Extent, limits};
+use blkback::session::{Config, Extent, limits};
 use blkback::target::{Mode, Target};
 use domain_rt::activity::Activity;
 use domain_rt::backend::{self, Signal};
-use domain_rt::events::Event;
+use domain_rt::events::{self, Event};
 use domain_rt::grant::{Access, Mapping};
 use domain_rt::page::Pages;
 use domain_rt::store::KeySet;
 use domain_rt::xenbus::Half;
-use ring_proto::blk::info;
-use ring_proto::blk_keys::{Features, FrontKeys, Properties};
+use ring_proto::blk::{Limits, info};
+use ring_proto::blk_keys::{Features, FrontKeys, Properties, QueueKeys};
 use ring_proto::keys::{Keys, Put};
 
 /// Largest ring: eight pages.
 const MAX_RING_ORDER: u32 = 3;
+/// Queues offered where the manifest says nothing: as many as this domain has vCPUs.
+const QUEUES: usize = 1;
+/// Whether grants that stay mapped are offered where the manifest says nothing.
+const PERSISTENT: bool = false;
+
 /// What a vbd is made of.
 pub struct Vbd {
     disk: Rc<SharedDisk>,
     extent: Extent,
     mode: Mode,
+    /// What the guest is offered.
+    offered: Features,
 }
 
-/// A connected frontend. Dropping it closes the session, then unmaps the ring and closes the event.
+/// A connected frontend. Dropping it closes its queues, then unmaps their rings and closes their events.
 pub struct Connection {
     disk: Rc<SharedDisk>,
-    session: SessionId,
-    event: Rc<Event>,
+    queues: Vec<(SessionId, Rc<Event>)>,
     broken: Signal,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.disk.close(self.session);
+        self.queues.iter().for_each(|(session, _)| self.disk.close(*session));
     }
 }
 
 impl backend::Connection for Connection {
     async fn wait(&self) {
-        self.event.wait().await;
+        events::wait_any(self.queues.iter().map(|(_, event)| &**event)).await;
     }
 
     async fn serve(&self) {
@@ -64,7 +72,7 @@ impl backend::Connection for Connection {
     }
 
     fn stats(&self) -> (String, String) {
-        self.disk.stats(self.session)
+        self.disk.stats(self.queues.iter().map(|(session, _)| *session))
     }
 }
 
@@ -72,7 +80,7 @@ impl backend::Backend for Vbd {
     type Connection = Connection;
 
     fn offer(&self, put: Put<'_>) {
-        self.features().publish(put);
+        self.offered.publish(put);
     }
 
     async fn connect(&self, half: &Half) -> Result<Connection, String> {
@@ -109,19 +117,16 @@ impl Vbd {
             Target::Number(name, number) => part(driver.disk(name)?, &|partition| partition.number == number)?,
             Target::Label(name, label) => part(driver.disk(name)?, &|partition| partition.label == label)?,
         };
-        Ok(Self { disk, extent, mode })
+        let offered = features(&disk.geometry(), &extent, mode);
+        let offered = offered.wanted(keys, PERSISTENT).map_err(|error| format!("{error}"))?;
+        Ok(Self { disk, extent, mode, offered })
     }
 
-    fn features(&self) -> Features {
+    /// What requests are checked against.
+    fn limits(&self) -> Limits {
+        let Features { flush, discard, indirect_segments, .. } = self.offered;
         let limits = limits(&self.disk.geometry(), &self.extent, self.mode.read_only);
-        Features {
-            flush: limits.flush,
-            discard: limits.discard,
-            persistent: false,
-            indirect_segments: limits.indirect_segments,
-            max_ring_order: MAX_RING_ORDER,
-            max_queues: 1,
-        }
+        Limits { flush, discard, indirect_segments, ..limits }
     }
 
     fn properties(&self) -> Properties {
@@ -136,21 +141,46 @@ impl Vbd {
     }
 }
 
+/// All that can be offered on a disk. A RAM disk maps nothing that could stay.
+fn features(geometry: &Geometry, extent: &Extent, mode: Mode) -> Features {
+    let limits = limits(geometry, extent, mode.read_only);
+    Features {
+        flush: limits.flush,
+        discard: limits.discard,
+        persistent: geometry.maps,
+        indirect_segments: limits.indirect_segments,
+        max_ring_order: MAX_RING_ORDER,
+        max_queues: QUEUES,
+    }
+}
+
 /// Takes up what the frontend published.
 async fn connect(half: &Half, vbd: &Vbd) -> Result<Connection, String> {
     let keys = half.peer_keys().await.map_err(|error| format!("{error}"))?;
-    let front = FrontKeys::parse(&keys, &vbd.features()).map_err(|error| format!("{error}"))?;
-    let queue = front.queues.first().ok_or("no queue")?;
-    let peer: DomId = half.peer();
-    let ring = Mapping::new(peer, &queue.ring, Access::ReadWrite).map_err(|status| format!("ring: {status:?}"))?;
-    let event = Event::bind_interdomain(peer, queue.event).map_err(|error| format!("event-channel: {error:?}"))?;
-    let (event, broken) = (Rc::new(event), Signal::default());
-    let disk = vbd.disk.clone();
-    let session = disk
-        .open(ring, peer, vbd.extent, vbd.mode, event.clone(), broken.clone())
-        .map_err(|error| format!("{error:?}"))?;
-    let connection = Connection { disk, session, event, broken };
+    let front = FrontKeys::parse(&keys, &vbd.offered).map_err(|error| format!("{error}"))?;
+    let peer = half.peer();
+    let keep = if front.persistent { kept::MOST / front.queues.len() as u16 } else { 0 };
+    let config = Config { peer, extent: vbd.extent, limits: vbd.limits(), keep };
+    let mut connection = Connection { disk: vbd.disk.clone(), queues: Vec::new(), broken: Signal::default() };
+    for queue in &front.queues {
+        let (ring, event) = map(peer, queue)?;
+        let (disk, event) = (&vbd.disk, Rc::new(event));
+        let session = match connection.queues.first() {
+            None => disk.open(ring, config, vbd.mode.shared),
+            Some((first, _)) => disk.open_queue(ring, *first),
+        };
+        let session = session.map_err(|error| format!("{error:?}"))?;
+        disk.peers.add(session, event.clone(), connection.broken.clone());
+        connection.queues.push((session, event));
+    }
     // What was asked before anybody listened.
     connection.disk.run();
     Ok(connection)
+}
+
+/// Maps a queue's ring and binds its event.
+fn map(peer: DomId, queue: &QueueKeys) -> Result<(Mapping, Event), String> {
+    let ring = Mapping::new(peer, &queue.ring, Access::ReadWrite).map_err(|status| format!("ring: {status:?}"))?;
+    let event = Event::bind_interdomain(peer, queue.event).map_err(|error| format!("event-channel: {error:?}"))?;
+    Ok((ring, event))
 }

@@ -1,12 +1,14 @@
 //! The backend against ring-proto's peers, on the host.
 
 mod order;
+mod persistent;
 mod serve;
 mod tables;
 
+use crate::kept::Page;
 use crate::medium::{Copy, CopyGrants, Geometry, ReadGrants};
 use crate::ram::Ram;
-use crate::virtio::{BlockDevice, Command};
+use crate::virtio::{BlockDevice, Command, Finished};
 use abi::{DomId, GrantRef};
 use ring_proto::blk::{Direction, Segment};
 use ring_proto::memory::RingMemory;
@@ -94,6 +96,9 @@ impl Drop for FakePage {
     }
 }
 
+/// A request: its tag, what it does, and its pages.
+type Queued = (u16, Command, Vec<Segment>, Vec<Page<FakePage>>);
+
 /// A device on memory that completes requests in random order, some of them later.
 pub struct FakeDevice {
     pub grants: Grants,
@@ -101,7 +106,7 @@ pub struct FakeDevice {
     pub mapped: Rc<RefCell<usize>>,
     pub kicks: usize,
     size: usize,
-    queued: Vec<(u16, Command, Vec<Segment>, Vec<FakePage>)>,
+    queued: Vec<Queued>,
     rng: Rng,
     /// How many completions may be had before the next kick or interrupt.
     pub budget: usize,
@@ -115,7 +120,7 @@ impl FakeDevice {
 
     pub fn geometry(&self) -> Geometry {
         let sectors = self.disk.borrow().len() as u64 / 512;
-        Geometry { sectors, physical_sector: 512, read_only: false, discard: false, max_segments: 62 }
+        Geometry { sectors, physical_sector: 512, read_only: false, discard: false, maps: true, max_segments: 62 }
     }
 }
 
@@ -151,7 +156,7 @@ impl BlockDevice for FakeDevice {
         pages + 2
     }
 
-    fn push(&mut self, tag: u16, command: Command, segments: &[Segment], pages: Vec<FakePage>) -> bool {
+    fn push(&mut self, tag: u16, command: Command, segments: &[Segment], pages: Vec<Page<FakePage>>) -> bool {
         assert!(self.room() >= self.entries(pages.len()), "room was promised");
         assert!(self.queued.iter().all(|other| other.0 != tag), "a tag in use once");
         self.queued.push((tag, command, segments.to_vec(), pages));
@@ -163,25 +168,29 @@ impl BlockDevice for FakeDevice {
         self.budget = 1 + self.rng.below(8) as usize;
     }
 
-    fn pop(&mut self) -> Option<(u16, bool, Vec<FakePage>)> {
+    fn pop(&mut self) -> Option<Finished<FakePage>> {
         self.budget = self.budget.checked_sub(1)?;
         if self.queued.is_empty() {
             return None;
         }
         let index = self.rng.below(self.queued.len() as u64) as usize;
         let (tag, command, segments, pages) = self.queued.remove(index);
+        let mut success = true;
         if let Command::Transfer(direction, sector) = command {
             let mut disk = self.disk.borrow_mut();
             let mut at = sector as usize * 512;
-            for (segment, FakePage(guest, grant, _)) in segments.iter().zip(&pages) {
+            for (segment, page) in segments.iter().zip(&pages) {
+                let FakePage(guest, grant, _) = &**page;
                 let bytes = &mut disk[at..at + usize::from(segment.len)];
-                match direction {
-                    Direction::Read => guest.copy_to(*grant, segment.offset.into(), bytes).unwrap(),
-                    Direction::Write => guest.copy_from(*grant, segment.offset.into(), bytes).unwrap(),
-                }
+                let done = match direction {
+                    Direction::Read => guest.copy_to(*grant, segment.offset.into(), bytes),
+                    Direction::Write => guest.copy_from(*grant, segment.offset.into(), bytes),
+                };
+                // The page of a grant that a guest ended while it is mapped is nobody's in this model.
+                success &= done.is_ok();
                 at += usize::from(segment.len);
             }
         }
-        Some((tag, true, pages))
+        Some((tag, success, pages))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Grants;
 use crate::medium::{Busy, Done, Geometry, Io, Medium, Token};
-use crate::session::{Extent, Session};
+use crate::session::{Config, Extent, Session, limits};
 use abi::{DomId, GrantRef};
 use ring_proto::blk::*;
 use ring_proto::ring::Front;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::vec::Vec;
 
 const GEOMETRY: Geometry =
-    Geometry { sectors: 1000, physical_sector: 512, read_only: false, discard: true, max_segments: 32 };
+    Geometry { sectors: 1000, physical_sector: 512, read_only: false, discard: true, maps: true, max_segments: 32 };
 
 /// Holds what it is given until the test completes it.
 struct Manual {
@@ -52,7 +52,8 @@ impl Bench {
         let memory = WordMemory::new(4096);
         let front = Front::new(memory.clone()).unwrap();
         let extent = Extent { start: 100, sectors: 500 };
-        let session = Session::new(memory, DomId(1), &GEOMETRY, extent, false, (0, 1)).unwrap();
+        let config = Config { peer: DomId(1), extent, limits: limits(&GEOMETRY, &extent, false), keep: 0 };
+        let session = Session::new(memory, config, (0, 1)).unwrap();
         Self { front, session, disk: Manual { started: Vec::new(), room: 100 } }
     }
 
@@ -81,7 +82,7 @@ impl Bench {
         let index = self.disk.started.iter().position(|(_, other)| other == what).expect("with the disk");
         let (token, _) = self.disk.started.remove(index);
         self.disk.room += 1;
-        self.session.complete(Done { token, success, copied: 0 });
+        self.session.complete(Done { success, ..Done::of(token) });
         self.take();
         let _ = self.session.publish();
     }
@@ -163,7 +164,7 @@ fn a_barrier_goes_on_when_the_disk_has_room_again() {
     bench.ask(3, BlkOp::READ);
     bench.disk.room = 0;
     let (token, _) = bench.disk.started.remove(0);
-    bench.session.complete(Done { token, success: true, copied: 0 });
+    bench.session.complete(Done { success: true, ..Done::of(token) });
     bench.take();
     assert_eq!(bench.started(), [""; 0]);
     bench.disk.room = 1;

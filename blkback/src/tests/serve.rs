@@ -3,8 +3,8 @@
 use super::{FakeDevice, Grants, contents, ram};
 use crate::counters::Counters;
 use crate::disk::{Disk, OpenError, Outcome, SessionId};
-use crate::medium::Medium;
-use crate::session::{Extent, limits};
+use crate::medium::{Geometry, Medium};
+use crate::session::{Config, Extent, limits};
 use crate::virtio::VirtioDisk;
 use abi::DomId;
 use ring_proto::blk::Blk;
@@ -15,6 +15,10 @@ use std::sync::Arc;
 use std::vec::Vec;
 
 const SECTORS: u64 = 8192;
+
+fn config(geometry: &Geometry, peer: u16, extent: Extent, read_only: bool) -> Config {
+    Config { peer: DomId(peer), extent, limits: limits(geometry, &extent, read_only), keep: 0 }
+}
 
 /// A disk and its only session.
 type Served<D> = (Disk<D, Arc<WordMemory>>, SessionId);
@@ -29,11 +33,11 @@ fn one_guest<D: Medium>(medium: D, grants: &Grants, mut between: impl FnMut(&mut
     let pages = grants.guest(1);
     let memory = WordMemory::new(4096);
     let extent = Extent { start: 0, sectors: SECTORS };
-    let limits = limits(&medium.geometry(), &extent, false);
+    let config = config(&medium.geometry(), 1, extent, false);
     let empty = std::vec![0; SECTORS as usize * 512];
-    let mut front = PoliteFront::new(memory.clone(), pages.clone(), empty, limits, 3);
+    let mut front = PoliteFront::new(memory.clone(), pages.clone(), empty, config.limits, 3);
     let mut disk = Disk::new(medium);
-    let id = disk.open(memory, DomId(1), extent, false, false).unwrap();
+    let id = disk.open(memory, config, false).unwrap();
     let mut notified = true;
     let mut grants = grants.clone();
     while front.answered < 3000 || front.in_flight() > 0 {
@@ -96,11 +100,12 @@ fn neighbours<D: Medium>(make: impl Fn(&Grants, u64) -> D, mut between: impl FnM
         let hostile_extent = Extent { start: 2048, sectors: 2048 };
         let (a, b) = (WordMemory::new(4096), WordMemory::new(4096));
         let empty = std::vec![0; 2048 * 512];
-        let polite_limits = limits(&geometry, &polite_extent, false);
-        let mut polite = PoliteFront::new(a.clone(), polite_pages, empty, polite_limits, seed);
+        let (good, bad) =
+            (config(&geometry, 1, polite_extent, false), config(&geometry, 2, hostile_extent, seed % 3 == 0));
+        let mut polite = PoliteFront::new(a.clone(), polite_pages, empty, good.limits, seed);
         let mut hostile = HostileFront::<_, Blk>::new(b.clone(), seed, seed % 2 == 0);
-        disk.open(a, DomId(1), polite_extent, false, false).unwrap();
-        let bad = disk.open(b, DomId(2), hostile_extent, seed % 3 == 0, false).unwrap();
+        disk.open(a, good, false).unwrap();
+        let bad = disk.open(b, bad, false).unwrap();
         let mut broken = false;
         while polite.answered < 300 || polite.in_flight() > 0 {
             let _ = polite.step(polite.answered < 300);
@@ -145,7 +150,7 @@ fn a_read_only_vbd_is_never_written_nor_a_partition_left() {
         let memory = WordMemory::new(4096);
         let mut hostile = HostileFront::<_, Blk>::new(memory.clone(), 77, false);
         let extent = Extent { start: 1000, sectors: 1000 };
-        disk.open(memory, DomId(2), extent, read_only, false).unwrap();
+        disk.open(memory, config(&disk.medium().geometry(), 2, extent, read_only), false).unwrap();
         for _ in 0..1000 {
             writable.iter().for_each(|page| pages.fill(*page, 0, &[0xee; 4096]));
             let _ = hostile.step(|rng| hostile_request(rng, &writable, 1000));
@@ -163,7 +168,8 @@ fn sectors_are_shared_only_by_readers_or_by_will() {
     let grants = Grants::default();
     let mut disk = Disk::<_, Arc<WordMemory>>::new(ram(&grants, SECTORS));
     let mut open = |start, sectors, read_only, shared| {
-        disk.open(WordMemory::new(4096), DomId(1), Extent { start, sectors }, read_only, shared)
+        let config = config(&disk.medium().geometry(), 1, Extent { start, sectors }, read_only);
+        disk.open(WordMemory::new(4096), config, shared)
     };
     let first = open(0, 100, false, false).unwrap();
     open(200, 100, true, false).unwrap();
@@ -174,7 +180,8 @@ fn sectors_are_shared_only_by_readers_or_by_will() {
     assert!(open(0, 100, false, true).is_ok());
     assert_eq!(open(SECTORS - 1, 2, true, false), Err(OpenError::Beyond));
     assert_eq!(open(u64::MAX, 2, true, false), Err(OpenError::Beyond));
-    let small = disk.open(WordMemory::new(96), DomId(1), Extent { start: 4000, sectors: 1 }, true, false);
+    let one = config(&disk.medium().geometry(), 1, Extent { start: 4000, sectors: 1 }, true);
+    let small = disk.open(WordMemory::new(96), one, false);
     assert!(matches!(small, Err(OpenError::Ring(_))));
     assert!(disk.close(first).is_some());
 }
@@ -187,12 +194,12 @@ fn a_closed_session_gets_no_answer_and_its_place_no_stale_ones() {
     let (mapped, geometry) = (device.mapped.clone(), device.geometry());
     let mut disk = Disk::new(VirtioDisk::new(device, geometry, true, 16));
     let extent = Extent { start: 0, sectors: SECTORS };
-    let limits = limits(&geometry, &extent, true);
+    let config = config(&geometry, 1, extent, true);
     for round in 0..20 {
         let memory = WordMemory::new(4096);
         let empty = std::vec![0; SECTORS as usize * 512];
-        let mut front = PoliteFront::new(memory.clone(), pages.clone(), empty, limits, round);
-        let id = disk.open(memory, DomId(1), extent, true, false).unwrap();
+        let mut front = PoliteFront::new(memory.clone(), pages.clone(), empty, config.limits, round);
+        let id = disk.open(memory, config, false).unwrap();
         for _ in 0..3 {
             let _ = front.step(true);
             disk.run(&mut grants.clone(), |outcome| assert_eq!(outcome, Outcome::Notify(id)));

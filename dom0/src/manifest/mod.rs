@@ -10,6 +10,9 @@
 //! disk = [{ target = "disk0:web", vdev = "xvda", mode = "r" }]
 //! on_crash = "restart"
 //! ```
+//! What a backend offers on a vif or a disk can be narrowed, feature by feature, and its number of queues set:
+//! `features = { gso = false, queues = 2 }` in it. The names are in docs/rings.md.
+//!
 //! A device of any other class has a class and, if its backend wants that, parameters:
 //! `device = [{ class = "echo", params = "upper" }]`. A driver domain says which devices it is given and which class it
 //! serves: `pci = ["00:02.0"]`, `serves = ["vif"]`. `[machine]` is for `cargo xtask run`: memory, disk and forwarded ports
@@ -26,7 +29,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use ring_proto::keys::Feature;
 use ring_proto::path::Class;
+use ring_proto::{blk_keys, net_keys};
 use toml::de::DeTable;
 
 pub use device::{Mac, PciFunction, Vdev};
@@ -87,6 +92,8 @@ pub struct Vif {
     pub bridge: String,
     /// The driver domain by name; the one that serves `vif` if there is none here.
     pub backend: Option<String>,
+    /// What it is to offer, by name; features that are not here are as the backend likes.
+    pub features: Vec<(&'static str, u32)>,
 }
 
 /// A disk.
@@ -100,6 +107,8 @@ pub struct Disk {
     pub mode: &'static str,
     /// The driver domain by name; the one that serves `vbd` if there is none here.
     pub backend: Option<String>,
+    /// What it is to offer, by name; features that are not here are as the backend likes.
+    pub features: Vec<(&'static str, u32)>,
 }
 
 /// A device of a class that dom0 knows nothing of but its name. Its number is its place in the list.
@@ -222,9 +231,25 @@ fn vif(mut table: Fields<'_, '_>, mistakes: &mut Mistakes<'_>, domain: &str, ind
         mac: mac.map_or_else(|| Mac::derived(domain, index), |(mac, _)| mac),
         bridge: bridge.map_or_else(|| "xenbr0".into(), |(bridge, _)| bridge),
         backend: table.string(mistakes, "backend").map(|(backend, _)| backend),
+        features: features(&mut table, mistakes, &net_keys::FEATURES),
     };
     table.finish(mistakes);
     vif
+}
+
+/// What a device says of features.
+fn features(table: &mut Fields<'_, '_>, mistakes: &mut Mistakes<'_>, known: &[Feature]) -> Vec<(&'static str, u32)> {
+    let Some(mut table) = table.table(mistakes, "features") else { return Vec::new() };
+    let mut found = Vec::new();
+    for Feature { name, range } in known {
+        let value = match *range {
+            None => table.boolean(mistakes, name).map(u32::from),
+            Some((least, most)) => table.integer(mistakes, name, least..=most),
+        };
+        found.extend(value.map(|value| (*name, value)));
+    }
+    table.finish(mistakes);
+    found
 }
 
 fn disks(table: &mut Fields<'_, '_>, mistakes: &mut Mistakes<'_>) -> Vec<Disk> {
@@ -237,12 +262,13 @@ fn disks(table: &mut Fields<'_, '_>, mistakes: &mut Mistakes<'_>) -> Vec<Disk> {
         let vdev = table.parsed(mistakes, "vdev", "xvda to xvdp, or one with a partition's number", Vdev::parse);
         let mode = table.choice(mistakes, "mode", &MODES).unwrap_or("w");
         let backend = table.string(mistakes, "backend").map(|(backend, _)| backend);
+        let features = features(&mut table, mistakes, &blk_keys::FEATURES);
         table.finish(mistakes);
         let (Some((target, _)), Some((vdev, place))) = (target, vdev) else { continue };
         if disks.iter().any(|disk| disk.vdev == vdev) {
             mistakes.add(place, format!("a second disk `{vdev}`"));
         }
-        disks.push(Disk { target, vdev, mode, backend });
+        disks.push(Disk { target, vdev, mode, backend, features });
     }
     disks
 }

@@ -66,6 +66,36 @@ fn a_manifest_with_everything() {
 }
 
 #[test]
+fn what_devices_offer() {
+    let source = "name='a'\nkernel='k'\n\
+        vif=[{features={gso=false,split_events=true,queues=2}},{}]\n\
+        disk=[{target='d',vdev='xvda',features={persistent=true,queues=8}}]\n";
+    let domain = parse(source).unwrap().domains.remove(0);
+    assert_eq!(domain.vifs[0].features, [("gso", 0), ("split_events", 1), ("queues", 2)]);
+    assert_eq!(
+        (&domain.vifs[1].features[..], &domain.disks[0].features[..]),
+        (&[][..], &[("persistent", 1), ("queues", 8)][..])
+    );
+    for (wrong, message) in [
+        ("vif=[{features={gs0=false}}]", "no key `gs0` here; did you mean `gso`?"),
+        (
+            "vif=[{features={persistent=false}}]",
+            "no key `persistent` here; valid: sg, gso, checksum, split_events, multicast, queues",
+        ),
+        ("vif=[{features={gso=0}}]", "`gso` must be true or false, not a value of type integer"),
+        ("vif=[{features={queues=9}}]", "`queues` must be from 1 to 8"),
+        ("vif=[{features='gso'}]", "`features` must be a table, not a value of type string"),
+        (
+            "disk=[{target='d',vdev='xvda',features={persistant=true}}]",
+            "no key `persistant` here; did you mean `persistent`?",
+        ),
+    ] {
+        let error = parse(&format!("name='a'\nkernel='k'\n{wrong}\n")).unwrap_err();
+        assert_eq!((error.mistakes.len(), error.mistakes[0].message.as_str()), (1, message));
+    }
+}
+
+#[test]
 fn one_domain_at_the_top() {
     let manifest = parse("name = \"a\"\nkernel = \"k\"\n[[vif]]\nmac = \"00:16:3e:00:00:02\"\n").unwrap();
     assert_eq!((manifest.domains.len(), manifest.domains[0].vifs.len()), (1, 1));

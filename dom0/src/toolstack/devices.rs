@@ -105,6 +105,7 @@ pub(super) fn make(store: &mut Store, link: &Link, config: &Config) {
                 keys.extend([("handle".into(), handle.to_string()), ("mac".into(), vif.mac.to_string())]);
             }
             backend.push(("bridge".into(), vif.bridge.clone()));
+            backend.extend(offers(&vif.features));
         }
         Class::Vbd => {
             let Some(disk) = config.disks.get(link.index) else { return };
@@ -120,6 +121,7 @@ pub(super) fn make(store: &mut Store, link: &Link, config: &Config) {
                 backend.push((key.into(), value.into()));
             }
             backend.push(("dev".into(), disk.vdev.to_string()));
+            backend.extend(offers(&disk.features));
         }
         Class::Pci => {
             backend.push(("num_devs".into(), config.pci.len().to_string()));
@@ -144,6 +146,11 @@ pub(super) fn make(store: &mut Store, link: &Link, config: &Config) {
     // Whoever watches finds everything there when its own half appears.
     put(store, &format!("{front_dir}/state"), &initialising);
     put(store, &format!("{back_dir}/state"), &initialising);
+}
+
+/// What a backend is told of features.
+fn offers(features: &[(&'static str, u32)]) -> impl Iterator<Item = (String, String)> {
+    features.iter().map(|(name, value)| (format!("offer-{name}"), value.to_string()))
 }
 
 /// Removes both directories, and the one above the backend's if it was the last device of the frontend's domain.

@@ -5,6 +5,7 @@ mod grants;
 mod vif;
 
 use abi::PAGE_SIZE;
+use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -26,7 +27,7 @@ use netback::vif::VifConfig;
 use ring_proto::keys::Keys;
 use ring_proto::net::Mac;
 use ring_proto::path::Class;
-use vif::Vif;
+use vif::{OFFERED, Vif};
 
 /// Memory for packets: 4 MiB.
 const PACKET_PAGES: usize = (4 << 20) / PAGE_SIZE;
@@ -60,7 +61,8 @@ impl Driver for Netback {
 
     fn device(self: &Rc<Self>, keys: &KeySet) -> Result<Vif, String> {
         let mac = keys.get("mac").and_then(Mac::parse).ok_or("mac is missing or no address")?;
-        Ok(Vif { switch: self.0.clone(), mac })
+        let offered = OFFERED.wanted(keys).map_err(|error| format!("{error}"))?;
+        Ok(Vif { switch: self.0.clone(), mac, offered })
     }
 }
 
@@ -77,7 +79,7 @@ fn open(function: &Function, memory: &Rc<Pages>) -> Option<(VirtioNet, Vec<Inter
     }
 }
 
-/// A guest's events.
+/// The events of a queue.
 enum Events {
     /// One for both rings.
     Shared(Event),
@@ -86,6 +88,15 @@ enum Events {
 }
 
 impl Events {
+    /// The ports that the guest's come in by.
+    fn ports(&self) -> impl Iterator<Item = &Event> + Clone {
+        let (first, second) = match self {
+            Self::Shared(event) => (event, None),
+            Self::Split(tx, rx) => (tx, Some(rx)),
+        };
+        core::iter::once(first).chain(second)
+    }
+
     fn notify(&self, tx: bool, rx: bool) {
         match self {
             Self::Shared(event) => event.notify(),
@@ -104,7 +115,7 @@ impl Events {
 /// The switch, and how its guests are told.
 struct SharedSwitch {
     switch: RefCell<Switch<Machine, VirtioNet, Mapping>>,
-    peers: Peers<VifId, Events>,
+    peers: Peers<VifId, Vec<Events>>,
     activity: Activity,
 }
 
@@ -120,7 +131,11 @@ impl SharedSwitch {
     fn some_rounds(&self) -> bool {
         self.activity.note();
         self.switch.borrow_mut().run(domain_rt::time::now(), ROUNDS, |outcome| match outcome {
-            Outcome::Notify { vif, tx, rx } => self.peers.notify(vif, |events| events.notify(tx, rx)),
+            Outcome::Notify { vif, queue, tx, rx } => {
+                let notify =
+                    |events: &Vec<Events>| events.get(usize::from(queue)).into_iter().for_each(|it| it.notify(tx, rx));
+                self.peers.notify(vif, notify);
+            }
             Outcome::Corrupt(vif, corrupt) => self.peers.broken(vif, format_args!("{corrupt:?}")),
         })
     }
@@ -135,13 +150,12 @@ impl SharedSwitch {
 
     fn open(
         &self,
-        tx: Mapping,
-        rx: Mapping,
+        rings: Vec<(Mapping, Mapping)>,
         config: VifConfig,
-        events: Rc<Events>,
+        events: Rc<Vec<Events>>,
         broken: Signal,
     ) -> Result<VifId, OpenError> {
-        let id = self.switch.borrow_mut().open(tx, rx, config)?;
+        let id = self.switch.borrow_mut().open(rings, config)?;
         self.peers.add(id, events, broken);
         Ok(id)
     }

@@ -5,21 +5,21 @@ use abi::DomId;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::slice;
 use domain_rt::activity::Activity;
 use domain_rt::backend::{self, Signal};
-use domain_rt::events::Event;
+use domain_rt::events::{self, Event};
 use domain_rt::grant::{Access, Mapping};
 use domain_rt::xenbus::Half;
-use embassy_futures::select::select;
 use netback::switch::VifId;
 use netback::vif::VifConfig;
 use ring_proto::keys::Put;
 use ring_proto::net::Mac;
 use ring_proto::net_keys::{self, BackKeys, FrontKeys, Offloads, QueueKeys};
 
-/// Everything is taken from guests: what a destination does not do is done here.
-const OFFERED: BackKeys = BackKeys {
+/// Everything is taken from guests: what a destination does not do is done here. Queues: as many as this domain has vCPUs.
+pub(super) const OFFERED: BackKeys = BackKeys {
     offloads: Offloads { scatter_gather: true, gso_tcpv4: true, gso_tcpv6: true, checksum_v4: true, checksum_v6: true },
     split_events: true,
     multicast_control: true,
@@ -30,13 +30,15 @@ const OFFERED: BackKeys = BackKeys {
 pub struct Vif {
     pub(super) switch: Rc<SharedSwitch>,
     pub(super) mac: Mac,
+    /// What the guest is offered.
+    pub(super) offered: BackKeys,
 }
 
 /// A connected frontend. Dropping it closes the vif, then unmaps the rings and closes the events.
 pub struct Connection {
     switch: Rc<SharedSwitch>,
     id: VifId,
-    events: Rc<Events>,
+    events: Rc<Vec<Events>>,
     broken: Signal,
 }
 
@@ -48,12 +50,7 @@ impl Drop for Connection {
 
 impl backend::Connection for Connection {
     async fn wait(&self) {
-        match &*self.events {
-            Events::Shared(event) => event.wait().await,
-            Events::Split(tx, rx) => {
-                select(tx.wait(), rx.wait()).await;
-            }
-        }
+        events::wait_any(self.events.iter().flat_map(Events::ports)).await;
     }
 
     async fn serve(&self) {
@@ -77,20 +74,24 @@ impl backend::Backend for Vif {
     type Connection = Connection;
 
     fn offer(&self, put: Put<'_>) {
-        OFFERED.publish(put);
+        self.offered.publish(put);
     }
 
     async fn connect(&self, half: &Half) -> Result<Connection, String> {
         let keys = half.peer_keys().await.map_err(|error| format!("{error}"))?;
-        let front = FrontKeys::parse(&keys, OFFERED.max_queues).map_err(|error| format!("{error}"))?;
-        let queue = front.queues.first().ok_or("no queue")?;
+        let front = FrontKeys::parse(&keys, &self.offered).map_err(|error| format!("{error}"))?;
         let peer = half.peer();
         let config =
             VifConfig { peer, mac: self.mac, offloads: front.offloads, multicast_control: front.multicast_control };
-        let (tx, rx, events) = map(peer, queue)?;
+        let (mut rings, mut events) = (Vec::new(), Vec::new());
+        for queue in &front.queues {
+            let (tx, rx, own) = map(peer, queue)?;
+            rings.push((tx, rx));
+            events.push(own);
+        }
         let (events, broken) = (Rc::new(events), Signal::default());
         let id =
-            self.switch.open(tx, rx, config, events.clone(), broken.clone()).map_err(|error| format!("{error:?}"))?;
+            self.switch.open(rings, config, events.clone(), broken.clone()).map_err(|error| format!("{error:?}"))?;
         let connection = Connection { switch: self.switch.clone(), id, events, broken };
         // What was sent before anybody listened.
         self.switch.run().await;

@@ -27,22 +27,25 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
     pub(super) fn collect(&mut self, round: &mut Round) {
         let mut frames = self.nic.as_ref().map_or(usize::MAX, |nic| nic.room().min(self.outgoing.free()));
         let mut units = self.pool.available();
-        // Everybody gets the same share of a round.
+        // Everybody gets the same share of a round, and so does each queue of it.
         let share = PER_VIF.min(PER_ROUND / self.vifs.len().max(1));
+        self.turn = self.turn.wrapping_add(1);
         for (place, slot) in (0..).zip(&mut self.vifs) {
             let Some(vif) = &mut slot.vif else { continue };
-            for _ in 0..share {
-                if frames < MOST_FRAMES || units < MOST_UNITS {
-                    return;
+            let (peer, queues, end) = (vif.config().peer, vif.queues(), round.packets.len() + share);
+            for queue in (0..queues).map(|index| (self.turn + index) % queues) {
+                for _ in 0..share.div_ceil(queues).min(end - round.packets.len()) {
+                    if frames < MOST_FRAMES || units < MOST_UNITS {
+                        return;
+                    }
+                    if !vif.next(queue, |packet| round.take(place, queue as u8, peer, packet)) {
+                        break;
+                    }
+                    let Some(packet) = round.packets.last() else { break };
+                    let segments = packet.gso.map_or(1, |gso| packet.len.div_ceil(gso.size.into())).min(MOST_FRAMES);
+                    frames -= segments;
+                    units -= segments + packet.len.div_ceil(UNIT);
                 }
-                let peer = vif.config().peer;
-                if !vif.next(|packet| round.take(place, peer, packet)) {
-                    break;
-                }
-                let Some(packet) = round.packets.last() else { break };
-                let segments = packet.gso.map_or(1, |gso| packet.len.div_ceil(gso.size.into())).min(MOST_FRAMES);
-                frames -= segments;
-                units -= segments + packet.len.div_ceil(UNIT);
             }
         }
     }
@@ -50,7 +53,7 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
 
 impl Round {
     /// Notes a packet, which is at least a header long.
-    fn take(&mut self, place: u16, peer: DomId, packet: &TxPacket) {
+    fn take(&mut self, place: u16, queue: u8, peer: DomId, packet: &TxPacket) {
         let (ids, pieces, headers) = (self.ids.len(), self.pieces.len(), self.headers.len());
         let own = self.packets.len() * AREA;
         self.pieces.push(Piece { place: Place::Own(own), len: ETH_HEADER as u16 });
@@ -72,6 +75,7 @@ impl Round {
         }
         self.packets.push(Packet {
             place,
+            queue,
             ids: ids..self.ids.len(),
             pieces: pieces..self.pieces.len(),
             header: headers..self.headers.len(),

@@ -88,7 +88,8 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
                         Checksum::Blank => Checksum::Validated,
                         other => other,
                     };
-                    let delivery = Delivery { pieces: &packet.pieces, len: packet.len, checksum, gso: None };
+                    let Mended { pieces, len, .. } = packet;
+                    let delivery = Delivery { pieces, len: *len, checksum, gso: None, flow: staged.flow };
                     if let Some(vif) = self.vif(*place) {
                         vif.plan(&delivery, copies);
                     }

@@ -25,6 +25,7 @@ use crate::vif::{Vif, VifConfig};
 use alloc::vec::Vec;
 use nic::Outgoing;
 use ring_proto::memory::RingMemory;
+use ring_proto::net::Status;
 use ring_proto::ring::{BadSize, Corrupt};
 use round::Round;
 
@@ -38,10 +39,12 @@ pub struct VifId {
 /// What a run has to say to the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Send this vif's events: of its transmit ring, of its receive ring.
+    /// Send the events of one of this vif's queues: of its transmit ring, of its receive ring.
     Notify {
         /// Whose.
         vif: VifId,
+        /// Which queue's.
+        queue: u8,
         /// Of the transmit ring.
         tx: bool,
         /// Of the receive ring.
@@ -79,6 +82,8 @@ pub struct Switch<G, N, M> {
     outgoing: Outgoing,
     round: Round,
     totals: Totals,
+    /// The queue of each vif that a round begins with, counted on.
+    turn: usize,
 }
 
 impl<G, N, M> core::fmt::Debug for Switch<G, N, M> {
@@ -101,17 +106,18 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
             outgoing: Outgoing::default(),
             round: Round::default(),
             totals: Totals::default(),
+            turn: 0,
         }
     }
 
-    /// Connects a guest.
-    pub fn open(&mut self, tx: M, rx: M, config: VifConfig) -> Result<VifId, OpenError> {
+    /// Connects a guest by the rings of its queues, transmit and receive.
+    pub fn open(&mut self, rings: impl IntoIterator<Item = (M, M)>, config: VifConfig) -> Result<VifId, OpenError> {
         let vacant = self.vifs.iter().position(|slot| slot.vif.is_none()).unwrap_or(self.vifs.len());
         let place = u16::try_from(vacant).map_err(|_| OpenError::Full)?;
         let port = Port::Vif(place);
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
-        let vif = Vif::new(tx, rx, config, place, generation).map_err(OpenError::Ring)?;
+        let vif = Vif::new(rings, config, place, generation).map_err(OpenError::Ring)?;
         if config.mac.is_group() || !self.bridge.give(config.mac, port) {
             return Err(OpenError::BadAddress);
         }
@@ -180,12 +186,7 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
                     slot.reported = true;
                     tell(Outcome::Corrupt(id, corrupt));
                 }
-                None => {
-                    let (tx, rx) = vif.publish();
-                    if tx || rx {
-                        tell(Outcome::Notify { vif: id, tx, rx });
-                    }
-                }
+                None => vif.publish(|queue, tx, rx| tell(Outcome::Notify { vif: id, queue, tx, rx })),
             }
         }
         more
@@ -214,9 +215,9 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
     /// The copies are made: answers, deliveries, and the packets that were to be mended.
     fn settle(&mut self, round: &mut Round) {
         self.deliver(&round.copies);
-        for (place, ids) in round.answers.drain(..) {
+        for (place, queue, ids) in round.answers.drain(..) {
             if let Some(vif) = self.vifs.get_mut(usize::from(place)).and_then(|slot| slot.vif.as_mut()) {
-                vif.answer(round.ids.get(ids).unwrap_or_default(), ring_proto::net::Status::OKAY);
+                vif.answer(queue, round.ids.get(ids).unwrap_or_default(), Status::OKAY);
             }
         }
         round.received.drain(..).for_each(|frame| self.pool.free(frame));

@@ -4,6 +4,7 @@ use super::round::Round;
 use super::route::Header;
 use super::{Switch, VifId};
 use crate::bridge::Port;
+use crate::headers::{Headers, MAX_HEADERS};
 use crate::platform::{CopyGrants, Nic, NicFrame, PAGE, Piece, Place};
 use crate::pool::{Frame, Pool, UNIT};
 use crate::vif::Delivery;
@@ -22,8 +23,8 @@ const _: () = assert!(ETH_HEADER <= AREA);
 
 /// What a frame with the NIC holds.
 enum InFlight {
-    /// A guest's pages: these slots are answered when it is sent.
-    Guest(VifId, heapless::Vec<u16, MAX_SLOTS>),
+    /// A guest's pages: these slots of a queue of its are answered when it is sent.
+    Guest(VifId, u8, heapless::Vec<u16, MAX_SLOTS>),
     /// Our memory: headers of its own, and the packet.
     Own(Option<Rc<Frame>>, Rc<Frame>),
 }
@@ -58,7 +59,7 @@ impl Outgoing {
     /// Adds a frame of `header`, which was checked, and of the guest's pages behind it. False: no room.
     pub fn push_guests(
         &mut self,
-        sender: VifId,
+        (sender, queue): (VifId, u8),
         ids: &[u16],
         header: &[u8; ETH_HEADER],
         pieces: &[Piece],
@@ -69,7 +70,11 @@ impl Outgoing {
         let own = PAGE + usize::from(tag) * AREA;
         memory.write(own, header);
         let first = Piece { place: Place::Own(own), len: ETH_HEADER as u16 };
-        self.push(tag, InFlight::Guest(sender, ids), core::iter::once(first).chain(pieces.iter().skip(1).copied()));
+        self.push(
+            tag,
+            InFlight::Guest(sender, queue, ids),
+            core::iter::once(first).chain(pieces.iter().skip(1).copied()),
+        );
         true
     }
 
@@ -104,9 +109,9 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
         while let Some(tag) = self.nic.as_mut().and_then(Nic::sent) {
             any = true;
             match self.outgoing.take(tag) {
-                Some(InFlight::Guest(id, ids)) => {
+                Some(InFlight::Guest(id, queue, ids)) => {
                     let vif = self.vif(id.place).filter(|vif| vif.generation() == id.generation);
-                    vif.into_iter().for_each(|vif| vif.answer(&ids, Status::OKAY));
+                    vif.into_iter().for_each(|vif| vif.answer(queue, &ids, Status::OKAY));
                 }
                 Some(InFlight::Own(headers, frame)) => {
                     headers.into_iter().chain([frame]).for_each(|frame| self.pool.release(frame));
@@ -156,9 +161,13 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
             len: frame.len(),
             checksum: Checksum::Unknown,
             gso: None,
+            flow: 0,
         };
         for target in &targets {
             let Port::Vif(place) = target else { continue };
+            let queues = self.vif(*place).map_or(0, |vif| vif.queues());
+            let flow = if queues > 1 { flow(frame, self.grants.memory()) } else { 0 };
+            let delivery = Delivery { flow, ..delivery };
             delivered |= self.vif(*place).is_some_and(|vif| vif.plan(&delivery, &mut round.copies));
         }
         round.targets = targets;
@@ -176,4 +185,12 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
         }
         nic.kick();
     }
+}
+
+/// The same number for all packets of a connection.
+fn flow(frame: &Frame, memory: &impl RingMemory) -> u32 {
+    let mut bytes = [0; MAX_HEADERS];
+    let count = frame.read(memory, 0, &mut bytes);
+    let bytes = bytes.get(..count).unwrap_or_default();
+    Headers::parse(bytes, frame.len()).map_or(0, |headers| headers.flow(bytes))
 }

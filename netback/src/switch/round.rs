@@ -13,6 +13,8 @@ use ring_proto::net::{Checksum, Gso};
 pub(super) struct Packet {
     /// Whose.
     pub place: u16,
+    /// On which of its queues.
+    pub queue: u8,
     /// The slots to answer, in the round's `ids`.
     pub ids: Range<usize>,
     /// Its bytes, in the round's `pieces`: the header in our memory, then the guest's pages.
@@ -22,6 +24,13 @@ pub(super) struct Packet {
     pub len: usize,
     pub checksum: Checksum,
     pub gso: Option<Gso>,
+}
+
+impl Packet {
+    /// Packets of one flow leave their guest on one queue, so what came in by one goes out by one.
+    pub fn flow(&self) -> u32 {
+        u32::from(self.place) + u32::from(self.queue)
+    }
 }
 
 /// A packet that is to lie in our memory, to be mended there.
@@ -34,6 +43,7 @@ pub(super) struct Staged {
     pub checksum: Checksum,
     pub gso: Option<Gso>,
     pub source: u16,
+    pub flow: u32,
 }
 
 /// All that one round collects and plans. Cleared and used again, so that its lists are allocated once.
@@ -47,7 +57,7 @@ pub(super) struct Round {
     pub staged: Vec<Staged>,
     /// Slots to be answered once the copies are made. One that fails, by the receiver's fault as a rule, is the
     /// receiver's loss: the sender has done its part.
-    pub answers: Vec<(u16, Range<usize>)>,
+    pub answers: Vec<(u16, u8, Range<usize>)>,
     /// Packets from the NIC, whose memory is free once they are delivered.
     pub received: Vec<Frame>,
     /// Where the packet in hand goes.

@@ -69,14 +69,15 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
                 round.targets = targets;
             } else {
                 vif.counters.tx_errors += 1;
-                vif.answer(round.ids.get(packet.ids).unwrap_or_default(), Status::ERROR);
+                vif.answer(packet.queue, round.ids.get(packet.ids).unwrap_or_default(), Status::ERROR);
             }
         }
     }
 
     /// Plans the copies of one packet of a guest's.
     fn route(&mut self, packet: Packet, header: &Header, targets: &[Port], round: &mut Round) {
-        let Packet { len, checksum, gso, .. } = packet;
+        let Packet { queue, len, checksum, gso, .. } = packet;
+        let flow = packet.flow();
         let pieces = round.pieces.get(packet.pieces.clone()).unwrap_or_default();
         let mut mend = Vec::new();
         let mut to_nic = false;
@@ -85,7 +86,7 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
                 Port::Nic if gso.is_none() && checksum != Checksum::Blank && len <= UNIT => to_nic = true,
                 Port::Vif(to) => match self.vif(*to) {
                     Some(vif) if vif.takes(len, checksum, gso, header.v6) => {
-                        vif.plan(&Delivery { pieces, len, checksum, gso }, &mut round.copies);
+                        vif.plan(&Delivery { pieces, len, checksum, gso, flow }, &mut round.copies);
                     }
                     _ => mend.push(*target),
                 },
@@ -98,7 +99,7 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
         let room = self.nic.as_ref().is_some_and(|nic| nic.room() > self.outgoing.waiting());
         let with_nic = to_nic && {
             let sender = VifId { place: packet.place, generation };
-            room && self.outgoing.push_guests(sender, ids, &header.bytes, pieces, self.grants.memory())
+            room && self.outgoing.push_guests((sender, queue), ids, &header.bytes, pieces, self.grants.memory())
         };
         if to_nic && !with_nic {
             self.drop_of(packet.place);
@@ -107,7 +108,7 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
             self.stage(&packet, header, mend, round);
         }
         if !with_nic {
-            round.answers.push((packet.place, packet.ids));
+            round.answers.push((packet.place, queue, packet.ids));
         }
     }
 
@@ -134,6 +135,7 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
             at += usize::from(piece.len);
         }
         let copies = first..round.copies.len();
-        round.staged.push(Staged { frame: Rc::new(frame), copies, targets, checksum, gso, source });
+        let flow = packet.flow();
+        round.staged.push(Staged { frame: Rc::new(frame), copies, targets, checksum, gso, source, flow });
     }
 }

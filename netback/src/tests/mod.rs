@@ -2,6 +2,7 @@
 
 mod bridge;
 mod offload;
+mod queues;
 mod switch;
 
 use crate::platform::{Copy, CopyGrants, Nic, NicFrame, Piece, Place};

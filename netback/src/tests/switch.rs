@@ -17,17 +17,17 @@ use std::vec::Vec;
 
 type Memory = Arc<WordMemory>;
 
-const ALL: Offloads =
+pub const ALL: Offloads =
     Offloads { scatter_gather: true, gso_tcpv4: true, gso_tcpv6: true, checksum_v4: true, checksum_v6: true };
 const NONE: Offloads =
     Offloads { scatter_gather: false, gso_tcpv4: false, gso_tcpv6: false, checksum_v4: false, checksum_v6: false };
 
-struct Bench {
-    machine: Machine,
-    switch: Switch<Machine, FakeNic, Memory>,
-    wire: Rc<RefCell<Wire>>,
+pub struct Bench {
+    pub machine: Machine,
+    pub switch: Switch<Machine, FakeNic, Memory>,
+    pub wire: Rc<RefCell<Wire>>,
     now: u64,
-    broken: Vec<VifId>,
+    pub broken: Vec<VifId>,
 }
 
 struct Guest {
@@ -38,7 +38,7 @@ struct Guest {
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let machine = Machine::new(2048);
         let nic = FakeNic::new(&machine, 256);
         let wire = nic.wire.clone();
@@ -46,7 +46,7 @@ impl Bench {
         Self { machine, switch, wire, now: 0, broken: Vec::new() }
     }
 
-    fn config(dom: u16, offloads: Offloads) -> VifConfig {
+    pub fn config(dom: u16, offloads: Offloads) -> VifConfig {
         VifConfig { peer: DomId(dom), mac: mac(dom as u8), offloads, multicast_control: false }
     }
 
@@ -55,11 +55,11 @@ impl Bench {
         let (tx, rx) = (WordMemory::new(4096), WordMemory::new(4096));
         let mut front = PoliteFront::new(tx.clone(), rx.clone(), pages.clone(), dom.into());
         let _ = front.step();
-        let id = self.switch.open(tx, rx, Self::config(dom, offloads)).unwrap();
+        let id = self.switch.open([(tx, rx)], Self::config(dom, offloads)).unwrap();
         Guest { front, pages, id, mac: mac(dom as u8) }
     }
 
-    fn run(&mut self) {
+    pub fn run(&mut self) {
         self.now += 1;
         let broken = &mut self.broken;
         while self.switch.run(self.now, 8, |outcome| {
@@ -90,7 +90,7 @@ impl Guest {
     }
 }
 
-fn plain(bytes: Vec<u8>) -> Packet {
+pub fn plain(bytes: Vec<u8>) -> Packet {
     Packet { bytes, checksum: Checksum::Unknown, gso: None }
 }
 
@@ -264,7 +264,7 @@ fn nobody_sends_under_anothers_address() {
     let (tx, rx) = (WordMemory::new(4096), WordMemory::new(4096));
     bench.machine.guest(3);
     let config = VifConfig { mac: mac(1), ..Bench::config(3, ALL) };
-    assert!(bench.switch.open(tx, rx, config).is_err(), "two vifs of one address");
+    assert!(bench.switch.open([(tx, rx)], config).is_err(), "two vifs of one address");
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn a_hostile_guest_hurts_nobody() {
             use ring_proto::memory::RingMemory;
             rx.write(0, &[0x5a; 4096]);
         }
-        let bad = bench.switch.open(tx, rx, Bench::config(3, ALL)).unwrap();
+        let bad = bench.switch.open([(tx, rx)], Bench::config(3, ALL)).unwrap();
         for n in 0..200u32 {
             let _ = hostile.step(|rng| hostile_slot(rng, &grants));
             let payload: Vec<u8> = (0..20 + n).map(|byte| byte as u8).collect();
@@ -320,7 +320,7 @@ fn a_guest_that_leaves_is_not_missed() {
     again.peer = DomId(4);
     bench.machine.guest(4);
     let (tx, rx) = (WordMemory::new(4096), WordMemory::new(4096));
-    let successor = bench.switch.open(tx, rx, again).unwrap();
+    let successor = bench.switch.open([(tx, rx)], again).unwrap();
     bench.wire.borrow_mut().hold = false;
     bench.run();
     assert_eq!(bench.switch.counters(successor).unwrap().tx_packets, 0);
@@ -402,7 +402,7 @@ fn a_header_that_changes_after_the_check_changes_nothing() {
         let honest = frame(to, mac(1), 0x0800, &[1; 100]);
         pages.fill(page, 0, &honest);
         let mut front = ring_proto::ring::Front::<_, Tx>::new(tx.clone()).unwrap();
-        bench.switch.open(tx, rx, Bench::config(1, ALL)).unwrap();
+        bench.switch.open([(tx, rx)], Bench::config(1, ALL)).unwrap();
         bench.wire.borrow_mut().input.push_back(frame(mac(2), mac(99), 0x0800, &[1; 50]));
         bench.run();
         assert!(b.receive().is_some());

@@ -11,6 +11,7 @@ use zerocopy::IntoBytes;
 const SECTOR_BYTES: usize = SECTOR as usize;
 
 struct InFlight {
+    queue: usize,
     op: BlkOp,
     direction: Option<Direction>,
     sectors: core::ops::Range<u64>,
@@ -23,8 +24,10 @@ struct InFlight {
 /// A frontend that keeps every rule and checks every answer against its own copy of the disk. It panics where the
 /// backend is wrong.
 pub struct PoliteFront<M> {
-    ring: Front<M, Blk>,
+    queues: Vec<Front<M, Blk>>,
     pages: Pages,
+    /// Grants that stay, and are free now, by queue; `None`: each ends with its request.
+    spare: Option<Vec<Vec<GrantRef>>>,
     disk: Vec<u8>,
     limits: Limits,
     in_flight: BTreeMap<u64, InFlight>,
@@ -37,9 +40,26 @@ pub struct PoliteFront<M> {
 impl<M: RingMemory> PoliteFront<M> {
     /// A frontend of a disk that holds `disk` now and was offered with `limits`.
     pub fn new(memory: M, pages: Pages, disk: Vec<u8>, limits: Limits, seed: u64) -> Self {
-        let ring = Front::new(memory).expect("a ring");
-        let rng = Rng(seed);
-        Self { ring, pages, disk, limits, in_flight: BTreeMap::new(), next_id: 0, rng, answered: 0 }
+        Self::with_queues([memory], pages, disk, limits, seed)
+    }
+
+    /// One with a queue in each memory.
+    pub fn with_queues(
+        memories: impl IntoIterator<Item = M>,
+        pages: Pages,
+        disk: Vec<u8>,
+        limits: Limits,
+        seed: u64,
+    ) -> Self {
+        let queues = memories.into_iter().map(|memory| Front::new(memory).expect("a ring")).collect();
+        let (in_flight, rng) = (BTreeMap::new(), Rng(seed));
+        Self { queues, pages, spare: None, disk, limits, in_flight, next_id: 0, rng, answered: 0 }
+    }
+
+    /// From now on it uses the same grants again and again.
+    #[must_use]
+    pub fn persistent(self) -> Self {
+        Self { spare: Some(vec![Vec::new(); self.queues.len()]), ..self }
     }
 
     /// What the disk must hold when nothing is in flight.
@@ -54,24 +74,46 @@ impl<M: RingMemory> PoliteFront<M> {
 
     /// Checks what was answered and asks for more, if `ask`.
     pub fn step(&mut self, ask: bool) -> Notify {
-        loop {
-            match self.ring.pop() {
-                Ok(response) => self.check(response),
-                Err(PopError::Empty) if !self.ring.final_check().expect("a sound ring") => break,
-                Err(PopError::Empty) => {}
-                Err(PopError::Corrupt(corrupt)) => {
-                    panic!("the backend broke the ring: {corrupt:?}")
+        for queue in 0..self.queues.len() {
+            loop {
+                match self.queues[queue].pop() {
+                    Ok(response) => self.check(queue, response),
+                    Err(PopError::Empty) if !self.queues[queue].final_check().expect("a sound ring") => break,
+                    Err(PopError::Empty) => {}
+                    Err(PopError::Corrupt(corrupt)) => {
+                        panic!("the backend broke the ring: {corrupt:?}")
+                    }
                 }
             }
         }
-        while ask && self.ring.room() > 0 && !self.rng.one_in(8) {
-            self.ask();
+        for queue in 0..self.queues.len() {
+            while ask && self.queues[queue].room() > 0 && !self.rng.one_in(8) {
+                self.ask(queue);
+            }
         }
-        self.ring.publish()
+        let notified = self.queues.iter_mut().map(Front::publish);
+        notified.fold(Notify::Hold, |all, one| if one.needed() { one } else { all })
     }
 
-    fn check(&mut self, response: WireResponse) {
+    /// A grant for a request.
+    fn grant(&mut self, queue: usize, writable: bool) -> GrantRef {
+        match &mut self.spare {
+            Some(spare) => spare[queue].pop().unwrap_or_else(|| self.pages.grant(true)),
+            None => self.pages.grant(writable),
+        }
+    }
+
+    /// A request is over.
+    fn end(&mut self, queue: usize, grant: GrantRef) {
+        match &mut self.spare {
+            Some(spare) => spare[queue].push(grant),
+            None => self.pages.revoke(grant),
+        }
+    }
+
+    fn check(&mut self, queue: usize, response: WireResponse) {
         let request = self.in_flight.remove(&response.id).expect("an answer to a request");
+        assert_eq!(request.queue, queue, "answered where it was asked");
         assert_eq!((response.op, response.status), (request.op, BlkStatus::OKAY), "answer to {}", response.id);
         if request.direction == Some(Direction::Read) {
             let mut expected = request.data.as_slice();
@@ -83,14 +125,14 @@ impl<M: RingMemory> PoliteFront<M> {
                 expected = later;
             }
         }
-        request.pages.iter().for_each(|page| self.pages.revoke(*page));
+        request.pages.into_iter().for_each(|page| self.end(queue, page));
         self.answered += 1;
     }
 
-    fn ask(&mut self) {
+    fn ask(&mut self, queue: usize) {
         let id = self.next_id;
         let (request, in_flight) = match self.rng.below(8) {
-            0 if self.limits.flush => (WireRequest::flush(id), InFlight::control(BlkOp::FLUSH_DISKCACHE, 0..0)),
+            0 if self.limits.flush => (WireRequest::flush(id), InFlight::control(queue, BlkOp::FLUSH_DISKCACHE, 0..0)),
             1 if self.limits.discard && !self.limits.read_only => {
                 let sectors = self.range(64);
                 if self.overlaps(&sectors) {
@@ -98,20 +140,20 @@ impl<M: RingMemory> PoliteFront<M> {
                 }
                 self.disk[bytes_of(&sectors)].fill(0);
                 let wire = WireRequest::discard_of(id, sectors.start, sectors.end - sectors.start);
-                (wire, InFlight::control(BlkOp::DISCARD, sectors))
+                (wire, InFlight::control(queue, BlkOp::DISCARD, sectors))
             }
-            2..=4 if !self.limits.read_only => match self.transfer(id, Direction::Write) {
+            2..=4 if !self.limits.read_only => match self.transfer(queue, id, Direction::Write) {
                 Some(pair) => pair,
                 None => return,
             },
-            _ => match self.transfer(id, Direction::Read) {
+            _ => match self.transfer(queue, id, Direction::Read) {
                 Some(pair) => pair,
                 None => return,
             },
         };
         self.next_id += 1;
         self.in_flight.insert(id, in_flight);
-        self.ring.push(&request).expect("room was checked");
+        self.queues[queue].push(&request).expect("room was checked");
     }
 
     /// Up to `most` sectors somewhere on the disk.
@@ -125,7 +167,7 @@ impl<M: RingMemory> PoliteFront<M> {
         self.in_flight.values().any(|other| sectors.start < other.sectors.end && other.sectors.start < sectors.end)
     }
 
-    fn transfer(&mut self, id: u64, direction: Direction) -> Option<(WireRequest, InFlight)> {
+    fn transfer(&mut self, queue: usize, id: u64, direction: Direction) -> Option<(WireRequest, InFlight)> {
         let indirect = self.limits.indirect_segments > 0 && self.rng.one_in(3);
         let most = if indirect { self.limits.indirect_segments.into() } else { DIRECT_SEGMENTS as u64 };
         let mut left = 1 + self.rng.below(most * 4);
@@ -133,7 +175,7 @@ impl<M: RingMemory> PoliteFront<M> {
         while left > 0 && (segments.len() as u64) < most {
             let count = (1 + self.rng.below(8)).min(left);
             let offset = self.rng.below(8 - count + 1);
-            let grant = self.pages.grant(direction == Direction::Read);
+            let grant = self.grant(queue, direction == Direction::Read);
             pages.push(grant);
             let (offset, len) = ((offset * 512) as u16, (count * 512) as u16);
             segments.push(Segment { grant, offset, len });
@@ -143,13 +185,13 @@ impl<M: RingMemory> PoliteFront<M> {
         let start = self.rng.below((self.limits.sectors + 1).saturating_sub(count).max(1));
         let sectors = start..start + count;
         if count > self.limits.sectors || self.overlaps(&sectors) {
-            pages.iter().for_each(|page| self.pages.revoke(*page));
+            pages.into_iter().for_each(|page| self.end(queue, page));
             return None;
         }
         let data = self.prepare(direction, &sectors, &segments);
         let op = if direction == Direction::Read { BlkOp::READ } else { BlkOp::WRITE };
         let (op, wire) = if indirect {
-            (op, self.indirect(id, direction, start, &segments, &mut pages))
+            (op, self.indirect(queue, id, direction, start, &segments, &mut pages))
         } else {
             let op = if direction == Direction::Write && self.limits.flush && self.rng.one_in(5) {
                 BlkOp::WRITE_BARRIER
@@ -158,7 +200,7 @@ impl<M: RingMemory> PoliteFront<M> {
             };
             (op, WireRequest::transfer_of(op, id, start, &segments).expect("few segments"))
         };
-        Some((wire, InFlight { op, direction: Some(direction), sectors, segments, data, pages }))
+        Some((wire, InFlight { queue, op, direction: Some(direction), sectors, segments, data, pages }))
     }
 
     /// The data to write, put into the pages and the model; or the data that a read must find.
@@ -180,6 +222,7 @@ impl<M: RingMemory> PoliteFront<M> {
 
     fn indirect(
         &mut self,
+        queue: usize,
         id: u64,
         direction: Direction,
         start: u64,
@@ -190,7 +233,7 @@ impl<M: RingMemory> PoliteFront<M> {
             .chunks(SEGMENTS_PER_PAGE)
             .map(|chunk| {
                 let wire: Vec<WireSegment> = chunk.iter().map(Segment::wire).collect();
-                let page = self.pages.grant(false);
+                let page = self.grant(queue, false);
                 self.pages.fill(page, 0, wire.as_bytes());
                 page
             })
@@ -201,8 +244,8 @@ impl<M: RingMemory> PoliteFront<M> {
 }
 
 impl InFlight {
-    fn control(op: BlkOp, sectors: core::ops::Range<u64>) -> Self {
-        Self { op, direction: None, sectors, segments: Vec::new(), data: Vec::new(), pages: Vec::new() }
+    fn control(queue: usize, op: BlkOp, sectors: core::ops::Range<u64>) -> Self {
+        Self { queue, op, direction: None, sectors, segments: Vec::new(), data: Vec::new(), pages: Vec::new() }
     }
 }
 

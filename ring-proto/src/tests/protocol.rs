@@ -72,17 +72,26 @@ fn net_front(queues: u32, split: bool) -> net_keys::FrontKeys {
     net_keys::FrontKeys { queues, offloads, rx_notify: true, multicast_control: false }
 }
 
+/// All that a network backend can offer.
+const OFFERED: net_keys::BackKeys = net_keys::BackKeys {
+    offloads: Offloads { scatter_gather: true, gso_tcpv4: true, gso_tcpv6: true, checksum_v4: true, checksum_v6: true },
+    split_events: true,
+    multicast_control: true,
+    max_queues: 8,
+};
+const ONE_QUEUE: net_keys::BackKeys = net_keys::BackKeys { max_queues: 1, ..OFFERED };
+
 #[test]
 fn net_keys_are_read_as_written() {
     for queues in [1, 2, 8] {
         for split in [false, true] {
             let keys = net_front(queues, split);
             let written = collect(|put| keys.publish(put));
-            assert_eq!(net_keys::FrontKeys::parse(&written, 8), Ok(keys));
+            assert_eq!(net_keys::FrontKeys::parse(&written, &OFFERED), Ok(keys));
             assert_eq!(written.contains_key("tx-ring-ref"), queues == 1);
             assert_eq!(written.contains_key("queue-1/rx-ring-ref"), queues > 1);
             if queues > 1 {
-                let few = net_keys::FrontKeys::parse(&written, 1);
+                let few = net_keys::FrontKeys::parse(&written, &ONE_QUEUE);
                 assert_eq!(few, Err(BadKey("multi-queue-num-queues")));
             }
         }
@@ -96,11 +105,11 @@ fn net_keys_are_read_as_written() {
     assert_eq!(net_keys::BackKeys::parse(&collect(|put| back.publish(put))), Ok(back));
     // What a frontend that says nothing gets: IPv4 checksums offloaded, no more.
     let bare = [("request-rx-copy", "1"), ("tx-ring-ref", "8"), ("rx-ring-ref", "9"), ("event-channel", "3")];
-    let parsed = net_keys::FrontKeys::parse(&bare[..], 1).unwrap();
+    let parsed = net_keys::FrontKeys::parse(&bare[..], &ONE_QUEUE).unwrap();
     assert_eq!(parsed.offloads, Offloads { checksum_v4: true, ..Offloads::default() });
     for missing in 0..bare.len() {
         let rest: std::vec::Vec<_> = (0..bare.len()).filter(|n| *n != missing).map(|n| bare[n]).collect();
-        assert_eq!(net_keys::FrontKeys::parse(&rest[..], 1), Err(BadKey(bare[missing].0)));
+        assert_eq!(net_keys::FrontKeys::parse(&rest[..], &ONE_QUEUE), Err(BadKey(bare[missing].0)));
     }
 }
 
@@ -136,6 +145,47 @@ fn blk_keys_are_read_as_written() {
     assert!(blk_keys::FrontKeys::parse(&i386[..2], &FEATURES).is_ok());
 }
 
+/// A manifest turns off what there is, one by one, and on only what is there; queues it sets.
+#[test]
+fn the_toolstack_narrows_what_is_offered() {
+    let none: [(&str, &str); 0] = [];
+    let on = FEATURES.wanted(&none[..], true).unwrap();
+    assert_eq!(on, FEATURES);
+    let off = |name| FEATURES.wanted(&[(name, "0")][..], true).unwrap();
+    assert_eq!(off("offer-flush"), blk_keys::Features { flush: false, ..FEATURES });
+    assert_eq!(off("offer-discard"), blk_keys::Features { discard: false, ..FEATURES });
+    assert_eq!(off("offer-persistent"), blk_keys::Features { persistent: false, ..FEATURES });
+    assert_eq!(off("offer-indirect"), blk_keys::Features { indirect_segments: 0, ..FEATURES });
+    assert_eq!(off("offer-multi_page"), blk_keys::Features { max_ring_order: 0, ..FEATURES });
+    let queues = |text| FEATURES.wanted(&[("offer-queues", text)][..], true).map(|features| features.max_queues);
+    assert_eq!((queues("8"), queues("99"), queues("x")), (Ok(8), Ok(8), Err(BadKey("offer-queues"))));
+    assert!(!FEATURES.wanted(&none[..], false).unwrap().persistent);
+    let without = blk_keys::Features { persistent: false, ..FEATURES };
+    assert!(!without.wanted(&[("offer-persistent", "1")][..], true).unwrap().persistent);
+    // Each name of the manifest's is one that is read.
+    for feature in blk_keys::FEATURES.iter().chain(&net_keys::FEATURES) {
+        let key = ["offer-", feature.name].concat();
+        let keys = [(key.as_str(), "x")];
+        let read = FEATURES.wanted(&keys[..], true).is_err() || OFFERED.wanted(&keys[..]).is_err();
+        assert!(read, "{key}");
+    }
+
+    let all = OFFERED.offloads;
+    let off = |name| OFFERED.wanted(&[(name, "0")][..]).unwrap();
+    let plain = Offloads { scatter_gather: false, gso_tcpv4: false, gso_tcpv6: false, ..all };
+    assert_eq!(off("offer-sg").offloads, plain);
+    assert_eq!(off("offer-gso").offloads, Offloads { scatter_gather: true, ..plain });
+    assert_eq!(off("offer-checksum").offloads, Offloads { checksum_v4: false, checksum_v6: false, ..all });
+    assert_eq!(off("offer-split_events"), net_keys::BackKeys { split_events: false, ..OFFERED });
+    assert_eq!(off("offer-multicast"), net_keys::BackKeys { multicast_control: false, ..OFFERED });
+    // What was not offered is not had by asking.
+    let asked = net_keys::FrontKeys { multicast_control: true, ..net_front(1, false) };
+    let written = collect(|put| asked.publish(put));
+    assert_eq!(net_keys::FrontKeys::parse(&written, &off("offer-multicast")), Ok(net_front(1, false)));
+    let split = collect(|put| net_front(1, true).publish(put));
+    assert_eq!(net_keys::FrontKeys::parse(&split, &off("offer-split_events")), Err(BadKey("event-channel")));
+}
+
 proptest! {
     /// Whatever a guest writes into its directory, the parsers answer, and what they accept is within bounds.
     #[test]
@@ -149,7 +199,7 @@ proptest! {
         ];
         let keys: BTreeMap<String, String> =
             NAMES.iter().zip(values).filter(|(_, v)| !v.is_empty()).map(|(k, v)| (k.to_string(), v)).collect();
-        if let Ok(front) = net_keys::FrontKeys::parse(&keys, 4) {
+        if let Ok(front) = net_keys::FrontKeys::parse(&keys, &net_keys::BackKeys { max_queues: 4, ..OFFERED }) {
             prop_assert!((1..=4).contains(&front.queues.len()));
         }
         if let Ok(front) = blk_keys::FrontKeys::parse(&keys, &FEATURES) {

@@ -5,7 +5,7 @@ mod hand_over;
 pub mod http;
 pub mod keys;
 pub mod log;
-mod offer;
+pub mod offer;
 mod ssh;
 pub mod system;
 mod tour;

@@ -71,11 +71,11 @@ fn copies(setting: &Setting<'_>) -> Result<()> {
 }
 
 /// Figures by `WHO DEVICE` or `WHO`, then by name.
-struct Figures(BTreeMap<String, BTreeMap<String, f64>>);
+pub struct Figures(BTreeMap<String, BTreeMap<String, f64>>);
 
 impl Figures {
     /// Asks until `all`, the backend's own figures, fit the devices' together: until everything has been written.
-    fn settled(running: &mut Running, list: &str, fit: impl Fn(&Self) -> Result<()>) -> Result<Self> {
+    pub fn settled(running: &mut Running, list: &str, fit: impl Fn(&Self) -> Result<()>) -> Result<Self> {
         let end = Instant::now() + SETTLE;
         loop {
             let lines = command(running, list, PATIENCE)?;
@@ -90,7 +90,7 @@ impl Figures {
         }
     }
 
-    fn of(&self, who: &str, name: &str) -> Result<f64> {
+    pub fn of(&self, who: &str, name: &str) -> Result<f64> {
         let figure = self.0.get(who).and_then(|figures| figures.get(name));
         figure.copied().with_context(|| format!("no {name} of {who}"))
     }

@@ -2,7 +2,8 @@
 
 use super::tally::Tally;
 use super::{
-    audit, copies, figures, flood, memory, refusals, restart, routes, runtime, shell, signals, system, time, tool,
+    audit, copies, features, figures, flood, memory, refusals, restart, routes, runtime, shell, signals, system, time,
+    tool,
 };
 use crate::build::{Part, build, built};
 use crate::place::Place;
@@ -58,8 +59,18 @@ const MACHINES: &[&[Case]] = &[
     time::CASES,
 ];
 /// What is the same on any machine, taken once.
-const ONCE: &[&[Case]] =
-    &[figures::CASES, tool::CASES, refusals::CASES, signals::CASES, routes::CASES, system::ONCE, restart::ONCE];
+const ONCE: &[&[Case]] = &[
+    figures::CASES,
+    tool::CASES,
+    refusals::CASES,
+    signals::CASES,
+    routes::CASES,
+    system::ONCE,
+    restart::ONCE,
+    features::CASES,
+];
+/// What takes a minute and more: only when asked for by its name.
+const ASKED: &[&[Case]] = &[features::ASKED];
 
 /// Runs every case, or those whose name contains `only`.
 pub fn run(place: &Place, only: Option<&str>) -> Result<Tally> {
@@ -70,7 +81,8 @@ pub fn run(place: &Place, only: Option<&str>) -> Result<Tally> {
         let all = cases.iter().flat_map(|cases| cases.iter());
         all.filter(|case| only.is_none_or(|part| case.0.contains(part))).collect()
     };
-    for (cases, cpus) in [(named(MACHINES), &[1, 2][..]), (named(ONCE), &[2])] {
+    let asked = if only.is_some() { named(ASKED) } else { Vec::new() };
+    for (cases, cpus) in [(named(MACHINES), &[1, 2][..]), (named(ONCE), &[2]), (asked, &[2])] {
         for (name, case) in cases {
             for smp in cpus {
                 tally += Tally::one(take(place, &core, name, *case, *smp)?);

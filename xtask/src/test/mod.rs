@@ -3,6 +3,7 @@
 mod audit;
 mod copies;
 mod e2e;
+mod features;
 mod figures;
 mod flood;
 mod host;
