@@ -83,7 +83,7 @@ fn some(place: &Place, parts: &[Part], names: &[String]) -> Result<Vec<PathBuf>>
         let mut packages = part.packages(&metadata);
         packages.retain(|package| names.is_empty() || names.contains(&package.name));
         if !packages.is_empty() {
-            compile(place, route, &packages)?;
+            compile(place, route, &packages, &[])?;
         }
         for package in packages {
             for bin in package.bins() {
@@ -94,9 +94,18 @@ fn some(place: &Place, parts: &[Part], names: &[String]) -> Result<Vec<PathBuf>>
     Ok(out)
 }
 
-fn compile(place: &Place, route: Route, packages: &[&Package]) -> Result<()> {
+/// Builds a domain of that name with a feature that nobody else wants, into a file of its own.
+pub fn with_feature(place: &Place, name: &str, feature: &str, to: &Path) -> Result<()> {
+    let Some(route) = Route::ready() else { unable!("no compiler for the images: cargo xtask setup") };
+    let metadata = Metadata::read(place)?;
+    let package = metadata.package(name).with_context(|| format!("no package {name}"))?;
+    compile(place, route, &[package], &["--features", feature])?;
+    strip(&route.artefact(place, name), to)
+}
+
+fn compile(place: &Place, route: Route, packages: &[&Package], more: &[&str]) -> Result<()> {
     let mut cargo = route.cargo_build(place);
-    cargo.arg("--bins");
+    cargo.arg("--bins").args(more);
     for package in packages {
         cargo.args(["-p", &package.name]);
     }
@@ -122,8 +131,12 @@ fn put_out(place: &Place, part: Part, artefact: &Path, bin: &str) -> Result<Path
         return Ok(to);
     }
     let to = folder.join(bin);
-    stdout_of(Command::new("objcopy").arg("--strip-debug").arg(artefact).arg(&to))?;
+    strip(artefact, &to)?;
     Ok(to)
+}
+
+fn strip(artefact: &Path, to: &Path) -> Result<()> {
+    stdout_of(Command::new("objcopy").arg("--strip-debug").arg(artefact).arg(to)).map(drop)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -7,6 +7,7 @@
 
 mod bench;
 mod build;
+mod campaign;
 mod check;
 mod conformance;
 mod counts;
@@ -90,6 +91,9 @@ enum Task {
     Conformance(conformance::Options),
     /// Every check there is: lint, unit, loom, conformance, end to end
     Test(test::Options),
+    /// Long runs, a claim a row, that can be resumed
+    #[command(subcommand)]
+    Campaign(campaign::Campaign),
     /// Measure, beside peers
     Bench(bench::Options),
     /// Show where the instructions of a bench's row go, by function and by line
@@ -127,6 +131,10 @@ fn dispatch(cli: Cli) -> Result<()> {
         Some(Task::Test(options)) => {
             need(&setup::for_test())?;
             test::command(&place, &options, cli.no_install)?;
+        }
+        Some(Task::Campaign(campaign)) => {
+            need(&setup::for_run())?;
+            campaign::command(&place, &campaign)?;
         }
         Some(Task::Bench(options)) => {
             need(&setup::for_qemu())?;

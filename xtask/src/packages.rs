@@ -41,6 +41,16 @@ pub fn unpacked(place: &Place, package: Package<'_>) -> Result<PathBuf> {
     Ok(files)
 }
 
+/// A program out of packages, with the libraries that are among them; nothing is installed.
+pub fn program(place: &Place, packages: &[Package<'_>], path: &str) -> Result<Command> {
+    let roots = packages.iter().map(|package| unpacked(place, *package)).collect::<Result<Vec<_>>>()?;
+    let found = roots.iter().map(|root| root.join(path)).find(|file| file.is_file());
+    let libraries = roots.iter().map(|root| root.join("usr/lib/x86_64-linux-gnu"));
+    let mut command = Command::new(found.with_context(|| format!("none of the packages has {path}"))?);
+    command.env("LD_LIBRARY_PATH", std::env::join_paths(libraries)?);
+    Ok(command)
+}
+
 /// The package that a metapackage stands for at present: the first it depends on whose name starts so.
 pub fn behind(metapackage: &str, starts: &str) -> Result<String> {
     let depends = || stdout_of(Command::new("apt-cache").args(["depends", "--important", metapackage]));

@@ -2,11 +2,12 @@
 
 pub mod console;
 mod hand_over;
+pub mod held;
 pub mod http;
 pub mod keys;
 pub mod log;
 pub mod offer;
-mod ssh;
+pub mod ssh;
 pub mod system;
 mod tour;
 pub mod world;

@@ -2,11 +2,13 @@
 
 use crate::guest;
 use crate::place::Place;
-use crate::process::quiet;
+use crate::process::{Guarded, quiet};
 use anyhow::{Context, Result, ensure};
 use dom0::manifest::Forward;
-use std::path::PathBuf;
-use std::process::Command;
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a command may take; waiting for systemd's boot is one.
@@ -50,12 +52,50 @@ impl Guest {
 
     /// What a command prints that must succeed there.
     pub fn ssh(&self, script: &str) -> Result<String> {
-        let mut command = Command::new("ssh");
-        // Each image has host keys of its own.
-        command.args(["-q", "-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
-        command.args(["-o", "BatchMode=yes", "-p", &self.port.to_string(), "-i"]).arg(&self.key);
-        let said = quiet(command.args(["root@127.0.0.1", script]), LIMIT).context("is openssh-client installed?")?;
+        self.run(script, LIMIT)
+    }
+
+    /// The same, within `limit`.
+    pub fn run(&self, script: &str, limit: Duration) -> Result<String> {
+        let said = quiet(self.way("ssh", "-p").args(["root@127.0.0.1", script]), limit);
+        let said = said.context("is openssh-client installed?")?;
         ensure!(said.ok, "over SSH, {script}: {}", said.text.trim());
         Ok(said.text)
     }
+
+    /// Hands over each line that a command prints there, until `take` wants no more, the command ends, or `limit` is over.
+    pub fn stream(&self, script: &str, limit: Duration, mut take: impl FnMut(&str) -> bool) -> Result<()> {
+        let args: Vec<String> = self.way("ssh", "-p").args(["root@127.0.0.1", script]).get_args().map(text).collect();
+        let child = Guarded::spawn("ssh", &args, |command| {
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        })?;
+        let output = child.child().stdout.take().context("the output of ssh")?;
+        let end = Instant::now() + limit;
+        for line in BufReader::new(output).lines() {
+            if !take(&line?) || Instant::now() > end {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies a file from there.
+    pub fn copy_from(&self, from: &str, to: &Path, limit: Duration) -> Result<()> {
+        let said = quiet(self.way("scp", "-P").arg(format!("root@127.0.0.1:{from}")).arg(to), limit)?;
+        ensure!(said.ok, "scp {from}: {}", said.text.trim());
+        Ok(())
+    }
+
+    /// `ssh` or `scp`, as far as the way there goes.
+    fn way(&self, program: &str, port: &str) -> Command {
+        let mut command = Command::new(program);
+        // Each image has host keys of its own.
+        command.args(["-q", "-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
+        command.args(["-o", "BatchMode=yes", port, &self.port.to_string(), "-i"]).arg(&self.key);
+        command
+    }
+}
+
+fn text(arg: &OsStr) -> String {
+    arg.to_string_lossy().into_owned()
 }

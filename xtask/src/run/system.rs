@@ -67,7 +67,8 @@ pub fn assemble(place: &Place, plan: &Plan<'_>) -> Result<(Machine, Disk)> {
     }
     for (at, image) in images.iter().enumerate() {
         let drive = format!("if=none,id=disk{at},format=raw,file={}", image.display());
-        let block = format!("virtio-blk-pci,drive=disk{at},addr={},ioeventfd=off", at + 3);
+        // QEMU reads a slot's number as hexadecimal.
+        let block = format!("virtio-blk-pci,drive=disk{at},addr={:x},ioeventfd=off", at + 3);
         machine.extra.extend(["-drive".to_string(), drive, "-device".to_string(), block]);
     }
     Ok((machine, disk))

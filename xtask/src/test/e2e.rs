@@ -2,8 +2,8 @@
 
 use super::tally::Tally;
 use super::{
-    audit, copies, features, figures, flood, memory, refusals, restart, routes, runtime, shell, signals, system, time,
-    tool,
+    audit, copies, features, figures, flood, linux, memory, refusals, restart, routes, runtime, shell, signals, system,
+    time, tool,
 };
 use crate::build::{Part, build, built};
 use crate::place::Place;
@@ -61,6 +61,7 @@ const MACHINES: &[&[Case]] = &[
 /// What is the same on any machine, taken once.
 const ONCE: &[&[Case]] = &[
     figures::CASES,
+    linux::CASES,
     tool::CASES,
     refusals::CASES,
     signals::CASES,

@@ -7,6 +7,7 @@ mod features;
 mod figures;
 mod flood;
 mod host;
+mod linux;
 mod memory;
 mod refusals;
 mod restart;

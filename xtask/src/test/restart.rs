@@ -2,9 +2,10 @@
 
 use super::e2e::{Case, PATIENCE, Setting};
 use super::shell::{expect_log, has, power_off, tell};
-use super::system::{System, boot, expect_clean_audit, join, under_way};
+use super::system::{System, boot, join, under_way};
 use crate::qemu::Running;
 use crate::run::console::attach;
+use crate::run::held::audited;
 use crate::run::http::fetch;
 use crate::run::system::{Plan, assemble};
 use anyhow::{Context, Result, ensure};
@@ -159,7 +160,7 @@ fn echoback_hangs(setting: &Setting<'_>) -> Result<()> {
 }
 
 fn end(mut system: System) -> Result<()> {
-    expect_clean_audit(&mut system.machine)?;
+    audited(&mut system.machine)?;
     power_off(system.machine)
 }
 

@@ -6,8 +6,8 @@ use super::tool::{WHOLE, expect_nothing_left, run};
 use crate::build::{Part, built};
 use crate::qemu::{Ending, Running, free_port};
 use crate::run::console::attach;
+use crate::run::held::{audited, settled};
 use crate::run::http::{Fetched, ask, fetch};
-use crate::run::keys::press;
 use crate::run::log::{Entry, number_before};
 use crate::run::system::{Plan, assemble};
 use crate::run::world::{Disk, IMAGE};
@@ -120,7 +120,7 @@ fn audit_under_load(setting: &Setting<'_>) -> Result<()> {
     let large = under_way(port, "/64m.bin")?;
     ensure!(fetch(port, "/", PATIENCE)?.status == 200, "web does not serve");
     for round in 0..20 {
-        expect_clean_audit(&mut system.machine).with_context(|| format!("audit {round}"))?;
+        audited(&mut system.machine).with_context(|| format!("audit {round}"))?;
     }
     ensure!(!large.is_finished(), "64 MiB were there before twenty audits were");
     let large = join(large)?;
@@ -143,44 +143,8 @@ fn second_web(setting: &Setting<'_>) -> Result<()> {
     let list = tell(&mut system.machine, "list")?;
     ensure!(has(&list, "web2") && !list.iter().any(|line| line.starts_with("web ")), "after the kill: {list:?}");
     drop(lost);
-    expect_clean_audit(&mut system.machine)?;
+    audited(&mut system.machine)?;
     power_off(system.machine)
-}
-
-/// The core's own audit of every frame finds nothing.
-pub fn expect_clean_audit(machine: &mut Running) -> Result<()> {
-    let said = press(machine, b'a')?;
-    ensure!(has(&said, "audit: ok, 0 findings"), "the audit: {said:?}");
-    Ok(())
-}
-
-/// What the system holds: free frames, event channels, mapped grants, as the debug keys show them.
-#[derive(Debug, PartialEq)]
-struct Held {
-    frames: f64,
-    ports: usize,
-    grants: Vec<String>,
-}
-
-fn held(machine: &mut Running) -> Result<Held> {
-    let domains = press(machine, b'q')?;
-    let frames =
-        domains.iter().find_map(|line| line.contains("frames are free").then(|| number_before(line, "frames"))?);
-    let ports = press(machine, b'e')?.iter().filter(|line| line.contains(" port ")).count();
-    let grants = press(machine, b'g')?.into_iter().filter(|line| line.contains("grant frames")).collect();
-    Ok(Held { frames: frames.context("no number of free frames")?, ports, grants })
-}
-
-/// What it holds once the domain that was destroyed last is gone: dom0 and two driver domains are left.
-fn settled(machine: &mut Running) -> Result<Held> {
-    let end = std::time::Instant::now() + PATIENCE;
-    loop {
-        let held = held(machine)?;
-        if held.grants.len() == 3 {
-            return Ok(held);
-        }
-        ensure!(std::time::Instant::now() < end, "domains stay: {held:?}");
-    }
 }
 
 /// A guest with a network interface and a disk, made and unmade again and again, leaves nothing behind: frames, event
@@ -200,12 +164,12 @@ fn devices_come_and_go(setting: &Setting<'_>) -> Result<()> {
         once(&mut machine).with_context(|| format!("round {round}"))?;
         // The first one may make the heaps of the core and of the drivers grow.
         if round == 0 {
-            before = Some(settled(&mut machine)?);
+            before = Some(settled(&mut machine, 3, PATIENCE)?);
         }
     }
-    let after = Some(settled(&mut machine)?);
+    let after = Some(settled(&mut machine, 3, PATIENCE)?);
     ensure!(before == after, "before {ROUNDS} guests {before:?}, after them {after:?}");
-    expect_clean_audit(&mut machine)?;
+    audited(&mut machine)?;
     power_off(machine)
 }
 
