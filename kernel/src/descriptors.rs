@@ -4,7 +4,14 @@
 //! page, whose selectors are those of the public headers (`FLAT_RING3_CS64` and its relatives).
 
 use core::arch::asm;
-use core::mem::size_of;
+
+use x86_64::VirtAddr;
+use x86_64::instructions::segmentation::{CS, Segment};
+use x86_64::instructions::tables::{lgdt, lidt, load_tss};
+use x86_64::registers::model_specific::Msr;
+use x86_64::structures::DescriptorTablePointer;
+use x86_64::structures::gdt::SegmentSelector;
+use x86_64::structures::tss::TaskStateSegment;
 
 use crate::layout;
 
@@ -19,23 +26,6 @@ const FIRST: u16 = 0xe000;
 /// IST slots, by their number in the gates; [`layout::IST_STACKS`] has a stack for each.
 const IST: [(usize, u8); 4] = [(2, 1), (8, 2), (18, 3), (1, 4)];
 
-/// The task-state segment.
-#[repr(C, packed(4))]
-pub struct TaskState {
-    reserved: u32,
-    /// Where an entry from ring 3 stores its frame: behind the current vCPU's register file.
-    pub rsp0: u64,
-    rsp1: u64,
-    rsp2: u64,
-    reserved2: u64,
-    ist: [u64; 7],
-    reserved3: u64,
-    reserved4: u16,
-    io_map: u16,
-}
-
-const _: () = assert!(size_of::<TaskState>() == 104);
-
 /// What a CPU's descriptor-table registers point at.
 #[repr(C, align(4096))]
 pub struct Tables {
@@ -43,18 +33,11 @@ pub struct Tables {
     gdt: [u64; 512],
     idt: [[u64; 2]; 256],
     /// The TSS.
-    pub tss: TaskState,
-}
-
-#[repr(C, packed)]
-struct Pointer {
-    limit: u16,
-    base: u64,
+    pub tss: TaskStateSegment,
 }
 
 unsafe extern "C" {
-    static entry_stubs: [u64; 22];
-    static entry_stubs_rest: u8;
+    static entry_stubs: u8;
     fn entry_syscall();
     fn entry_syscall32();
 }
@@ -62,21 +45,7 @@ unsafe extern "C" {
 impl Tables {
     /// Empty tables.
     pub const fn new() -> Self {
-        Self {
-            gdt: [0; 512],
-            idt: [[0; 2]; 256],
-            tss: TaskState {
-                reserved: 0,
-                rsp0: 0,
-                rsp1: 0,
-                rsp2: 0,
-                reserved2: 0,
-                ist: [0; 7],
-                reserved3: 0,
-                reserved4: 0,
-                io_map: size_of::<TaskState>() as u16,
-            },
-        }
+        Self { gdt: [0; 512], idt: [[0; 2]; 256], tss: TaskStateSegment::new() }
     }
 
     fn set(&mut self, selector: u16, entry: u64) {
@@ -98,30 +67,31 @@ impl Tables {
         self.set(0xe028, 0x00cf_f300_0000_ffff);
         self.set(0xe030, 0x00af_fb00_0000_ffff);
         let tss = &raw const self.tss as u64;
-        self.set_system(TSS, tss, size_of::<TaskState>() as u64 - 1, 9);
+        self.set_system(TSS, tss, size_of::<TaskStateSegment>() as u64 - 1, 9);
         let area = layout::cpu_area(cpu);
         for (_, slot) in IST {
-            self.tss.ist[usize::from(slot) - 1] = ist_stack_end(area, slot) - 16;
+            self.tss.interrupt_stack_table[usize::from(slot) - 1] = VirtAddr::new(ist_stack_end(area, slot) - 16);
         }
         for vector in 0..256usize {
-            self.idt[vector] = gate(stub(vector), ist_of(vector), if matches!(vector, 3 | 4 | 0x80) { 3 } else { 0 });
+            self.idt[vector] = gate(
+                &raw const entry_stubs as u64 + vector as u64 * 16,
+                ist_of(vector),
+                if matches!(vector, 3 | 4 | 0x80) { 3 } else { 0 },
+            );
         }
     }
 
     /// Loads all three registers, and the SYSCALL entry with them. The window's last page is `gdt` already.
     pub fn load(&mut self, cpu: u32) {
-        let gdt = Pointer { limit: 0xefff, base: layout::cpu_area(cpu) + layout::GDT_WINDOW };
-        let idt = Pointer { limit: 4095, base: &raw const self.idt as u64 };
-        // SAFETY: both tables belong to this CPU for good and are filled; the selectors loaded are entries of them, flat.
+        let table = |limit, base| DescriptorTablePointer { limit, base: VirtAddr::new(base) };
+        let (gdt, idt) = (layout::cpu_area(cpu) + layout::GDT_WINDOW, &raw const self.idt as u64);
+        // SAFETY: both tables belong to this CPU for good and are filled; the selectors loaded are entries of them. The
+        // data segments stay empty, as boot.s leaves them: ring 0 uses none.
         unsafe {
-            asm!(
-                "lgdt [{gdt}]", "lidt [{idt}]",
-                "push {cs}", "lea {t}, [rip + 2f]", "push {t}", "retfq", "2:",
-                "mov ss, {ss:e}", "mov ds, {ss:e}", "mov es, {ss:e}",
-                "ltr {tss:x}",
-                gdt = in(reg) &gdt, idt = in(reg) &idt, t = out(reg) _,
-                cs = in(reg) u64::from(CORE_CS), ss = in(reg) u32::from(CORE_SS), tss = in(reg) TSS,
-            );
+            lgdt(&table(0xefff, gdt));
+            lidt(&table(4095, idt));
+            CS::set_reg(SegmentSelector(CORE_CS));
+            load_tss(SegmentSelector(TSS));
         }
         load_syscall();
     }
@@ -149,16 +119,6 @@ fn ist_of(vector: usize) -> u8 {
     IST.iter().find(|(v, _)| *v == vector).map_or(0, |(_, slot)| *slot)
 }
 
-fn stub(vector: usize) -> u64 {
-    // SAFETY: both symbols are read-only data or code of entry.s.
-    unsafe {
-        match entry_stubs.get(vector) {
-            Some(&at) => at,
-            None => &raw const entry_stubs_rest as u64 + (vector as u64 - 22) * 16,
-        }
-    }
-}
-
 /// An interrupt gate: interrupts stay off in ring 0.
 fn gate(at: u64, ist: u8, dpl: u64) -> [u64; 2] {
     let low = at & 0xffff | u64::from(CORE_CS) << 16 | u64::from(ist) << 32 | (0x8e | dpl << 5) << 40;
@@ -166,7 +126,6 @@ fn gate(at: u64, ist: u8, dpl: u64) -> [u64; 2] {
 }
 
 fn load_syscall() {
-    use x86_64::registers::model_specific::Msr;
     // TF, IF, DF, IOPL, NT, RF, AC: all off in ring 0.
     const MASK: u64 = 0x0005_7700;
     // SAFETY: the selectors are those of `fill` (SYSRET adds 8 and 16 to e023), the entries are entry.s's.

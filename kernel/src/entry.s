@@ -123,57 +123,22 @@ entry_iretq:
     iretq
 
 # ---- Exceptions and interrupts. ---------------------------------------------------------------------------------------
-    .macro STUB vector, has_error=0, ist=0
+    # A stub of 16 bytes for each vector: its number goes above the error code, which is 0 where the CPU pushes none.
     .align 16
-stub_\vector:
-    .if \has_error == 0
+    .global entry_stubs
+entry_stubs:
+    .set vector, 0
+    .rept 256
+    .align 16
+    .if vector > 31 || (0x60227d00 >> (vector & 31) & 1) == 0     # not 8, 10-14, 17, 21, 29, 30
     pushq $0
     .endif
-    movl $\vector, 4(%rsp)
-    .if \ist
+    movl $vector, 4(%rsp)
+    .if vector == 1 || vector == 2 || vector == 8 || vector == 18
     jmp entry_ist
     .else
     jmp entry_common
     .endif
-    .endm
-
-    STUB 0
-    STUB 1, 0, 1
-    STUB 2, 0, 1
-    STUB 3
-    STUB 4
-    STUB 5
-    STUB 6
-    STUB 7
-    STUB 8, 1, 1
-    STUB 9
-    STUB 10, 1
-    STUB 11, 1
-    STUB 12, 1
-    STUB 13, 1
-    STUB 14, 1
-    STUB 15
-    STUB 16
-    STUB 17, 1
-    STUB 18, 0, 1
-    STUB 19
-    STUB 20
-    STUB 21, 1
-    .align 16
-    .global entry_stubs_rest
-entry_stubs_rest:
-    .set vector, 22
-    .rept 234
-    .align 16
-    .if vector == 29
-    movl $29, 4(%rsp)
-    .elseif vector == 30
-    movl $30, 4(%rsp)
-    .else
-    pushq $0
-    movl $vector, 4(%rsp)
-    .endif
-    jmp entry_common
     .set vector, vector + 1
     .endr
 
@@ -302,15 +267,7 @@ rdmsr_or_fault:                            # edi the register, rsi where its val
     ret
     FIXUP 2b, 3b
 
-    .section .rodata.stubs, "a"
-    .align 8
-    .global entry_stubs
-entry_stubs:
-    .quad stub_0, stub_1, stub_2, stub_3, stub_4, stub_5, stub_6, stub_7, stub_8, stub_9, stub_10
-    .quad stub_11, stub_12, stub_13, stub_14, stub_15, stub_16, stub_17, stub_18, stub_19, stub_20, stub_21
-
 # ---- A vCPU's selectors. One that does not load becomes 0. ---------------------------------------------------------------
-    .section .text.entry, "ax"
     .align 16
     .global load_selectors
 load_selectors:                            # edi es, esi ds, edx fs, ecx gs. GS base: the guest's is loaded by swapgs around

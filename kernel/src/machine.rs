@@ -167,7 +167,7 @@ impl Platform for Machine {
 
     fn copy_from_guest(&self, space: AddressSpace, from: Vaddr, to: &mut [u8]) -> Result<(), Fault> {
         if !is_loaded(space) {
-            return copy_from_other(space, from, to);
+            return core().copy_from_space(space, from, to);
         }
         // SAFETY: the range check keeps it out of the core's addresses.
         let done = trap::guest_range(from, to.len(), false)
@@ -177,7 +177,7 @@ impl Platform for Machine {
 
     fn copy_to_guest(&self, space: AddressSpace, to: Vaddr, from: &[u8]) -> Result<(), Fault> {
         if !is_loaded(space) {
-            return copy_to_other(space, to, from);
+            return core().copy_to_space(space, to, from);
         }
         // SAFETY: the range check keeps it out of the core's addresses; CR0.WP makes read-only pages fault.
         let done = trap::guest_range(to, from.len(), true)
@@ -198,8 +198,26 @@ impl Platform for Machine {
         paging::hypervisor_slots()
     }
 
+    /// Shows the vCPU's descriptor tables in this CPU's windows.
     fn load_tables(&self, run: &Run) {
-        load_windows(run);
+        let area = layout::cpu_area(percpu::id());
+        let zero = ZERO.load(Ordering::Relaxed);
+        let entry = |frame: Option<Frame>| {
+            let at = frame.map_or(zero, |f| f.mfn().0 * PAGE_SIZE as u64);
+            at | paging::PRESENT | paging::NO_EXECUTE | if frame.is_some() { paging::WRITE } else { 0 }
+        };
+        for n in 0..GDT_FRAMES {
+            set_window(area + layout::GDT_WINDOW + (n * PAGE_SIZE) as u64, entry(run.gdt[n]));
+        }
+        if run.ldt_entries != 0 {
+            for n in 0..LDT_FRAMES {
+                // What is not there is mapped when the guest uses it: see `ldt_offset`.
+                let entry = run.ldt[n].map_or(0, |frame| entry(Some(frame)));
+                set_window(area + layout::LDT_WINDOW + (n * PAGE_SIZE) as u64, entry);
+            }
+        }
+        // SAFETY: this CPU's own tables, and interrupts are off.
+        unsafe { (*percpu::get().tables.get()).load_ldt(percpu::id(), run.ldt_entries) };
     }
 
     fn ldt_offset(&self, address: u64) -> Option<u64> {
@@ -208,7 +226,8 @@ impl Platform for Machine {
     }
 
     fn load_bases(&self, run: &Run) {
-        load_bases(run);
+        write_msr(FS_BASE, canonical(run.fs_base));
+        write_msr(KERNEL_GS_BASE, canonical(run.gs_base()));
     }
 
     fn swap_gs(&self, run: &mut Run) {
@@ -313,8 +332,8 @@ impl Platform for Machine {
         time::guest_scale()
     }
 
-    fn wall_clock(&self) -> (u64, u32) {
-        (time::wall_clock(), 0)
+    fn wall_clock(&self) -> u64 {
+        time::wall_clock()
     }
 
     fn set_timer(&self, deadline: u64) {
@@ -384,16 +403,6 @@ fn m2p_entry(mfn: Mfn) -> &'static AtomicU64 {
     unsafe { AtomicU64::from_ptr(at) }
 }
 
-#[cold]
-fn copy_from_other(space: AddressSpace, from: Vaddr, to: &mut [u8]) -> Result<(), Fault> {
-    core().copy_from_space(space, from, to)
-}
-
-#[cold]
-fn copy_to_other(space: AddressSpace, to: Vaddr, from: &[u8]) -> Result<(), Fault> {
-    core().copy_to_space(space, to, from)
-}
-
 fn is_loaded(space: AddressSpace) -> bool {
     // SAFETY: this CPU's own, and interrupts are off.
     unsafe { *percpu::get().root.get() == space.root.mfn().0 * PAGE_SIZE as u64 }
@@ -408,28 +417,6 @@ pub fn load_cr3(root: u64) {
     }
 }
 
-/// Shows the vCPU's descriptor tables in this CPU's windows.
-pub fn load_windows(run: &Run) {
-    let area = layout::cpu_area(percpu::id());
-    let zero = ZERO.load(Ordering::Relaxed);
-    let entry = |frame: Option<Frame>| {
-        let at = frame.map_or(zero, |f| f.mfn().0 * PAGE_SIZE as u64);
-        at | paging::PRESENT | paging::NO_EXECUTE | if frame.is_some() { paging::WRITE } else { 0 }
-    };
-    for n in 0..GDT_FRAMES {
-        set_window(area + layout::GDT_WINDOW + (n * PAGE_SIZE) as u64, entry(run.gdt[n]));
-    }
-    if run.ldt_entries != 0 {
-        for n in 0..LDT_FRAMES {
-            // What is not there is mapped when the guest uses it: see `ldt_offset`.
-            let entry = run.ldt[n].map_or(0, |frame| entry(Some(frame)));
-            set_window(area + layout::LDT_WINDOW + (n * PAGE_SIZE) as u64, entry);
-        }
-    }
-    // SAFETY: this CPU's own tables, and interrupts are off.
-    unsafe { (*percpu::get().tables.get()).load_ldt(percpu::id(), run.ldt_entries) };
-}
-
 /// Changes one page of a window, and drops its translation if it was another.
 fn set_window(at: u64, entry: u64) {
     let Some(slot) = paging::entry_of(at) else { return };
@@ -440,12 +427,6 @@ fn set_window(at: u64, entry: u64) {
             flush::local(Flush::Page(Vaddr(at)));
         }
     }
-}
-
-/// Loads the bases of FS and of the GS that waits for the way back.
-fn load_bases(run: &Run) {
-    write_msr(FS_BASE, canonical(run.fs_base));
-    write_msr(KERNEL_GS_BASE, canonical(run.gs_base()));
 }
 
 /// Loads the selectors of a vCPU that is switched to; its bases come after.
@@ -477,7 +458,7 @@ pub fn store_registers_in(run: &Run) {
     // SAFETY: this CPU's own, and interrupts are off; `run` stays where it is for as long as it is current.
     unsafe {
         *percpu.frame_end.get() = end;
-        (*percpu.tables.get()).tss.rsp0 = end;
+        (*percpu.tables.get()).tss.privilege_stack_table[0] = x86_64::VirtAddr::new_truncate(end);
     }
 }
 

@@ -55,7 +55,7 @@ fn save(current: &mut Current) {
 /// Gives the hardware what it has to hold of a vCPU. Its root is loaded already.
 fn load(c: &mut Caller<'_, Machine>) {
     machine::store_registers_in(c.run);
-    machine::load_windows(c.run);
+    c.core.platform.load_tables(c.run);
     let r = &c.run.regs;
     for selector in [r.es, r.ds, r.fs, r.gs] {
         // Those of the LDT are loaded from the window, where its pages are only once they are used.

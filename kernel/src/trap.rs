@@ -203,24 +203,7 @@ fn machine_nmi() {
 }
 
 fn unexpected(regs: &CpuUserRegs) -> ! {
-    panic!(
-        "exception {} in ring 0, error {:#x}, at {:#x}, address {:#x}, rsp {:#x}\n\
-         rax {:#x} rbx {:#x} rcx {:#x} rdx {:#x} rsi {:#x} rdi {:#x} rbp {:#x} r8 {:#x} r9 {:#x}",
-        regs.entry_vector,
-        regs.error_code,
-        regs.rip,
-        Cr2::read_raw(),
-        regs.rsp,
-        regs.rax,
-        regs.rbx,
-        regs.rcx,
-        regs.rdx,
-        regs.rsi,
-        regs.rdi,
-        regs.rbp,
-        regs.r8,
-        regs.r9
-    )
+    panic!("exception {} in ring 0, address {:#x}: {regs:x?}", regs.entry_vector, Cr2::read_raw())
 }
 
 /// Copies between the core and a guest's addresses that are translated by the loaded tables. False if part of it cannot

@@ -91,12 +91,6 @@ impl<P: Platform> Cpu<P> {
         }
     }
 
-    /// Gives back the room in its queues for a domain of so many vCPUs.
-    pub(crate) fn unreserve(&self, vcpus: usize) {
-        self.queue.unreserve(vcpus);
-        self.timers.unreserve(vcpus + 1);
-    }
-
     /// Leaves word for the CPU; the caller kicks it where it is another.
     pub fn post(&self, bits: u32) {
         self.pending.fetch_or(bits, Ordering::SeqCst);

@@ -24,7 +24,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use abi::memory::E820Entry;
 use abi::{DomId, Errno, Mfn};
 
-use crate::{Core, CpuSet, Domain, Flush, Platform};
+use crate::{Core, CpuSet, Domain, Flush, Platform, refuse_if};
 
 mod place;
 pub use place::Place;
@@ -628,9 +628,7 @@ impl<P: Platform> Core<P> {
     /// Takes a type reference, Writable or SegmentDescriptor, on a frame that the caller has a general reference on.
     /// `dirty` are the CPUs that may remember the frame's last use: the owner's.
     pub fn get_type(&self, frame: Frame, kind: PageType, dirty: CpuSet) -> Result<(), Errno> {
-        if kind == PageType::None || kind.level() != 0 {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(kind == PageType::None || kind.level() != 0, Errno::EINVAL)?;
         let info = self.frames.info(frame);
         let before = info.update(|state| state.get_type(kind)).map_err(|_| Errno::EINVAL)?;
         if !info.state().has(State::VALIDATED) {

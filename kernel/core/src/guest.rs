@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering;
 use abi::{PAGE_SIZE, Vaddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::{AddressSpace, Core, Fault, Frame, Platform};
+use crate::{AddressSpace, Core, Fault, Frame, Platform, refuse_if};
 
 /// Words in a frame.
 pub const WORDS: usize = PAGE_SIZE / 8;
@@ -112,6 +112,7 @@ pub fn put<P: Platform, T: ?Sized + IntoBytes + Immutable>(
 
 impl<P: Platform> Core<P> {
     /// Copies in from an address space that no CPU has loaded, by walking it. The platform's own copy comes here.
+    #[cold]
     pub fn copy_from_space(&self, space: AddressSpace, from: Vaddr, to: &mut [u8]) -> Result<(), Fault> {
         let mut at = from.0;
         let mut rest = to;
@@ -126,6 +127,7 @@ impl<P: Platform> Core<P> {
     }
 
     /// Copies out to an address space that no CPU has loaded, by walking it.
+    #[cold]
     pub fn copy_to_space(&self, space: AddressSpace, to: Vaddr, from: &[u8]) -> Result<(), Fault> {
         let mut at = to.0;
         let mut rest = from;
@@ -141,9 +143,7 @@ impl<P: Platform> Core<P> {
 
     /// The frame, and the byte in it, that a guest's own access would reach.
     fn reach(&self, space: AddressSpace, at: u64, write: bool) -> Result<(Frame, usize), Fault> {
-        if !crate::mm::is_guest_address(Vaddr(at)) {
-            return Err(Fault);
-        }
+        refuse_if(!crate::mm::is_guest_address(Vaddr(at)), Fault)?;
         let entry = self.walk(space, Vaddr(at)).target(write).ok_or(Fault)?;
         let frame = self.frames.get(entry.mfn()).ok_or(Fault)?;
         Ok((frame, at as usize % PAGE_SIZE))

@@ -11,7 +11,7 @@ use core::ops::RangeInclusive;
 
 use abi::{Errno, Mfn};
 
-use crate::{Core, Domain, Platform, Privilege};
+use crate::{Core, Domain, Platform, Privilege, refuse_if};
 
 /// First line that is a message, not a GSI.
 pub const FIRST_MESSAGE: u32 = 64;
@@ -89,9 +89,7 @@ impl Ranges {
             }
             touches
         });
-        if pieces.len() > MAX_RANGES {
-            return Err(Errno::ENOMEM);
-        }
+        refuse_if(pieces.len() > MAX_RANGES, Errno::ENOMEM)?;
         self.0 = pieces;
         Ok(())
     }
@@ -186,9 +184,7 @@ impl<P: Platform> Core<P> {
             domain.privilege.contains(Privilege::HARDWARE) || domain.devices.lock().frames.has(&(mfn.0..=mfn.0));
         // No device answers at an address that the CPU cannot have: the walk would fault for a reserved bit.
         let width = self.platform.cpuid(0x8000_0008, 0)[0] & 0xff;
-        if core || !given || mfn.maddr().0.checked_shr(width) != Some(0) {
-            return Err(Errno::EPERM);
-        }
+        refuse_if(core || !given || mfn.maddr().0.checked_shr(width) != Some(0), Errno::EPERM)?;
         Ok(!self.lines.lock().tables.has(&(mfn.0..=mfn.0)))
     }
 
@@ -211,9 +207,7 @@ impl<P: Platform> Core<P> {
     /// EINVAL: no such GSI or pirq. EEXIST: the pirq stands for another.
     pub fn map_gsi(&self, domain: &Domain<P>, gsi: u32, wanted: Option<u32>) -> Result<u32, Errno> {
         let number = wanted.unwrap_or(gsi);
-        if gsi >= FIRST_MESSAGE || number >= PIRQS {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(gsi >= FIRST_MESSAGE || number >= PIRQS, Errno::EINVAL)?;
         let mut devices = domain.devices.lock();
         match devices.pirq(number) {
             Some(same) if same.line == Line(gsi) => return Ok(number),
@@ -242,9 +236,7 @@ impl<P: Platform> Core<P> {
             return if wanted.is_none_or(|n| n == same.number) { Ok(same.number) } else { Err(Errno::EEXIST) };
         }
         let number = wanted.or_else(|| devices.free_pirq(true)).filter(|&n| n < PIRQS).ok_or(Errno::ENOSPC)?;
-        if devices.pirq(number).is_some() {
-            return Err(Errno::EEXIST);
-        }
+        refuse_if(devices.pirq(number).is_some(), Errno::EEXIST)?;
         devices.pirqs.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         let line = self.take_line(domain, number)?;
         let enabled = {
@@ -288,9 +280,7 @@ impl<P: Platform> Core<P> {
     /// EPERM: the pirq stands for nothing, or for a GSI that the domain was not given. EBUSY: somebody has the line, and one of both does not share.
     pub fn open_pirq(&self, domain: &Arc<Domain<P>>, number: u32, shares: bool) -> Result<(), Errno> {
         let pirq = domain.devices.lock().pirq(number).ok_or(Errno::EPERM)?;
-        if pirq.message.is_none() && !self.may_have_line(domain, pirq.line.0) {
-            return Err(Errno::EPERM);
-        }
+        refuse_if(pirq.message.is_none() && !self.may_have_line(domain, pirq.line.0), Errno::EPERM)?;
         let mut lines = self.lines.lock();
         let (mut sharers, mut all_share) = (0, true);
         for sharer in lines.of(pirq.line) {
@@ -301,9 +291,7 @@ impl<P: Platform> Core<P> {
             sharers += 1;
             all_share &= sharer.shares;
         }
-        if sharers > 0 && !(all_share && shares) || sharers == MAX_SHARERS {
-            return Err(Errno::EBUSY);
-        }
+        refuse_if(sharers > 0 && !(all_share && shares) || sharers == MAX_SHARERS, Errno::EBUSY)?;
         lines.lines.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         let domain = Arc::downgrade(domain);
         lines.lines.push((pirq.line, Sharer { domain, pirq: number, shares, owes_eoi: false }));

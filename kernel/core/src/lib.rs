@@ -72,6 +72,12 @@ pub struct Core<P: Platform> {
     pub messages: sync::Lock<P, log::Ring>,
 }
 
+/// An error where something is so that must not be.
+#[inline(always)]
+pub(crate) fn refuse_if<E>(it: bool, with: E) -> Result<(), E> {
+    if it { Err(with) } else { Ok(()) }
+}
+
 /// Is there memory for `bytes` more, and for what others take at the same time? ENOMEM where there is not.
 ///
 /// Asked right before something is put into a `Box` or an `Arc`, which cannot report that there is none.

@@ -8,7 +8,7 @@ use abi::{Errno, PAGE_SIZE};
 use crate::frame::{FrameTable, NIL};
 use crate::trap::TrapTable;
 use crate::vcpu::FpuState;
-use crate::{Core, Domain, Frame, Lock, Owner, PageType, Platform, Run, State, Vcpu, guest};
+use crate::{Core, Domain, Frame, Lock, Owner, PageType, Platform, Run, State, Vcpu, guest, refuse_if};
 
 /// The most pages of the core that one domain may be charged with, beyond its own memory: grant frames, status pages,
 /// event words.
@@ -140,13 +140,9 @@ impl<P: Platform> Core<P> {
         let count = 1u64 << order;
         {
             let mut account = domain.memory.lock();
-            if domain.is_dying() {
-                return Err(Errno::EINVAL);
-            }
+            refuse_if(domain.is_dying(), Errno::EINVAL)?;
             // Charged first, so that two that come at once cannot both have the last page.
-            if account.max_pages.saturating_sub(account.pages) < count {
-                return Err(Errno::ENOMEM);
-            }
+            refuse_if(account.max_pages.saturating_sub(account.pages) < count, Errno::ENOMEM)?;
             account.pages += count;
         }
         let Some(first) = self.take_frames(order, limit) else {
@@ -219,9 +215,7 @@ impl<P: Platform> Core<P> {
     /// stamped when it is freed.
     pub(crate) fn steal(&self, domain: &Domain<P>, frame: Frame) -> Result<(), Errno> {
         let info = self.frames.info(frame);
-        if !info.is_owned_by(domain.id) {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(!info.is_owned_by(domain.id), Errno::EINVAL)?;
         info.update(State::unshared).map_err(|_| Errno::EINVAL)?;
         let mut account = domain.memory.lock();
         account.unlink(&self.frames, frame);
@@ -274,9 +268,7 @@ impl<P: Platform> Core<P> {
     pub fn alloc_core_page(&self, charged: Option<&Domain<P>>) -> Result<Frame, Errno> {
         if let Some(domain) = charged {
             let mut account = domain.memory.lock();
-            if account.core_pages >= MAX_CORE_PAGES {
-                return Err(Errno::ENOMEM);
-            }
+            refuse_if(account.core_pages >= MAX_CORE_PAGES, Errno::ENOMEM)?;
             account.core_pages += 1;
         }
         let Some(frame) = self.take_frames(0, u64::MAX) else {

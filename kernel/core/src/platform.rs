@@ -1,9 +1,11 @@
 //! What the core asks of a machine. The only seam between logic and hardware.
 
+use core::ops::RangeInclusive;
 use core::sync::atomic::AtomicU64;
 
 use abi::{Mfn, Vaddr};
 
+use crate::irq::{Line, PciAddress};
 use crate::{CpuId, CpuSet, Frame, Run};
 
 /// How a guest address could not be reached: the guest's own page tables do not allow it.
@@ -93,25 +95,16 @@ pub trait Platform: Sized + Send + Sync + 'static {
     /// Reads the segment registers' bases, which a guest may change by loads of its own, back into `run`.
     fn save_bases(&self, run: &mut Run);
     /// The byte of the guest's LDT that a faulting address stands for, if it is where this CPU maps that.
-    fn ldt_offset(&self, _address: u64) -> Option<u64> {
-        None
-    }
+    fn ldt_offset(&self, address: u64) -> Option<u64>;
     /// Takes `run`'s FS base and its mode's GS base into the hardware.
-    fn load_bases(&self, _run: &Run) {}
+    fn load_bases(&self, run: &Run);
     /// `run`'s mode is about to change: keeps the GS base of the mode it leaves, and loads that of the other.
-    fn swap_gs(&self, run: &mut Run) {
-        self.save_bases(run);
-        run.kernel_mode = !run.kernel_mode;
-        self.load_bases(run);
-        run.kernel_mode = !run.kernel_mode;
-    }
+    fn swap_gs(&self, run: &mut Run);
     /// Loads GS with a selector for user mode, 0 where that faults; its base becomes `run.gs_base_user`. The GS base of
     /// kernel mode, which `run` is in, stays.
-    fn load_user_gs(&self, run: &mut Run, selector: u16) {
-        run.regs.gs = selector;
-    }
+    fn load_user_gs(&self, run: &mut Run, selector: u16);
     /// Takes the CR4 bits that are the guest's own (TSD, DE, FSGSBASE, OSXSAVE) into the hardware.
-    fn load_control(&self, _run: &Run) {}
+    fn load_control(&self, run: &Run);
     /// Sets or clears CR0.TS, and keeps the FPU state right.
     fn set_task_switched(&self, run: &mut Run, set: bool);
     /// Takes `run`'s debug registers into the hardware.
@@ -122,9 +115,7 @@ pub trait Platform: Sized + Send + Sync + 'static {
     fn rdmsr(&self, msr: u32) -> Option<u64>;
     /// The state components that vCPU switches keep by XSAVE, as bits of XCR0; 0 where they do not use it. Only those
     /// are shown to guests.
-    fn xcr0_offered(&self) -> u64 {
-        0
-    }
+    fn xcr0_offered(&self) -> u64;
     /// Sets XCR0 to a value that the architecture allows, of what is offered.
     fn set_xcr0(&self, value: u64);
     /// IN of 1, 2 or 4 bytes, for a domain that was given the port.
@@ -140,8 +131,8 @@ pub trait Platform: Sized + Send + Sync + 'static {
     fn tsc(&self) -> u64;
     /// How a guest turns TSC ticks into nanoseconds: `(tsc_to_system_mul, tsc_shift)` of `vcpu_time_info`.
     fn tsc_scale(&self) -> (u32, i8);
-    /// Wall-clock time at system time 0: seconds and nanoseconds since 1970.
-    fn wall_clock(&self) -> (u64, u32);
+    /// Wall-clock time at system time 0: seconds since 1970.
+    fn wall_clock(&self) -> u64;
     /// Asks for a timer interrupt on this CPU at system time `deadline`; `u64::MAX` for none.
     fn set_timer(&self, deadline: u64);
     /// Makes another CPU look at its flags ([`Cpu::pending`](crate::cpu::Cpu)).
@@ -151,24 +142,22 @@ pub trait Platform: Sized + Send + Sync + 'static {
     /// Does work wait that a long operation should make room for: an interrupt, a need to reschedule?
     fn preempt(&self) -> bool;
     /// Routes, masks or unmasks an interrupt; see [`crate::irq`].
-    fn irq_mask(&self, line: crate::irq::Line, masked: bool);
+    fn irq_mask(&self, line: Line, masked: bool);
     /// Acknowledges a level-triggered interrupt after its domain has served it.
-    fn irq_eoi(&self, line: crate::irq::Line);
+    fn irq_eoi(&self, line: Line);
     /// The frames in which a PCI function's MSI-X table is, if it has one.
-    fn msix_table(&self, _device: crate::irq::PciAddress) -> Option<core::ops::RangeInclusive<u64>> {
-        None
-    }
+    fn msix_table(&self, device: PciAddress) -> Option<RangeInclusive<u64>>;
     /// Masks an MSI or MSI-X entry of a PCI function, for good until it is enabled again.
-    fn msi_disable(&self, _device: crate::irq::PciAddress, _entry: Option<u16>) {}
+    fn msi_disable(&self, device: PciAddress, entry: Option<u16>);
     /// Programs an MSI or MSI-X entry of a PCI function to raise `line`; false if it cannot.
-    fn msi_enable(&self, device: crate::irq::PciAddress, entry: Option<u16>, line: crate::irq::Line) -> bool;
+    fn msi_enable(&self, device: PciAddress, entry: Option<u16>, line: Line) -> bool;
 
     // ---- Console and end ----------------------------------------------------------------------------------------
 
     /// Writes to the console, whole.
     fn console_write(&self, text: &[u8]);
     /// Does what a debug key does.
-    fn debug_key(&self, _key: u8) {}
+    fn debug_key(&self, key: u8);
     /// Takes what was typed on the console.
     fn console_read(&self, to: &mut [u8]) -> usize;
     /// Stops the machine. May return on a test's machine only.

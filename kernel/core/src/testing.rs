@@ -347,6 +347,24 @@ impl Platform for TestMachine {
 
     fn load_tables(&self, _run: &Run) {}
     fn save_bases(&self, _run: &mut Run) {}
+    fn load_bases(&self, _run: &Run) {}
+    fn swap_gs(&self, _run: &mut Run) {}
+    fn load_control(&self, _run: &Run) {}
+    fn debug_key(&self, _key: u8) {}
+    fn msi_disable(&self, _device: crate::irq::PciAddress, _entry: Option<u16>) {}
+
+    fn ldt_offset(&self, _address: u64) -> Option<u64> {
+        None
+    }
+
+    fn load_user_gs(&self, run: &mut Run, selector: u16) {
+        run.regs.gs = selector;
+    }
+
+    fn msix_table(&self, _device: crate::irq::PciAddress) -> Option<core::ops::RangeInclusive<u64>> {
+        None
+    }
+
     fn set_task_switched(&self, run: &mut Run, set: bool) {
         run.cr0 = if set { run.cr0 | 8 } else { run.cr0 & !8 };
     }
@@ -395,8 +413,8 @@ impl Platform for TestMachine {
         (1 << 31, 1)
     }
 
-    fn wall_clock(&self) -> (u64, u32) {
-        (1_577_836_800, 0)
+    fn wall_clock(&self) -> u64 {
+        1_577_836_800
     }
 
     fn set_timer(&self, deadline: u64) {

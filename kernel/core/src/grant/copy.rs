@@ -4,7 +4,7 @@ use abi::grant::{Copy, CopyPtr, GrantStatus};
 use abi::{DomId, GrantRef, Mfn, PAGE_SIZE};
 use alloc::sync::Arc;
 
-use crate::{Core, Domain, Frame, PageType, Platform, guest};
+use crate::{Core, Domain, Frame, PageType, Platform, guest, refuse_if};
 
 /// One end of a copy, with its references held.
 struct End<P: Platform> {
@@ -45,9 +45,7 @@ impl<'a, P: Platform> Copier<'a, P> {
         let to = Self::end(self.core, self.domain, &mut self.dest, &op.dest, dest_granted, true)?;
         let (from, to) = ((from, usize::from(op.source.offset)), (to, usize::from(op.dest.offset)));
         let len = usize::from(op.len);
-        if from.1 + len > PAGE_SIZE || to.1 + len > PAGE_SIZE {
-            return Err(GrantStatus::BAD_COPY_ARG);
-        }
+        refuse_if(from.1 + len > PAGE_SIZE || to.1 + len > PAGE_SIZE, GrantStatus::BAD_COPY_ARG)?;
         guest::copy(&self.core.platform, from, to, len);
         Ok(())
     }
@@ -87,9 +85,7 @@ impl<'a, P: Platform> Copier<'a, P> {
     ) -> Result<End<P>, GrantStatus> {
         let own = domid == DomId::SELF;
         if !granted {
-            if !own {
-                return Err(GrantStatus::PERMISSION_DENIED);
-            }
+            refuse_if(!own, GrantStatus::PERMISSION_DENIED)?;
             let frame = core.get_page(Mfn(name), caller).map_err(|_| GrantStatus::BAD_PAGE)?;
             if write && core.get_type(frame, PageType::Writable, caller.dirty()).is_err() {
                 core.put_page(frame);
@@ -98,9 +94,7 @@ impl<'a, P: Platform> Copier<'a, P> {
             return Ok(End { domid, name, granted, frame, write, pin: None });
         }
         let granter = if own { caller.clone() } else { core.domains.get(domid).ok_or(GrantStatus::BAD_DOMAIN)? };
-        if granter.is_dying() {
-            return Err(GrantStatus::BAD_DOMAIN);
-        }
+        refuse_if(granter.is_dying(), GrantStatus::BAD_DOMAIN)?;
         let gref = GrantRef(name as u32);
         let frame = core.pin_grant(&granter, gref, caller.id, write, false)?;
         Ok(End { domid, name, granted, frame, write, pin: Some((granter, gref)) })

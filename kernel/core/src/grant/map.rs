@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use super::Track;
 use super::track::Mapping;
 use crate::mm::{MapAt, Session};
-use crate::{Core, CpuSet, Domain, Flush, Frame, Guard, Platform};
+use crate::{Core, CpuSet, Domain, Flush, Frame, Guard, Platform, refuse_if};
 
 /// The ways in which a frame can be mapped.
 const KINDS: u32 = gntmap::HOST_MAP | gntmap::DEVICE_MAP;
@@ -71,14 +71,10 @@ impl<P: Platform> Core<P> {
         op: &MapGrantRef,
     ) -> Result<(GrantHandle, Maddr), GrantStatus> {
         let kinds = op.flags & KINDS;
-        if kinds == 0 {
-            return Err(GrantStatus::BAD_GNTREF);
-        }
+        refuse_if(kinds == 0, GrantStatus::BAD_GNTREF)?;
         let write = op.flags & gntmap::READONLY == 0;
         track.reserve()?;
-        if granter.is_dying() {
-            return Err(GrantStatus::BAD_DOMAIN);
-        }
+        refuse_if(granter.is_dying(), GrantStatus::BAD_DOMAIN)?;
         let frame = self.pin_grant(granter, op.gref, mapper.id, write, true)?;
         if let Err(status) = self.enter(session, root, granter, frame, op) {
             self.unpin_grant(granter, op.gref, write);
@@ -173,9 +169,7 @@ impl<P: Platform> Core<P> {
         let m = track.get(handle).filter(|m| m.flags & KINDS != 0).ok_or(GrantStatus::BAD_HANDLE)?;
         let host = host_addr != 0 && m.flags & gntmap::HOST_MAP != 0;
         let dma = device.0 != 0 && m.flags & gntmap::DEVICE_MAP != 0;
-        if dma && device != m.frame.mfn().maddr() {
-            return Err(GrantStatus::BAD_DEV_ADDR);
-        }
+        refuse_if(dma && device != m.frame.mfn().maddr(), GrantStatus::BAD_DEV_ADDR)?;
         let mut kinds = 0;
         if host {
             unmap(session, m).map_err(|()| GrantStatus::GENERAL_ERROR)?;

@@ -29,7 +29,7 @@ pub use copy::Copier;
 pub use map::Unmapped;
 pub use track::Track;
 
-use crate::{Core, Domain, Lock, Platform, Stop};
+use crate::{Core, Domain, Lock, Platform, Stop, refuse_if};
 use table::Table;
 
 /// The grant frames that a domain may have if nothing else is said: as in Xen.
@@ -74,9 +74,7 @@ impl<P: Platform> Core<P> {
     /// Makes a domain's table at least `frames` large. GENERAL_ERROR if it may not have so many, or there is no
     /// memory.
     pub fn grow_grant_table(&self, domain: &Domain<P>, frames: u32) -> Result<(), GrantStatus> {
-        if domain.is_dying() {
-            return Err(GrantStatus::GENERAL_ERROR);
-        }
+        refuse_if(domain.is_dying(), GrantStatus::GENERAL_ERROR)?;
         domain.grants.table.lock().grow(self, domain, frames)
     }
 

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use super::status;
 use crate::sync::atomic::AtomicU64;
-use crate::{Core, Domain, Frame, PageType, Platform, guest};
+use crate::{Core, Domain, Frame, PageType, Platform, guest, refuse_if};
 
 /// Entries whose use is kept track of in one allocation.
 const CHUNK: usize = 128;
@@ -76,9 +76,7 @@ impl Table {
         domain: &Domain<P>,
         frames: u32,
     ) -> Result<(), GrantStatus> {
-        if frames > self.limit {
-            return Err(GrantStatus::GENERAL_ERROR);
-        }
+        refuse_if(frames > self.limit, GrantStatus::GENERAL_ERROR)?;
         let chunks = frames as usize * (ENTRIES_PER_FRAME as usize / CHUNK);
         let missing = |have: usize, want: usize| want.saturating_sub(have);
         self.frames
@@ -149,9 +147,7 @@ impl<P: Platform> Core<P> {
         };
         let active = chunk.get_mut(gref.0 as usize % CHUNK).ok_or(GrantStatus::BAD_GNTREF)?;
         let first = !active.is_used();
-        if !first && (active.who != who || *active.count(write) >= MOST) {
-            return Err(GrantStatus::GENERAL_ERROR);
-        }
+        refuse_if(!first && (active.who != who || *active.count(write) >= MOST), GrantStatus::GENERAL_ERROR)?;
         let first_write = write && active.writers == 0;
         if first || first_write {
             let mfn = status::claim(entry, who, write, whole)?;

@@ -6,7 +6,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::{Domain, Frame, Platform};
+use crate::{Domain, Frame, Platform, refuse_if};
 
 /// Handles in one allocation.
 const CHUNK: usize = 128;
@@ -74,9 +74,7 @@ impl<P: Platform> Track<P> {
             return Ok(());
         }
         let first = self.chunks.len() * CHUNK;
-        if first >= MOST {
-            return Err(GrantStatus::NO_SPACE);
-        }
+        refuse_if(first >= MOST, GrantStatus::NO_SPACE)?;
         let mut chunk = Vec::new();
         chunk.try_reserve_exact(CHUNK).map_err(|_| GrantStatus::NO_SPACE)?;
         self.chunks.try_reserve(1).map_err(|_| GrantStatus::NO_SPACE)?;

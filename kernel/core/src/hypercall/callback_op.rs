@@ -9,7 +9,7 @@
 //! - Source: `callback.h`, `nmi.h`.
 
 use crate::trap::Callback;
-use crate::{Args, Caller, HcResult, Platform};
+use crate::{Args, Caller, HcResult, Platform, refuse_if};
 use abi::Errno;
 use abi::callback::{CallbackOp, CallbackRegister, CallbackType, CallbackUnregister, MASK_EVENTS};
 use abi::layout::FLAT_RING3_CS64;
@@ -40,9 +40,7 @@ pub fn nmi_op<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
 }
 
 fn register<P: Platform>(c: &mut Caller<'_, P>, r: CallbackRegister) -> HcResult {
-    if !r.address.is_canonical() {
-        return Err(Errno::EINVAL.into());
-    }
+    refuse_if(!r.address.is_canonical(), Errno::EINVAL)?;
     let callbacks = &mut c.run.callbacks;
     let slot = match r.kind {
         CallbackType::EVENT => &mut callbacks.event,

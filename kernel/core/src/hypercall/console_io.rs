@@ -10,7 +10,7 @@
 //! - Source: `xen.h`.
 
 use crate::log::Line;
-use crate::{Args, Caller, HcResult, Platform, Stop};
+use crate::{Args, Caller, HcResult, Platform, Stop, refuse_if};
 use abi::{Errno, Vaddr};
 
 /// Lines a second that a domain without the console's privilege may write.
@@ -97,9 +97,7 @@ fn read<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     c.need(crate::Privilege::CONSOLE)?;
     let [_, count, buffer, ..] = a.0;
     let count = u64::from(count as u32);
-    if count > i32::MAX as u64 {
-        return Err(Errno::E2BIG.into());
-    }
+    refuse_if(count > i32::MAX as u64, Errno::E2BIG)?;
     let mut piece = [0u8; PIECE];
     let mut done = 0u64;
     while done < count {

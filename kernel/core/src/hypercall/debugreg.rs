@@ -9,7 +9,7 @@
 //! - Source: `xen.h`.
 
 use crate::trap::DR6_DEFAULT;
-use crate::{Args, Caller, HcResult, Platform, Run, Stop};
+use crate::{Args, Caller, HcResult, Platform, Run, Stop, refuse_if};
 use abi::Errno;
 
 /// CR4.DE: I/O breakpoints.
@@ -82,20 +82,14 @@ fn admit7(value: u64, io_allowed: bool) -> Result<(u64, u64), Errno> {
     const DETECT: u64 = 0x2000;
     const ENABLES: u64 = 0xff;
     const ON_IO: u64 = 2;
-    if value >> 32 != 0 {
-        return Err(Errno::EINVAL);
-    }
-    if value & DETECT != 0 {
-        return Err(Errno::EPERM);
-    }
+    refuse_if(value >> 32 != 0, Errno::EINVAL)?;
+    refuse_if(value & DETECT != 0, Errno::EPERM)?;
     let value = value & !ZEROS | ONES;
     let mut io = 0;
     if value & ENABLES != 0 {
         for n in 0..4 {
             if value >> (16 + 4 * n) & 3 == ON_IO {
-                if !io_allowed {
-                    return Err(Errno::EPERM);
-                }
+                refuse_if(!io_allowed, Errno::EPERM)?;
                 io |= value & 3 << (2 * n);
             }
         }

@@ -23,15 +23,15 @@ use core::sync::atomic::Ordering;
 use zerocopy::FromZeros;
 
 use crate::lifecycle::NewDomain;
-use crate::{Args, Caller, Core, CpuSet, Domain, HcResult, PageType, Platform, Privilege, Stage, Stop, Vcpu, guest};
+use crate::{
+    Args, Caller, Core, CpuSet, Domain, HcResult, PageType, Platform, Privilege, Stage, Stop, Vcpu, guest, refuse_if,
+};
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     let [at, ..] = a.0;
     let mut op: Domctl = c.get(at)?;
-    if op.interface_version != DOMCTL_INTERFACE_VERSION {
-        return Err(Errno::EACCES.into());
-    }
+    refuse_if(op.interface_version != DOMCTL_INTERFACE_VERSION, Errno::EACCES)?;
     if op.cmd == DomctlOp::CREATEDOMAIN {
         c.need(Privilege::BUILDER)?;
         op.domain = create(c, op.domain, op.payload.get())?;
@@ -88,9 +88,7 @@ fn create<P: Platform>(c: &Caller<'_, P>, wanted: DomId, config: CreateDomain) -
     let ArchDomainConfig { emulation_flags, misc_flags } = config.arch;
     let plain = config.flags & !CreateDomain::CDF_XS_DOMAIN == 0 && emulation_flags == 0 && config.vmtrace_size == 0;
     let known = misc_flags & !ArchDomainConfig::MSR_RELAXED == 0 && config.iommu_opts == 0;
-    if !plain || !known || config.grant_opts != 1 {
-        return Err(Errno::EINVAL.into());
-    }
+    refuse_if(!plain || !known || config.grant_opts != 1, Errno::EINVAL)?;
     let store = config.flags & CreateDomain::CDF_XS_DOMAIN != 0;
     c.core.reap();
     let new = NewDomain {
@@ -147,9 +145,7 @@ pub fn info<P: Platform>(core: &Core<P>, domain: &Domain<P>) -> GetDomainInfo {
 /// Fills a page of the domain's with the stubs that make hypercalls.
 fn hypercall_page<P: Platform>(core: &Core<P>, domain: &Domain<P>, page: HypercallInit) -> Result<(), Errno> {
     use pvimage::hypercall_page::{STUB_SIZE, STUBS, stub};
-    if domain.is_dying() {
-        return Err(Errno::EACCES);
-    }
+    refuse_if(domain.is_dying(), Errno::EACCES)?;
     let frame = core.get_page_and_type(page.gmfn, domain, PageType::Writable).map_err(|_| Errno::EINVAL)?;
     for number in 0..STUBS {
         guest::write(&core.platform, frame, number as usize * STUB_SIZE, &stub(number));
@@ -179,9 +175,7 @@ fn permit<P: Platform>(c: &Caller<'_, P>, domain: &Domain<P>, op: &Domctl) -> Re
         _ => {
             let p: IrqPermission = op.payload.get();
             let line = u64::from(p.pirq);
-            if p.pirq >= crate::irq::FIRST_MESSAGE {
-                return Err(Errno::EINVAL.into());
-            }
+            refuse_if(p.pirq >= crate::irq::FIRST_MESSAGE, Errno::EINVAL)?;
             change(&mut domain.devices.lock().lines, line..=line, p.allow_access)?;
         }
     }

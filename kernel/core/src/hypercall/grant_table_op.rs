@@ -21,7 +21,7 @@ use alloc::sync::Arc;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::grant::{Copier, Unmapped};
-use crate::{Args, Caller, Counter, Domain, HcResult, Platform, Stop, guest};
+use crate::{Args, Caller, Counter, Domain, HcResult, Platform, Stop, guest, refuse_if};
 
 /// Structures in a batch: what is copied in at once, and done between two looks at whether to make room.
 const BATCH: usize = 16;
@@ -30,9 +30,7 @@ const BATCH: usize = 16;
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     let op = GrantOp(a.0[0] as u32);
     c.core.count(c.cpu, Counter::Sub(Hypercall::GRANT_TABLE_OP.0, op.0));
-    if (a.0[2] as i32) < 0 {
-        return Err(Errno::EINVAL.into());
-    }
+    refuse_if((a.0[2] as i32) < 0, Errno::EINVAL)?;
     match op {
         GrantOp::MAP_GRANT_REF => batches(c, a, map)?,
         GrantOp::UNMAP_GRANT_REF => batches(c, a, unmap)?,
@@ -85,9 +83,7 @@ fn one<P: Platform, T: Status + FromBytes + IntoBytes + Immutable>(
     a: &mut Args,
     done: fn(&mut Caller<'_, P>, &mut T) -> Result<(), GrantStatus>,
 ) -> Result<(), Stop> {
-    if a.0[2] as u32 != 1 {
-        return Err(Errno::EINVAL.into());
-    }
+    refuse_if(a.0[2] as u32 != 1, Errno::EINVAL)?;
     let mut it: T = c.get(a.0[1])?;
     *it.status() = status_of(done(c, &mut it));
     c.put(a.0[1], &it)

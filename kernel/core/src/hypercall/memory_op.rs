@@ -21,7 +21,7 @@ use abi::memory::{
 use abi::{Errno, Mfn, PAGE_SHIFT, PteFlags, Vaddr};
 
 use crate::memory::List;
-use crate::{Args, Caller, Domain, Flush, HcResult, Platform, Privilege, Stop, guest};
+use crate::{Args, Caller, Domain, Flush, HcResult, Platform, Privilege, Stop, guest, refuse_if};
 
 /// The largest extent a domain may ask for, by order: 2 MiB; 16 MiB for those that were given devices.
 const ORDER: u32 = 9;
@@ -150,9 +150,7 @@ fn exchange<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
 fn exchange_all<P: Platform>(c: &Caller<'_, P>, x: &mut MemoryExchange) -> Result<(), Stop> {
     let (input, output) = (x.input, x.output);
     let order = input.extent_order.max(output.extent_order);
-    if order > max_order(c) {
-        return Err(Errno::EPERM.into());
-    }
+    refuse_if(order > max_order(c), Errno::EPERM)?;
     let fits = |r: &MemoryReservation| u64::MAX >> r.extent_order >= r.nr_extents;
     if x.nr_exchanged > input.nr_extents
         || input.domid != output.domid
@@ -302,16 +300,12 @@ fn machine_memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
     c.need(Privilege::HARDWARE)?;
     let map: MemoryMap = c.get(at)?;
     // Xen wants room for one more than there are.
-    if map.nr_entries as usize <= c.core.frames.memory_map().len() {
-        return Err(Errno::EINVAL.into());
-    }
+    refuse_if(map.nr_entries as usize <= c.core.frames.memory_map().len(), Errno::EINVAL)?;
     tell_regions(c, at, map, c.core.frames.memory_map())
 }
 
 fn tell_regions<P: Platform>(c: &Caller<'_, P>, at: u64, mut map: MemoryMap, regions: &[E820Entry]) -> HcResult {
-    if regions.is_empty() {
-        return Err(Errno::ENOSYS.into());
-    }
+    refuse_if(regions.is_empty(), Errno::ENOSYS)?;
     let counted = map.buffer == Vaddr::NULL;
     let told = if counted { 0 } else { regions.len().min(map.nr_entries as usize) };
     for (index, region) in (0..).zip(regions.iter().take(told)) {
@@ -324,9 +318,7 @@ fn tell_regions<P: Platform>(c: &Caller<'_, P>, at: u64, mut map: MemoryMap, reg
 
 fn set_memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
     let new: ForeignMemoryMap = c.get(at)?;
-    if new.map.nr_entries > MAX_REGIONS {
-        return Err(Errno::EINVAL.into());
-    }
+    refuse_if(new.map.nr_entries > MAX_REGIONS, Errno::EINVAL)?;
     let domain = c.target(new.domid)?;
     c.need(Privilege::BUILDER)?;
     let mut regions: Vec<E820Entry> = Vec::new();

@@ -19,7 +19,7 @@ use abi::{DomId, Errno, Mfn, PAGE_SHIFT, Pte, Vaddr};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::mm::{MappedOwner, Session, Store};
-use crate::{Args, Caller, Domain, Frame, HcResult, PageType, Platform, Privilege, Stop, guest};
+use crate::{Args, Caller, Domain, Frame, HcResult, PageType, Platform, Privilege, Stop, guest, refuse_if};
 
 /// Requests copied in at once.
 const CHUNK: usize = 8;
@@ -202,9 +202,7 @@ impl<'a, P: Platform> Batch<'a, P> {
             }
             Some(table) => {
                 self.cached = None;
-                if self.frames.domain(c).is_none_or(|domain| domain.id != self.tables.id) {
-                    return Err(Errno::EINVAL.into());
-                }
+                refuse_if(self.frames.domain(c).is_none_or(|domain| domain.id != self.tables.id), Errno::EINVAL)?;
                 self.session.update_table(table, level, index, new, how)
             }
             None => self.write_word(c, mfn, index, request.val),
@@ -222,9 +220,7 @@ impl<'a, P: Platform> Batch<'a, P> {
 
     #[inline(never)]
     fn machphys(&self, c: &Caller<'a, P>, request: &MmuUpdate) -> Result<(), Errno> {
-        if self.tables.id != c.domain.id {
-            return Err(Errno::EPERM);
-        }
+        refuse_if(self.tables.id != c.domain.id, Errno::EPERM)?;
         let owner = self.frames.domain(c).ok_or(Errno::EINVAL)?;
         let frame = c.core.get_page(Mfn(request.ptr >> PAGE_SHIFT), owner)?;
         c.core.platform.set_m2p(frame.mfn(), request.val);

@@ -16,7 +16,7 @@ use core::sync::atomic::Ordering::SeqCst;
 
 use crate::cpu::pending;
 use crate::time::NEVER;
-use crate::{Args, Caller, Counter, HcResult, Platform, Privilege, Stop};
+use crate::{Args, Caller, Counter, HcResult, Platform, Privilege, Stop, refuse_if};
 
 /// See the head of this file.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
@@ -53,9 +53,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
 
 fn poll<P: Platform>(c: &mut Caller<'_, P>, arg: u64) -> Result<(), Stop> {
     let poll: Poll = c.get(arg)?;
-    if poll.nr_ports > Poll::MAX_PORTS {
-        return Err(Errno::EINVAL.into());
-    }
+    refuse_if(poll.nr_ports > Poll::MAX_PORTS, Errno::EINVAL)?;
     let only = match poll.nr_ports {
         1 => Some(c.get::<Port>(poll.ports.0)?),
         _ => None,
@@ -104,9 +102,7 @@ fn watchdog<P: Platform>(c: &mut Caller<'_, P>, arg: u64) -> HcResult {
     }
     let which = clock.watchdogs.get(id as usize - 1).ok_or(Errno::EINVAL)?;
     let bit = 1 << (id - 1);
-    if clock.watchdogs_used.load(SeqCst) & bit == 0 {
-        return Err(Errno::EINVAL.into());
-    }
+    refuse_if(clock.watchdogs_used.load(SeqCst) & bit == 0, Errno::EINVAL)?;
     c.core.set_watchdog(c.cpu, c.domain, which, if timeout == 0 { NEVER } else { deadline });
     if timeout == 0 {
         clock.watchdogs_used.fetch_and(!bit, SeqCst);

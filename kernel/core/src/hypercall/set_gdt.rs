@@ -9,7 +9,7 @@
 
 use crate::mm::PageType;
 use crate::vcpu::GDT_FRAMES;
-use crate::{Args, Caller, Core, Domain, Frame, HcResult, Platform};
+use crate::{Args, Caller, Core, Domain, Frame, HcResult, Platform, refuse_if};
 use abi::{Errno, Mfn};
 
 /// Descriptors in a frame.
@@ -22,9 +22,7 @@ const MAX_ENTRIES: u64 = GDT_FRAMES as u64 * IN_FRAME;
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     let [list, entries, ..] = a.0;
     let entries = u64::from(entries as u32);
-    if entries > MAX_ENTRIES {
-        return Err(Errno::EINVAL.into());
-    }
+    refuse_if(entries > MAX_ENTRIES, Errno::EINVAL)?;
     let mut mfns = [Mfn(0); GDT_FRAMES];
     for (index, mfn) in (0..entries.div_ceil(IN_FRAME)).zip(&mut mfns) {
         *mfn = c.get_at(list, index)?;
@@ -43,9 +41,7 @@ impl<P: Platform> Core<P> {
     pub(crate) fn claim_gdt(&self, domain: &Domain<P>, mfns: &[Mfn], entries: u64) -> Result<Gdt, Errno> {
         let mut frames = [None; GDT_FRAMES];
         let used = entries.div_ceil(IN_FRAME) as usize;
-        if entries > MAX_ENTRIES || used > mfns.len() {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(entries > MAX_ENTRIES || used > mfns.len(), Errno::EINVAL)?;
         for (slot, &mfn) in frames.iter_mut().zip(mfns).take(used) {
             match self.get_page_and_type(mfn, domain, PageType::SegmentDescriptor) {
                 Ok(frame) => *slot = Some(frame),

@@ -6,7 +6,7 @@
 //! - Notes: a selector that cannot be loaded is taken as 0.
 //! - Source: `arch-x86/xen-x86_64.h`.
 
-use crate::{Args, Caller, HcResult, Platform};
+use crate::{Args, Caller, HcResult, Platform, refuse_if};
 use abi::{Errno, Vaddr};
 
 /// Which base.
@@ -39,9 +39,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
 
 /// Sets a base; EINVAL if it is not canonical.
 pub fn set<P: Platform>(c: &mut Caller<'_, P>, which: Base, base: u64) -> Result<(), Errno> {
-    if !Vaddr(base).is_canonical() {
-        return Err(Errno::EINVAL);
-    }
+    refuse_if(!Vaddr(base).is_canonical(), Errno::EINVAL)?;
     c.core.platform.save_bases(c.run);
     match which {
         Base::Fs => c.run.fs_base = base,

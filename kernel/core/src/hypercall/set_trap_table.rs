@@ -7,7 +7,7 @@
 //! - Notes: per vCPU. Preemptible between entries.
 //! - Source: `arch-x86/xen.h`.
 
-use crate::{Args, Caller, HcResult, Platform, Stop};
+use crate::{Args, Caller, HcResult, Platform, Stop, refuse_if};
 use abi::trap::TrapInfo;
 use abi::{Errno, Vaddr};
 
@@ -23,9 +23,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         if info.address == Vaddr::NULL {
             return Ok(0);
         }
-        if !info.address.is_canonical() {
-            return Err(Errno::EINVAL.into());
-        }
+        refuse_if(!info.address.is_canonical(), Errno::EINVAL)?;
         c.run.traps.set(TrapInfo { cs: info.cs | 3, ..info });
         *traps = traps.wrapping_add(size_of::<TrapInfo>() as u64);
         if c.core.platform.preempt() {

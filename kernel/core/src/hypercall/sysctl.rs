@@ -14,7 +14,7 @@ use abi::{Errno, Vaddr};
 use core::sync::atomic::Ordering;
 
 use crate::hypercall::domctl;
-use crate::{Args, Caller, HcResult, Platform, Privilege, Stop};
+use crate::{Args, Caller, HcResult, Platform, Privilege, Stop, refuse_if};
 
 /// The scheduler's number: none of Xen's own (credit2 is 6, null is 9).
 const SCHEDULER: u32 = 0xf0;
@@ -23,9 +23,7 @@ const SCHEDULER: u32 = 0xf0;
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     let [at, ..] = a.0;
     let mut op: Sysctl = c.get(at)?;
-    if op.interface_version != SYSCTL_INTERFACE_VERSION {
-        return Err(Errno::EACCES.into());
-    }
+    refuse_if(op.interface_version != SYSCTL_INTERFACE_VERSION, Errno::EACCES)?;
     c.need(Privilege::BUILDER)?;
     match op.cmd {
         SysctlOp::READCONSOLE => {

@@ -25,7 +25,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 
 use crate::time::NEVER;
-use crate::{AddressSpace, Args, Caller, Counter, HcResult, Platform, Stop, Vcpu};
+use crate::{AddressSpace, Args, Caller, Counter, HcResult, Platform, Stop, Vcpu, refuse_if};
 
 /// The shortest period of a periodic timer, in nanoseconds.
 const SHORTEST: u64 = 1_000_000;
@@ -93,9 +93,7 @@ fn area<P: Platform>(c: &Caller<'_, P>, arg: u64) -> Result<u64, Stop> {
 fn initialise<P: Platform>(c: &mut Caller<'_, P>, vcpu: &Arc<Vcpu<P>>, arg: u64) -> Result<(), Stop> {
     let context: VcpuGuestContext = c.get(arg)?;
     // A vCPU that runs, the caller among them, has its Run locked, and has a context.
-    if vcpu.run.try_lock().is_none_or(|run| run.initialised) {
-        return Err(Errno::EEXIST.into());
-    }
+    refuse_if(vcpu.run.try_lock().is_none_or(|run| run.initialised), Errno::EEXIST)?;
     c.core.set_context(c.domain, vcpu, &context)
 }
 
@@ -116,12 +114,8 @@ fn register_vcpu_info<P: Platform>(
 ) -> Result<(), Stop> {
     let RegisterVcpuInfo { mfn, offset, .. } = c.get(arg)?;
     let offset = offset as usize;
-    if offset > PAGE_SIZE - size_of::<VcpuInfo>() || !offset.is_multiple_of(8) {
-        return Err(Errno::ENXIO.into());
-    }
-    if !own && !vcpu.sched.state.view().down() {
-        return Err(Errno::EINVAL.into());
-    }
+    refuse_if(offset > PAGE_SIZE - size_of::<VcpuInfo>() || !offset.is_multiple_of(8), Errno::ENXIO)?;
+    refuse_if(!own && !vcpu.sched.state.view().down(), Errno::EINVAL)?;
     c.core.move_vcpu_info(c.domain, vcpu, mfn, offset)?;
     if own && let Some(root) = c.run.kernel_root {
         c.core.write_time_area(vcpu, AddressSpace { root });

@@ -7,7 +7,7 @@
 //! - Notes: version(0) is what guests call to have their pending events delivered.
 //! - Source: `version.h`, `features.h`.
 
-use crate::{Args, Caller, HcResult, Platform, Privilege, Stop};
+use crate::{Args, Caller, HcResult, Platform, Privilege, Stop, refuse_if};
 use abi::Errno;
 use abi::version::{CompileInfo, FeatureInfo, VERSION_4_17, XenVersionOp, features};
 
@@ -61,9 +61,7 @@ fn other<P: Platform>(c: &mut Caller<'_, P>, op: XenVersionOp, to: u64) -> HcRes
 }
 
 fn features_of<P: Platform>(c: &Caller<'_, P>, submap: u32) -> Result<u32, Stop> {
-    if submap != 0 {
-        return Err(Errno::EINVAL.into());
-    }
+    refuse_if(submap != 0, Errno::EINVAL)?;
     let mut bits = 1 << features::MMU_PT_UPDATE_PRESERVE_AD
         | 1 << features::HIGHMEM_ASSIST
         | 1 << features::GNTTAB_MAP_AVAIL_BITS

@@ -14,7 +14,7 @@ use abi::{DomId, Errno, VcpuId, Virq};
 
 use crate::frame::Place;
 use crate::platform::Halt;
-use crate::{Core, Domain, Frame, Lock, Platform, Privilege, Run, Stage, Stop, Vcpu, guest};
+use crate::{Core, Domain, Frame, Lock, Platform, Privilege, Run, Stage, Stop, Vcpu, guest, refuse_if};
 
 /// Words of a `vcpu_info`.
 const VCPU_INFO: usize = 8;
@@ -58,9 +58,10 @@ impl<P: Platform> Core<P> {
     ///
     /// EINVAL: no or too many vCPUs, or a number that names no domain. EEXIST: the number is taken. ENOMEM.
     pub fn create_domain(&self, new: &NewDomain) -> Result<Arc<Domain<P>>, Errno> {
-        if new.vcpus == 0 || new.vcpus as usize > LEGACY_MAX_VCPUS || new.id.is_some_and(|id| !id.is_real()) {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(
+            new.vcpus == 0 || new.vcpus as usize > LEGACY_MAX_VCPUS || new.id.is_some_and(|id| !id.is_real()),
+            Errno::EINVAL,
+        )?;
         crate::emulate::prepare();
         let shared_info = self.alloc_core_page(None)?;
         self.assemble(new, shared_info).inspect_err(|_| self.free_core_page(shared_info))
@@ -87,7 +88,7 @@ impl<P: Platform> Core<P> {
         let each = size_of::<Vcpu<P>>() + size_of::<Lock<P, Run>>() + 2 * ARC;
         crate::headroom(size_of::<Domain<P>>() + ARC + each * runs.len())?;
 
-        self.enroll(runs.len())?;
+        self.make_room(&table, runs.len())?;
 
         // Nothing fails from here on.
         self.share_page(shared_info, id, true);

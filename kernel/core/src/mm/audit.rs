@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use abi::{DomId, Errno, Port, Pte, TABLE_ENTRIES};
 
 use super::entry::{CACHE, CORE_SLOTS, RW};
-use crate::{Core, Domain, Frame, Owner, PageType, Platform, Run, State, guest};
+use crate::{Core, Domain, Frame, Owner, PageType, Platform, Run, State, guest, refuse_if};
 
 /// What is wrong with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,9 +88,7 @@ impl<P: Platform> Core<P> {
         let mut counts = Vec::new();
         while counts.try_reserve_exact(window).is_err() {
             window = window.div_ceil(2);
-            if window < SMALLEST_WINDOW {
-                return Err(Errno::ENOMEM);
-            }
+            refuse_if(window < SMALLEST_WINDOW, Errno::ENOMEM)?;
         }
         let mut findings = Vec::new();
         findings.try_reserve_exact(MOST).map_err(|_| Errno::ENOMEM)?;

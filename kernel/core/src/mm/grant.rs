@@ -5,7 +5,7 @@ use abi::{Errno, Maddr, Mfn, Pte, Vaddr};
 
 use super::Session;
 use super::entry::{PRESENT, RW};
-use crate::{Frame, Platform, guest};
+use crate::{Frame, Platform, guest, refuse_if};
 
 /// Where a granted frame is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +59,7 @@ impl<P: Platform> Session<'_, P> {
         from: Vaddr,
     ) -> Result<(), Errno> {
         let (table, index) = self.find_l1(root, from).ok_or(Errno::EINVAL)?;
-        if self.place(root, at)? == (table, index) {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(self.place(root, at)? == (table, index), Errno::EINVAL)?;
         let moved = Pte(guest::load(&self.core.platform, table, index));
         self.replace_granted(root, at, mfn, writable, moved)?;
         guest::store_entry(&self.core.platform, table, index, 0);
@@ -72,9 +70,7 @@ impl<P: Platform> Session<'_, P> {
         let (table, index) = self.place(root, at)?;
         let old = Pte(guest::load(&self.core.platform, table, index));
         let wanted = PRESENT | if writable { RW } else { 0 };
-        if old.mfn() != mfn || old.0 & (PRESENT | RW) != wanted {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(old.mfn() != mfn || old.0 & (PRESENT | RW) != wanted, Errno::EINVAL)?;
         guest::store_entry(&self.core.platform, table, index, new.0);
         Ok(())
     }

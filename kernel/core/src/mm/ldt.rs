@@ -5,7 +5,7 @@ use abi::{Errno, PAGE_SHIFT, Vaddr};
 use super::walk::Walk;
 use crate::guest::{self, WORDS};
 use crate::vcpu::LDT_FRAMES;
-use crate::{Caller, Core, Frame, PageType, Platform, Run};
+use crate::{Caller, Core, Frame, PageType, Platform, Run, refuse_if};
 
 /// Makes the descriptors of a frame that nobody can write fit for a guest to use; false if one cannot be.
 pub fn descriptors_are_fit<P: Platform>(core: &Core<P>, frame: Frame) -> bool {
@@ -39,9 +39,10 @@ impl<P: Platform> Caller<'_, P> {
     #[inline(never)]
     pub(crate) fn set_ldt(&mut self, base: u64, entries: u32) -> Result<(), Errno> {
         let base = if entries == 0 { 0 } else { base };
-        if Vaddr(base).page_offset() != 0 || !super::is_guest_address(Vaddr(base)) || entries > 8192 {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(
+            Vaddr(base).page_offset() != 0 || !super::is_guest_address(Vaddr(base)) || entries > 8192,
+            Errno::EINVAL,
+        )?;
         if self.run.ldt_base == base && self.run.ldt_entries == entries {
             return Ok(());
         }

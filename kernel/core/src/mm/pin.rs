@@ -3,7 +3,7 @@
 use abi::{Errno, Mfn};
 
 use super::Session;
-use crate::{Frame, Platform, State, Stop};
+use crate::{Frame, Platform, State, Stop, refuse_if};
 
 impl<P: Platform> Session<'_, P> {
     /// Validates a frame as a table of `level` (1 to 4) and keeps it one.
@@ -12,9 +12,7 @@ impl<P: Platform> Session<'_, P> {
     #[inline(never)]
     pub fn pin(&mut self, mfn: Mfn, level: u8) -> Result<(), Stop> {
         self.finish()?;
-        if self.domain.is_dying() {
-            return Err(Errno::EINVAL.into());
-        }
+        refuse_if(self.domain.is_dying(), Errno::EINVAL)?;
         let frame = self.core.get_page(mfn, self.domain)?;
         if let Err(stop) = self.get_table(frame, level) {
             self.core.put_page(frame);

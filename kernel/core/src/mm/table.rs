@@ -4,7 +4,7 @@ use abi::{Errno, Pte, TABLE_ENTRIES};
 
 use super::entry::{self, CORE_SLOTS, PRESENT, RW};
 use super::{MappedOwner, Session};
-use crate::{Flush, Frame, PageType, Platform, State, Stop, guest};
+use crate::{Flush, Frame, PageType, Platform, State, Stop, guest, refuse_if};
 
 /// L1 entries between two looks at the clock.
 const L1_SLICE: usize = 64;
@@ -212,9 +212,7 @@ impl<P: Platform> Session<'_, P> {
 
     /// What an entry of a table above L1 takes; returns the entry as it is to be stored.
     pub(super) fn get_entry(&mut self, table: Frame, level: u8, pte: Pte) -> Result<Pte, Stop> {
-        if pte.0 & entry::TABLE_FORBIDDEN != 0 {
-            return Err(Errno::EINVAL.into());
-        }
+        refuse_if(pte.0 & entry::TABLE_FORBIDDEN != 0, Errno::EINVAL)?;
         if pte.mfn() == table.mfn() {
             // Recursive: no reference, but the table must not become writable through it.
             return if pte.0 & RW == 0 { Ok(entry::adjust_table(pte)) } else { Err(Errno::EINVAL.into()) };

@@ -8,7 +8,7 @@ use abi::{Errno, Pte, Vaddr};
 
 use super::update::Store;
 use super::{MappedOwner, Session};
-use crate::{Caller, Frame, Platform, guest};
+use crate::{Caller, Frame, Platform, guest, refuse_if};
 
 /// How a trapped write went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +46,7 @@ impl<P: Platform> Caller<'_, P> {
     /// sees read-only, the write crosses an entry's end, or the entry may not be.
     pub fn emulate_write(&mut self, va: Vaddr, bytes: u8, old: Option<u64>, new: u64) -> Result<Trapped, Errno> {
         let shift = (va.0 & 7) * 8;
-        if !matches!(bytes, 1 | 2 | 4 | 8) || shift + u64::from(bytes) * 8 > 64 {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(!matches!(bytes, 1 | 2 | 4 | 8) || shift + u64::from(bytes) * 8 > 64, Errno::EINVAL)?;
         let mask = (u64::MAX >> (64 - u64::from(bytes) * 8)) << shift;
         let session = self.core.mm(self.domain);
         let root = self.run.root().ok_or(Errno::EINVAL)?;

@@ -5,7 +5,7 @@ use abi::{Errno, Mfn, Pte, Vaddr};
 use super::entry::{self, AD, CACHE, CORE_SLOTS, PRESENT, RW};
 use super::{Session, io};
 use crate::frame::Claim;
-use crate::{Core, Domain, Frame, Owner, PageType, Platform, Stop, guest};
+use crate::{Core, Domain, Frame, Owner, PageType, Platform, Stop, guest, refuse_if};
 
 /// How an entry is replaced, with respect to the accessed and dirty bits that the hardware may set meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,13 +62,9 @@ impl<P: Platform> Session<'_, P> {
 
     #[cold]
     fn get_l1_slowly(&self, pte: Pte, owner: &MappedOwner<'_, P>) -> Result<Pte, Errno> {
-        if pte.0 & entry::L1_FORBIDDEN != 0 {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(pte.0 & entry::L1_FORBIDDEN != 0, Errno::EINVAL)?;
         let Some(frame) = self.core.frames.get(pte.mfn()) else { return self.get_io(pte, owner) };
-        if pte.0 & CACHE != 0 && !io::has_devices(self.domain) {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(pte.0 & CACHE != 0 && !io::has_devices(self.domain), Errno::EINVAL)?;
         // Those that may choose are told yes, and RAM stays write-back, as all other mappings of it are.
         let pte = Pte(pte.0 & !CACHE);
         let MappedOwner::Domain(owner) = owner else { return Err(Errno::EBUSY) };
@@ -182,9 +178,7 @@ impl<P: Platform> Session<'_, P> {
         new: Pte,
         how: Store,
     ) -> Result<(), Stop> {
-        if level == 4 && CORE_SLOTS.contains(&index) {
-            return Err(Errno::EINVAL.into());
-        }
+        refuse_if(level == 4 && CORE_SLOTS.contains(&index), Errno::EINVAL)?;
         let old = Pte(guest::load(&self.core.platform, table, index));
         let mut stored = new;
         if new.present() {

@@ -27,7 +27,7 @@ pub use state::Resched;
 use state::State;
 
 use crate::cpu::pending;
-use crate::{Core, Counter, Cpu, CpuId, CpuSet, Domain, Event, Platform, Vcpu};
+use crate::{Core, Counter, Cpu, CpuId, CpuSet, Domain, Event, Platform, Vcpu, refuse_if};
 
 /// The policy in use.
 const POLICY: RoundRobin = RoundRobin;
@@ -97,29 +97,20 @@ impl<P: Platform> Core<P> {
         self.cpus.get(id.0 as usize)
     }
 
-    /// Makes room in all queues for `vcpus` more vCPUs and the watchdogs of a domain, so that nothing is allocated
-    /// when one is woken or sleeps. ENOMEM if there is none. To be called once for each domain, before its vCPUs run.
-    pub fn enroll(&self, vcpus: usize) -> Result<(), Errno> {
-        for (at, cpu) in self.cpus.iter().enumerate() {
-            let queue = cpu.queue.reserve(vcpus);
-            if !(queue && cpu.timers.reserve(vcpus + 1)) {
-                if queue {
-                    cpu.queue.unreserve(vcpus);
-                }
-                self.cpus.iter().take(at).for_each(|cpu| cpu.unreserve(vcpus));
-                return Err(Errno::ENOMEM);
-            }
-        }
-        Ok(())
+    /// Makes room in all queues for the vCPUs and the watchdogs of all domains and of one more with `vcpus`, so that
+    /// nothing is allocated when a vCPU is woken or sleeps. ENOMEM if there is none. Called before its vCPUs run, with
+    /// the domain table locked.
+    pub(crate) fn make_room(&self, domains: &[Arc<Domain<P>>], vcpus: usize) -> Result<(), Errno> {
+        let all = domains.iter().fold(vcpus, |sum, domain| sum.saturating_add(domain.vcpus.len()));
+        let fits = |cpu: &Cpu<P>| cpu.queue.reserve(all) && cpu.timers.reserve(all.saturating_add(domains.len() + 1));
+        refuse_if(!self.cpus.iter().all(fits), Errno::ENOMEM)
     }
 
-    /// The opposite of [`enroll`](Self::enroll), for a domain whose vCPUs are all down or paused and run nowhere:
-    /// takes them off all queues.
+    /// Takes the vCPUs of a domain, which are all down or paused and run nowhere, off all queues.
     pub fn discharge(&self, domain: &Arc<Domain<P>>) {
         for cpu in &self.cpus {
             cpu.queue.remove(|v| domain.vcpus.iter().any(|own| Arc::ptr_eq(own, v)));
             cpu.timers.forget(domain);
-            cpu.unreserve(domain.vcpus.len());
         }
     }
 
@@ -145,14 +136,12 @@ impl<P: Platform> Core<P> {
 
     /// Adds a reason for a vCPU not to run. It may go on for a moment: see [`is_running`](Self::is_running).
     pub fn pause(&self, vcpu: &Arc<Vcpu<P>>) {
-        let todo = vcpu.sched.state.pause();
-        self.apply(vcpu, todo);
+        self.apply(vcpu, vcpu.sched.state.pause());
     }
 
     /// Takes a reason away.
     pub fn unpause(&self, vcpu: &Arc<Vcpu<P>>) {
-        let todo = vcpu.sched.state.unpause();
-        self.apply(vcpu, todo);
+        self.apply(vcpu, vcpu.sched.state.unpause());
     }
 
     /// Pauses all vCPUs of a domain.
@@ -173,14 +162,12 @@ impl<P: Platform> Core<P> {
 
     /// Brings a vCPU up; see VCPUOP_up.
     pub fn bring_up(&self, vcpu: &Arc<Vcpu<P>>) {
-        let (_, todo) = vcpu.sched.state.up();
-        self.apply(vcpu, todo);
+        self.apply(vcpu, vcpu.sched.state.up().1);
     }
 
     /// Takes a vCPU down; see VCPUOP_down.
     pub fn take_down(&self, vcpu: &Arc<Vcpu<P>>) {
-        let todo = vcpu.sched.state.down();
-        self.apply(vcpu, todo);
+        self.apply(vcpu, vcpu.sched.state.down());
     }
 
     /// The running vCPU gives up the rest of its turn. Costs nothing where nobody waits.
@@ -193,9 +180,7 @@ impl<P: Platform> Core<P> {
 
     /// Lets a vCPU run on some CPUs only. EINVAL if none of them is online.
     pub fn set_affinity(&self, vcpu: &Arc<Vcpu<P>>, to: CpuSet) -> Result<(), Errno> {
-        if !self.cpus.iter().any(|cpu| to.has(cpu.id)) {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(!self.cpus.iter().any(|cpu| to.has(cpu.id)), Errno::EINVAL)?;
         vcpu.sched.affinity.store(to.0, Ordering::SeqCst);
         let Some(cpu) = self.cpu(vcpu.sched.cpu()) else { return Ok(()) };
         if cpu.queue.remove(|v| Arc::ptr_eq(v, vcpu)) != 0 {

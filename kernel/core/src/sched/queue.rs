@@ -9,7 +9,8 @@ use crate::{CpuId, Lock, Platform, Vcpu};
 
 /// The vCPUs that wait for a CPU, and the turn of the one that runs there.
 pub struct Queue<P: Platform> {
-    waiting: Lock<P, Waiting<P>>,
+    /// In the order of their turns. There is room for every vCPU ([`Core::make_room`](crate::Core::make_room)).
+    waiting: Lock<P, VecDeque<Arc<Vcpu<P>>>>,
     /// How many wait; to be read without the lock.
     len: AtomicUsize,
     /// The CPU has nothing to run.
@@ -22,17 +23,11 @@ pub struct Queue<P: Platform> {
     until: AtomicU64,
 }
 
-struct Waiting<P: Platform> {
-    list: VecDeque<Arc<Vcpu<P>>>,
-    /// As many as may ever wait: `list` has room for them.
-    most: usize,
-}
-
 impl<P: Platform> Queue<P> {
     /// Empty, and its CPU idle.
     pub fn new() -> Self {
         Self {
-            waiting: Lock::<P, _>::new(Waiting { list: VecDeque::new(), most: 0 }),
+            waiting: Lock::<P, _>::new(VecDeque::new()),
             len: AtomicUsize::new(0),
             idle: AtomicBool::new(true),
             pressed: AtomicBool::new(false),
@@ -41,36 +36,25 @@ impl<P: Platform> Queue<P> {
         }
     }
 
-    /// Makes room for `more` vCPUs; false if there is no memory.
-    pub(super) fn reserve(&self, more: usize) -> bool {
+    /// Makes room for `most` vCPUs; false if there is no memory.
+    pub(super) fn reserve(&self, most: usize) -> bool {
         let mut waiting = self.waiting.lock();
-        let most = waiting.most.saturating_add(more);
-        let missing = most.saturating_sub(waiting.list.len());
-        let done = waiting.list.try_reserve(missing).is_ok();
-        if done {
-            waiting.most = most;
-        }
-        done
-    }
-
-    /// The opposite of [`reserve`](Self::reserve).
-    pub(crate) fn unreserve(&self, less: usize) {
-        let mut waiting = self.waiting.lock();
-        waiting.most = waiting.most.saturating_sub(less);
+        let missing = most.saturating_sub(waiting.len());
+        waiting.try_reserve(missing).is_ok()
     }
 
     /// Adds one. True if none waited.
     pub(super) fn push(&self, vcpu: Arc<Vcpu<P>>, place: Place) -> bool {
         let mut waiting = self.waiting.lock();
         match place {
-            Place::Back => waiting.list.push_back(vcpu),
-            Place::Front | Place::Ahead => waiting.list.push_front(vcpu),
+            Place::Back => waiting.push_back(vcpu),
+            Place::Front | Place::Ahead => waiting.push_front(vcpu),
         }
         if place == Place::Ahead {
             self.pressed.store(true, Ordering::SeqCst);
         }
-        self.len.store(waiting.list.len(), Ordering::SeqCst);
-        waiting.list.len() == 1
+        self.len.store(waiting.len(), Ordering::SeqCst);
+        waiting.len() == 1
     }
 
     /// Takes the first that may run and is allowed on `cpu`; it is the caller's from then on.
@@ -78,10 +62,10 @@ impl<P: Platform> Queue<P> {
         while !self.is_empty() {
             let vcpu = {
                 let mut waiting = self.waiting.lock();
-                let at = waiting.list.iter().position(|v| v.sched.affinity().has(cpu))?;
-                let vcpu = waiting.list.remove(at)?;
+                let at = waiting.iter().position(|v| v.sched.affinity().has(cpu))?;
+                let vcpu = waiting.remove(at)?;
                 self.pressed.store(false, Ordering::SeqCst);
-                self.len.store(waiting.list.len(), Ordering::SeqCst);
+                self.len.store(waiting.len(), Ordering::SeqCst);
                 vcpu
             };
             if vcpu.sched.state.take() {
@@ -93,22 +77,22 @@ impl<P: Platform> Queue<P> {
 
     /// Does one wait that is allowed on `cpu`?
     pub(super) fn has_for(&self, cpu: CpuId) -> bool {
-        self.waiting.lock().list.iter().any(|v| v.sched.affinity().has(cpu))
+        self.waiting.lock().iter().any(|v| v.sched.affinity().has(cpu))
     }
 
     /// Takes off all that `which` names, without changing their state; returns how many.
     pub(super) fn remove(&self, which: impl Fn(&Arc<Vcpu<P>>) -> bool) -> usize {
         let mut waiting = self.waiting.lock();
-        let before = waiting.list.len();
-        waiting.list.retain(|v| !which(v));
-        self.len.store(waiting.list.len(), Ordering::SeqCst);
-        before - waiting.list.len()
+        let before = waiting.len();
+        waiting.retain(|v| !which(v));
+        self.len.store(waiting.len(), Ordering::SeqCst);
+        before - waiting.len()
     }
 
     /// Looks at each that waits, for tests.
     #[cfg(test)]
     pub(super) fn each(&self, f: impl FnMut(&Arc<Vcpu<P>>)) {
-        self.waiting.lock().list.iter().for_each(f);
+        self.waiting.lock().iter().for_each(f);
     }
 
     /// How many wait.

@@ -185,7 +185,7 @@ fn affinity_without_an_online_cpu_is_refused() {
 #[test]
 fn enrolling_fails_as_a_whole_and_discharging_empties_the_queues() {
     let mut sim = Sim::new(2);
-    assert_eq!(sim.core.enroll(usize::MAX / 64), Err(Errno::ENOMEM));
+    assert_eq!(sim.core.make_room(&sim.core.domains.table.read(), usize::MAX / 64), Err(Errno::ENOMEM));
     let domain = sim.domain(3);
     sim.core.pause_domain(&domain);
     sim.settle();

@@ -109,15 +109,15 @@ impl<P: Platform> Core<P> {
 
     /// Writes the wall clock into a domain's `shared_info`, by the version protocol.
     pub fn update_wall_clock(&self, domain: &Domain<P>) {
-        let (seconds, nanoseconds) = self.platform.wall_clock();
-        let seconds = seconds.wrapping_add_signed(domain.clock.offset.load(Acquire));
-        let page = domain.shared_info;
-        let (first, second) = (layout::WALL_CLOCK, layout::WALL_CLOCK + 1);
-        let before = guest::load(&self.platform, page, first);
+        let seconds = self.platform.wall_clock().wrapping_add_signed(domain.clock.offset.load(Acquire));
+        let store =
+            |word: usize, value| guest::store(&self.platform, domain.shared_info, layout::WALL_CLOCK + word, value);
+        let before = guest::load(&self.platform, domain.shared_info, layout::WALL_CLOCK);
         let version = before as u32 & !1;
-        guest::store(&self.platform, page, first, before & !0xffff_ffff | u64::from(version | 1));
-        guest::store(&self.platform, page, second, u64::from(nanoseconds) | seconds >> 32 << 32);
-        guest::store(&self.platform, page, first, u64::from(version.wrapping_add(2)) | seconds << 32);
+        store(0, before & !0xffff_ffff | u64::from(version | 1));
+        // Nanoseconds, which are 0, and the upper half of the seconds.
+        store(1, seconds >> 32 << 32);
+        store(0, u64::from(version.wrapping_add(2)) | seconds << 32);
     }
 
     /// Virtual time of a domain, in nanoseconds: how long its vCPUs have run.

@@ -2,7 +2,7 @@
 //!
 //! The timers of the vCPU that runs are looked up in the vCPU itself, so that setting one is a store. When a vCPU
 //! stops running with a timer set, it is *parked*: put on the timer queue of the CPU it ran on, and taken off when
-//! it runs again. So it is on one queue at most, and all queues have room for it ([`Core::enroll`]).
+//! it runs again. So it is on one queue at most, and all queues have room for it ([`Core::make_room`]).
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -37,6 +37,8 @@ pub(super) struct Due {
 
 /// A CPU's timer queue.
 pub struct Timers<P: Platform> {
+    /// The latest deadline first, so that the next one is taken off the end. There is room for every vCPU and a
+    /// watchdog of every domain ([`Core::make_room`]).
     queue: Lock<P, Parked<P>>,
     /// The first deadline in the queue; to be read without the lock.
     first: AtomicU64,
@@ -44,38 +46,20 @@ pub struct Timers<P: Platform> {
     programmed: AtomicU64,
 }
 
-struct Parked<P: Platform> {
-    /// The latest deadline first, so that the next one is taken off the end.
-    list: Vec<(u64, Owner<P>)>,
-    most: usize,
-}
+/// Deadlines, and whose they are.
+type Parked<P> = Vec<(u64, Owner<P>)>;
 
 impl<P: Platform> Timers<P> {
     /// Empty.
     pub fn new() -> Self {
-        Self {
-            queue: Lock::<P, _>::new(Parked { list: Vec::new(), most: 0 }),
-            first: AtomicU64::new(NEVER),
-            programmed: AtomicU64::new(NEVER),
-        }
+        Self { queue: Lock::<P, _>::new(Vec::new()), first: AtomicU64::new(NEVER), programmed: AtomicU64::new(NEVER) }
     }
 
-    /// Makes room for `more` owners of timers; false if there is no memory.
-    pub(crate) fn reserve(&self, more: usize) -> bool {
+    /// Makes room for `most` owners of timers; false if there is no memory.
+    pub(crate) fn reserve(&self, most: usize) -> bool {
         let mut queue = self.queue.lock();
-        let most = queue.most.saturating_add(more);
-        let missing = most.saturating_sub(queue.list.len());
-        let done = queue.list.try_reserve(missing).is_ok();
-        if done {
-            queue.most = most;
-        }
-        done
-    }
-
-    /// The opposite of [`reserve`](Self::reserve).
-    pub(crate) fn unreserve(&self, less: usize) {
-        let mut queue = self.queue.lock();
-        queue.most = queue.most.saturating_sub(less);
+        let missing = most.saturating_sub(queue.len());
+        queue.try_reserve(missing).is_ok()
     }
 
     /// Is there nothing to come but of vCPUs that run?
@@ -85,7 +69,7 @@ impl<P: Platform> Timers<P> {
 
     fn insert(&self, deadline: u64, owner: Owner<P>) {
         let mut queue = self.queue.lock();
-        queue.insert(deadline, owner);
+        insert(&mut queue, deadline, owner);
         self.note_first(&queue);
     }
 
@@ -96,13 +80,13 @@ impl<P: Platform> Timers<P> {
             return None;
         }
         let mut queue = self.queue.lock();
-        let (_, owner) = queue.list.pop_if(|(d, _)| *d <= now)?;
+        let (_, owner) = queue.pop_if(|(d, _)| *d <= now)?;
         let mut due = Due { tick: false, poll: false };
         if let Owner::Vcpu(v) = &owner {
             due = v.time.take_due(now);
             match v.time.asleep_until() {
                 NEVER => v.time.parked.store(NOWHERE, SeqCst),
-                next => queue.insert(next, Owner::Vcpu(v.clone())),
+                next => insert(&mut queue, next, Owner::Vcpu(v.clone())),
             }
         }
         self.note_first(&queue);
@@ -111,7 +95,7 @@ impl<P: Platform> Timers<P> {
 
     fn retain(&self, keep: impl Fn(&Owner<P>) -> bool) {
         let mut queue = self.queue.lock();
-        queue.list.retain(|(_, owner)| keep(owner));
+        queue.retain(|(_, owner)| keep(owner));
         self.note_first(&queue);
     }
 
@@ -124,15 +108,13 @@ impl<P: Platform> Timers<P> {
     }
 
     fn note_first(&self, queue: &Parked<P>) {
-        self.first.store(queue.list.last().map_or(NEVER, |(d, _)| *d), SeqCst);
+        self.first.store(queue.last().map_or(NEVER, |(d, _)| *d), SeqCst);
     }
 }
 
-impl<P: Platform> Parked<P> {
-    fn insert(&mut self, deadline: u64, owner: Owner<P>) {
-        let at = self.list.partition_point(|(d, _)| *d > deadline);
-        self.list.insert(at, (deadline, owner));
-    }
+fn insert<P: Platform>(queue: &mut Parked<P>, deadline: u64, owner: Owner<P>) {
+    let at = queue.partition_point(|(d, _)| *d > deadline);
+    queue.insert(at, (deadline, owner));
 }
 
 impl<P: Platform> VcpuTime<P> {
