@@ -20,6 +20,7 @@ mod lint;
 mod metadata;
 mod new_guest;
 mod packages;
+mod peer;
 mod place;
 mod process;
 mod profile;
@@ -85,6 +86,8 @@ enum Task {
         #[arg(value_enum)]
         guest: guest::Guest,
     },
+    /// Boot the same guests on Debian's Xen with a Debian dom0, look at them, power off
+    Peer(peer::Options),
     /// Check the rules: crate directions, unsafe, clippy, rustfmt, sizes
     Lint,
     /// Run each test guest on Ferrule and on Debian's Xen, and compare their verdicts
@@ -120,6 +123,10 @@ fn dispatch(cli: Cli) -> Result<()> {
         Some(Task::Check { file }) => check::command(&file)?,
         Some(Task::NewGuest { name }) => new_guest::command(&place, &name)?,
         Some(Task::Guest { guest }) => guest::command(&place, guest)?,
+        Some(Task::Peer(options)) => {
+            need(&setup::for_run())?;
+            peer::command(&place, &options)?;
+        }
         Some(Task::Lint) => {
             need(&setup::LINTERS)?;
             lint::command(&place)?;

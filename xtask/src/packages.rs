@@ -17,26 +17,45 @@ pub struct Package<'a> {
     pub megabytes: u32,
 }
 
+/// Packages whose files lie together.
+#[derive(Clone, Copy, Debug)]
+pub struct Packages<'a> {
+    /// The folder they are in, in target/debian/.
+    pub folder: &'a str,
+    /// As apt knows them.
+    pub names: &'a [&'a str],
+    /// Megabytes to download, about.
+    pub megabytes: u32,
+}
+
 /// The folder with the unpacked files of a package; fetched and unpacked once.
 pub fn unpacked(place: &Place, package: Package<'_>) -> Result<PathBuf> {
-    let dir = place.target.join("debian").join(package.name);
+    all_unpacked(place, Packages { folder: package.name, names: &[package.name], megabytes: package.megabytes })
+}
+
+/// The folder with the unpacked files of packages; fetched and unpacked once.
+pub fn all_unpacked(place: &Place, packages: Packages<'_>) -> Result<PathBuf> {
+    let dir = place.target.join("debian").join(packages.folder);
     let files = dir.join("files");
     if files.is_dir() {
         return Ok(files);
     }
     for tool in ["apt-get", "dpkg"] {
         if which(tool).is_none() {
-            unable!("no {tool} here: put the files of Debian's package {} into {}", package.name, place.show(&files));
+            let names = packages.names.join(", ");
+            unable!("no {tool} here: put the files of Debian's package {names} into {}", place.show(&files));
         }
     }
-    let Package { name, megabytes } = package;
-    println!("fetching {name} into {} ({megabytes} MB; nothing is installed)", place.show(&dir));
+    let Packages { folder, names, megabytes } = packages;
+    println!("fetching {folder} into {} ({megabytes} MB; nothing is installed)", place.show(&dir));
     std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
-    let archive = fetch(&dir, name)?;
+    let archives = fetch(&dir, names)?;
     // Unpacked beside and renamed, so that a stopped run leaves no half of it.
     let part = dir.join("files.part");
     let _ = std::fs::remove_dir_all(&part);
-    stdout_of(Command::new("dpkg").arg("-x").arg(&archive).arg(&part))?;
+    for archive in archives {
+        stdout_of(Command::new("dpkg").arg("-x").arg(&archive).arg(&part))?;
+    }
     std::fs::rename(&part, &files)?;
     Ok(files)
 }
@@ -68,22 +87,20 @@ pub fn behind(metapackage: &str, starts: &str) -> Result<String> {
     }
 }
 
-fn fetch(dir: &Path, name: &str) -> Result<PathBuf> {
-    let found = || {
-        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-        entries.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-    };
+fn fetch(dir: &Path, names: &[&str]) -> Result<Vec<PathBuf>> {
     let mut download = Command::new("apt-get");
-    download.current_dir(dir).args(["download", "-q", name]);
+    download.current_dir(dir).args(["download", "-q"]).args(names);
     let mut said = quiet(&mut download, Duration::from_secs(600))?;
     if !said.ok && is_root() {
         update()?;
         said = quiet(&mut download, Duration::from_secs(600))?;
     }
-    match found() {
-        Some(package) if said.ok => Ok(package),
-        _ => unable!("apt-get download {name} failed:\n{}\nsudo apt-get update may help", said.text.trim()),
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let found: Vec<_> = entries.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).collect();
+    if !said.ok || found.len() < names.len() {
+        unable!("apt-get download {} failed:\n{}\nsudo apt-get update may help", names.join(" "), said.text.trim());
     }
+    Ok(found)
 }
 
 fn update() -> Result<()> {

@@ -1,8 +1,8 @@
 //! The smallest Linux guest: Debian's kernel as it is, busybox, the frontends' modules, examples/linux-mini/init.
 
-use super::dir;
+use super::{dir, kernel};
 use crate::cpio::Archive;
-use crate::packages::{Package, behind, unpacked};
+use crate::packages::{Package, unpacked};
 use crate::place::Place;
 use anyhow::{Context, Result};
 use std::fs;
@@ -26,8 +26,7 @@ pub fn is_stale(place: &Place) -> bool {
 
 /// Makes both files.
 pub fn make(place: &Place) -> Result<()> {
-    let kernel = behind("linux-image-amd64", "linux-image-")?;
-    let kernel = unpacked(place, Package { name: &kernel, megabytes: 71 })?;
+    let kernel = kernel(place)?;
     let busybox = unpacked(place, Package { name: "busybox-static", megabytes: 1 })?;
     let image = only(&kernel.join("boot"), "vmlinuz-")?;
     let modules = only(&kernel.join("lib/modules"), "")?.join("kernel");
@@ -56,12 +55,13 @@ fn scripts(place: &Place) -> PathBuf {
     place.root.join("examples/linux-mini")
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+/// A file's bytes.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("reading {}", path.display()))
 }
 
 /// The one entry of a folder whose name starts so.
-fn only(folder: &Path, starts: &str) -> Result<PathBuf> {
+pub fn only(folder: &Path, starts: &str) -> Result<PathBuf> {
     let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
     let mut names = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(starts));
     names.next().map(|entry| entry.path()).with_context(|| format!("no {starts}* in {}", folder.display()))

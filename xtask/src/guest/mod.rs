@@ -2,7 +2,9 @@
 
 pub mod debian;
 mod mini;
+pub mod xen_dom0;
 
+use crate::packages::{Package, behind, unpacked};
 use crate::place::Place;
 use anyhow::Result;
 use std::path::PathBuf;
@@ -14,15 +16,18 @@ pub enum Guest {
     Mini,
     /// Debian 12 with systemd, nginx, PostgreSQL, sshd and load generators: a disk of 4 GiB, about 2 of them written
     Debian,
+    /// The initial domain of the peer, Debian's Xen: Debian's kernel, xl and busybox
+    XenDom0,
 }
 
 /// Makes it anew.
 pub fn command(place: &Place, guest: Guest) -> Result<()> {
-    let example = match guest {
-        Guest::Mini => mini::make(place).map(|()| "linux-mini")?,
-        Guest::Debian => debian::make(place).map(|()| "debian")?,
+    let boot = match guest {
+        Guest::Mini => mini::make(place).map(|()| "run --config examples/linux-mini.toml")?,
+        Guest::Debian => debian::make(place).map(|()| "run --config examples/debian.toml")?,
+        Guest::XenDom0 => xen_dom0::make(place).map(|()| "peer")?,
     };
-    println!("made in {}; boot it: cargo xtask run --config examples/{example}.toml", place.show(&dir(place)));
+    println!("made in {}; boot it: cargo xtask {boot}", place.show(&dir(place)));
     Ok(())
 }
 
@@ -43,6 +48,12 @@ pub fn file(place: &Place, name: &str) -> Result<Option<PathBuf>> {
         return Ok(None);
     }
     Ok(Some(dir(place).join(name)))
+}
+
+/// The files of Debian's kernel package.
+fn kernel(place: &Place) -> Result<PathBuf> {
+    let name = behind("linux-image-amd64", "linux-image-")?;
+    unpacked(place, Package { name: &name, megabytes: 71 })
 }
 
 /// Where what is made lies.

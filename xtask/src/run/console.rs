@@ -54,10 +54,11 @@ fn is_idle(lines: &[Line], partial: &str) -> bool {
     partial.trim_end() == PROMPT.trim_end() || lines.iter().any(|line| line.text.starts_with(PROMPT))
 }
 
-/// The core's own lines, and what domains say to it rather than to their console: `(core) ...`, `(d3) ...`.
+/// The core's own lines (or Xen's), and what domains say to it rather than to their console: `(core) ...`, `(d3) ...`.
 fn is_of_the_core(line: &str) -> bool {
     let who = line.strip_prefix('(').and_then(|rest| rest.split_once(") "));
-    who.is_some_and(|(who, _)| who == "core" || who.strip_prefix('d').is_some_and(|id| id.parse::<u16>().is_ok()))
+    let is_core = |who| who == "core" || who == "XEN";
+    who.is_some_and(|(who, _)| is_core(who) || who.strip_prefix('d').is_some_and(|id| id.parse::<u16>().is_ok()))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ pub mod log;
 pub mod offer;
 pub mod ssh;
 pub mod system;
-mod tour;
+pub mod tour;
 pub mod world;
 
 use crate::build::{Part, build, built};
@@ -157,7 +157,7 @@ fn whole(place: &Place, options: &Options, accel: Accel) -> Result<()> {
     }
     let domains = manifest.domains.iter().filter(|domain| domain.autostart).map(|domain| domain.name.clone()).collect();
     let mut tour = Tour::new(running, disk, port, ssh::Guest::of(place, &forwards), domains, counted);
-    let all = tour::take(&mut tour, &steps, &again(std::env::args()));
+    let all = tour::take(&mut tour, &steps, Some(&again(std::env::args())));
     let mut running = tour.machine;
     if is_interactive() {
         println!("try: list | console web (leave: Ctrl-]) | store ls | help | poweroff   (Ctrl-C twice ends it all)");
@@ -185,7 +185,7 @@ fn await_prompt(running: &mut Running, options: &Options) -> Result<()> {
 
 /// The way to port 80 of the first guest, then those of the manifest. Ports must be free; for port 0, and all others
 /// with it, any free one is taken.
-fn forwards(http_port: u16, machine: &manifest::Machine) -> Result<Vec<Forward>> {
+pub fn forwards(http_port: u16, machine: &manifest::Machine) -> Result<Vec<Forward>> {
     let first = Forward { host: http_port, guest: None, port: 80 };
     let mut forwards = vec![first];
     forwards.extend(machine.forward.iter().copied());
@@ -293,7 +293,7 @@ fn enough_memory(mem: u32, manifest: &Manifest) -> Result<()> {
 }
 
 /// Waits for the machine's end, and says what it means for the person who started it.
-fn close(place: &Place, mut running: Running, limit: Duration) -> Result<()> {
+pub fn close(place: &Place, mut running: Running, limit: Duration) -> Result<()> {
     let ending = running.finish(limit)?;
     let log = running.log.clone();
     let messages = running.end();

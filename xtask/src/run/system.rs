@@ -7,7 +7,7 @@ use crate::place::Place;
 use crate::qemu::Machine;
 use crate::unable;
 use anyhow::{Context, Result};
-use dom0::manifest::Forward;
+use dom0::manifest::{Forward, Manifest};
 use std::path::{Path, PathBuf};
 
 /// What a machine is made from.
@@ -47,9 +47,21 @@ pub fn assemble(place: &Place, plan: &Plan<'_>) -> Result<(Machine, Disk)> {
     let files = [world::added(plan.add)?, world::named(place, &manifest, beside)?].concat();
     let ramdisk = plan.dir.join("ferrule-ramdisk");
     world::ramdisk(&ramdisk, &std::fs::read(plan.config)?, &files)?;
-    let disk = world::disk(plan.dir)?;
     let initrd = format!("{} log-consoles log={},{}", dom0.display(), plan.level, ramdisk.display());
     let mut machine = Machine::new(&core, format!("log={} {}", plan.level, plan.core).trim_end(), &initrd);
+    let disk = devices(place, plan, &manifest, beside, &mut machine)?;
+    Ok((machine, disk))
+}
+
+/// Gives a machine the network card and the disks of a plan's manifest; the tour's disk is made anew.
+pub fn devices(
+    place: &Place,
+    plan: &Plan<'_>,
+    manifest: &Manifest,
+    beside: &Path,
+    machine: &mut Machine,
+) -> Result<Disk> {
+    let disk = world::disk(plan.dir)?;
     let forward = |Forward { host, guest, port }: &Forward| {
         let guest = guest.map(|guest| guest.to_string()).unwrap_or_default();
         format!(",hostfwd=tcp:127.0.0.1:{host}-{guest}:{port}")
@@ -71,5 +83,5 @@ pub fn assemble(place: &Place, plan: &Plan<'_>) -> Result<(Machine, Disk)> {
         let block = format!("virtio-blk-pci,drive=disk{at},addr={:x},ioeventfd=off", at + 3);
         machine.extra.extend(["-drive".to_string(), drive, "-device".to_string(), block]);
     }
-    Ok((machine, disk))
+    Ok(disk)
 }

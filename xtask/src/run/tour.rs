@@ -110,7 +110,7 @@ pub fn steps(manifest: &Manifest, only: Option<&str>) -> Result<Vec<&'static Ste
 }
 
 /// Takes the steps; whether all held. `again` reruns one alone once its name stands where it says STEP.
-pub fn take(tour: &mut Tour, steps: &[&Step], again: &str) -> bool {
+pub fn take(tour: &mut Tour, steps: &[&Step], again: Option<&str>) -> bool {
     let mut all = true;
     for step in steps {
         match (step.look)(tour) {
@@ -122,7 +122,9 @@ pub fn take(tour: &mut Tour, steps: &[&Step], again: &str) -> bool {
                 for line in last_about(tour.machine.lines(), step.at_fault, SHOWN) {
                     println!("       | {line}");
                 }
-                println!("       again: {}", again.replace("STEP", step.name));
+                if let Some(again) = again {
+                    println!("       again: {}", again.replace("STEP", step.name));
+                }
             }
         }
     }
