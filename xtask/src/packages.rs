@@ -37,26 +37,29 @@ pub fn unpacked(place: &Place, package: Package<'_>) -> Result<PathBuf> {
 pub fn all_unpacked(place: &Place, packages: Packages<'_>) -> Result<PathBuf> {
     let dir = place.target.join("debian").join(packages.folder);
     let files = dir.join("files");
-    if files.is_dir() {
+    // Several packages have a list, which may have been another one when they were fetched.
+    let (list, names) = (dir.join("names"), packages.names.join(" "));
+    if files.is_dir() && (packages.names.len() == 1 || std::fs::read_to_string(&list).is_ok_and(|list| list == names)) {
         return Ok(files);
     }
     for tool in ["apt-get", "dpkg"] {
         if which(tool).is_none() {
-            let names = packages.names.join(", ");
             unable!("no {tool} here: put the files of Debian's package {names} into {}", place.show(&files));
         }
     }
-    let Packages { folder, names, megabytes } = packages;
+    let Packages { folder, megabytes, .. } = packages;
     println!("fetching {folder} into {} ({megabytes} MB; nothing is installed)", place.show(&dir));
     std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
-    let archives = fetch(&dir, names)?;
+    let archives = fetch(&dir, packages.names)?;
     // Unpacked beside and renamed, so that a stopped run leaves no half of it.
     let part = dir.join("files.part");
     let _ = std::fs::remove_dir_all(&part);
     for archive in archives {
         stdout_of(Command::new("dpkg").arg("-x").arg(&archive).arg(&part))?;
     }
+    let _ = std::fs::remove_dir_all(&files);
     std::fs::rename(&part, &files)?;
+    std::fs::write(list, names)?;
     Ok(files)
 }
 
