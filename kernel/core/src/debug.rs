@@ -3,6 +3,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use abi::Virq;
+use abi::event::fifo::{MASKED, PENDING};
 use abi::event::{PortStatus, Status};
 
 use crate::{Core, Counter, Event, Platform, Privilege};
@@ -65,7 +66,7 @@ impl<P: Platform> Core<P> {
                 if let Ok(Status { status, detail, remote_port: to, vcpu, .. }) = self.port_info(domain, port)
                     && status != PortStatus::CLOSED
                 {
-                    let [p, m] = self.port_bits(domain, port).map(u8::from);
+                    let [p, m] = [PENDING, MASKED].map(|bit| u8::from(self.port_is(domain, port, bit)));
                     let (id, port, to, vcpu) = (domain.id.0, port.0, to.0, vcpu.0);
                     self.log(format_args!("d{id} port {port}: p{p} m{m} {status:?} {detail}/{to}, v{vcpu}"));
                 }

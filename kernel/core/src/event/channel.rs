@@ -7,7 +7,7 @@ use abi::event::{PortStatus, Status};
 use abi::{DomId, Errno, Port, VcpuId, Virq};
 
 use super::{Both, Bound, Channel, Peer, Ports};
-use crate::{Core, Domain, Platform, Stop};
+use crate::{Core, Domain, Platform, Stop, refuse_if};
 
 /// Ports that a reset closes between two looks at whether it should make room.
 const RESET_SLICE: u32 = 64;
@@ -26,9 +26,7 @@ impl<P: Platform> Core<P> {
     /// Connects a new port of `near` to an unbound one of `far`, and makes it pending: what was sent before there was
     /// anybody to hear is not lost. EINVAL if that port does not wait for `near`; else as `alloc_unbound`.
     pub fn bind_interdomain(&self, near: &Arc<Domain<P>>, far: &Arc<Domain<P>>, remote: Port) -> Result<Port, Errno> {
-        if near.is_dying() || far.is_dying() {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(near.is_dying() || far.is_dying(), Errno::EINVAL)?;
         let mut both = Both::lock(near, far);
         let port = near.events.find_free(&self.platform, &mut both.near)?;
         let peer_vcpu = match both.far().get(remote) {
@@ -48,14 +46,10 @@ impl<P: Platform> Core<P> {
     /// Binds a port to a virtual interrupt. EINVAL for one that does not exist, and for one of the whole domain on
     /// another vCPU than 0; ENOENT without that vCPU; EEXIST if it is bound; else as `alloc_unbound`.
     pub fn bind_virq(&self, domain: &Domain<P>, virq: Virq, vcpu: VcpuId) -> Result<Port, Errno> {
-        if virq.0 >= Virq::COUNT || is_global(virq) && vcpu.0 != 0 {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(virq.0 >= Virq::COUNT || is_global(virq) && vcpu.0 != 0, Errno::EINVAL)?;
         let slot = domain.vcpu(vcpu).and_then(|v| v.events.virq(virq)).ok_or(Errno::ENOENT)?;
         let mut ports = domain.events.ports.lock();
-        if slot.load(SeqCst) != 0 {
-            return Err(Errno::EEXIST);
-        }
+        refuse_if(slot.load(SeqCst) != 0, Errno::EEXIST)?;
         let port = self.bind(domain, &mut ports, Bound::Virq(virq), vcpu)?;
         slot.store(port.0, SeqCst);
         Ok(port)
@@ -70,14 +64,10 @@ impl<P: Platform> Core<P> {
     /// Binds a port to an interrupt that the domain was given. EINVAL for a number that none has; EEXIST if it is bound;
     /// what [`Core::open_pirq`] says; else as `alloc_unbound`.
     pub fn bind_pirq(&self, domain: &Arc<Domain<P>>, pirq: u32, share: bool) -> Result<Port, Errno> {
-        if pirq >= crate::irq::PIRQS {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(pirq >= crate::irq::PIRQS, Errno::EINVAL)?;
         let port = {
             let mut ports = domain.events.ports.lock();
-            if ports.pirqs.iter().any(|&(bound, _)| bound == pirq) {
-                return Err(Errno::EEXIST);
-            }
+            refuse_if(ports.pirqs.iter().any(|&(bound, _)| bound == pirq), Errno::EEXIST)?;
             ports.pirqs.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             let port = self.bind(domain, &mut ports, Bound::Pirq(pirq), VcpuId(0))?;
             ports.pirqs.push((pirq, port));
@@ -100,9 +90,7 @@ impl<P: Platform> Core<P> {
     /// Takes a free port for `bound`.
     fn bind(&self, domain: &Domain<P>, ports: &mut Ports<P>, bound: Bound<P>, vcpu: VcpuId) -> Result<Port, Errno> {
         // Looked at under the lock: a domain's ports are closed for good only after it began to die.
-        if domain.is_dying() {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(domain.is_dying(), Errno::EINVAL)?;
         let port = domain.events.find_free(&self.platform, ports)?;
         ports.open(port, bound, vcpu);
         Ok(port)
@@ -250,9 +238,7 @@ impl<P: Platform> Core<P> {
     pub fn reset_ports(&self, domain: &Arc<Domain<P>>, resumed: bool) -> Result<(), Stop> {
         let mut port = {
             let mut ports = domain.events.ports.lock();
-            if resumed != (ports.reset_at != 0) {
-                return Err(Errno::EBUSY.into());
-            }
+            refuse_if(resumed != (ports.reset_at != 0), Errno::EBUSY)?;
             if !resumed {
                 ports.reset_at = 1;
             }
@@ -269,9 +255,7 @@ impl<P: Platform> Core<P> {
         }
         let mut ports = domain.events.ports.lock();
         ports.reset_at = 0;
-        if ports.open != 0 {
-            return Err(Errno::EAGAIN.into());
-        }
+        refuse_if(ports.open != 0, Errno::EAGAIN)?;
         self.end_fifo(domain);
         Ok(())
     }

@@ -76,42 +76,50 @@ impl<P: Platform> Core<P> {
     /// that names it: so the domain has not gone, and neither has its `vcpu_info`.
     #[inline]
     pub(super) fn deliver(&self, domain: &Domain<P>, port: Port, vcpu: VcpuId) {
-        let set = match domain.events.is_fifo() {
-            true => self.raise_fifo(domain, port, vcpu),
-            false => self.with_words(domain, port, |words| words.set()),
-        };
-        match set {
-            Set::Already => return,
-            Set::Masked => {}
-            Set::Raised => self.tell(domain, port, vcpu),
+        if domain.events.is_fifo() {
+            return self.deliver_fifo(domain, port, vcpu);
         }
-        if domain.events.pollers.load(SeqCst) != 0 {
-            self.end_polls(domain, port);
+        let set = self.with_words(domain, port, |words| words.set());
+        match set {
+            Set::Already => {}
+            _ if domain.events.pollers.load(SeqCst) != 0 => self.deliver_polled(domain, port, vcpu, set),
+            Set::Masked => {}
+            Set::Raised => self.tell(domain, vcpu, Some(port)),
+        }
+    }
+
+    /// What is left of [`deliver`](Self::deliver), in either layout, where vCPUs poll: wakes those that poll this port.
+    #[inline(never)]
+    pub(super) fn deliver_polled(&self, domain: &Domain<P>, port: Port, vcpu: VcpuId, set: Set) {
+        if set == Set::Raised {
+            self.tell(domain, vcpu, (!domain.events.is_fifo()).then_some(port));
+        }
+        for vcpu in domain.vcpus.iter().filter(|v| v.sched.state.view().polling()) {
+            let polled = vcpu.sched.poll_port.load(SeqCst);
+            if polled == ANY || polled == port.0 {
+                self.wake(vcpu);
+            }
         }
     }
 
     /// Unmasks an open port, and tells its vCPU if it was pending. The caller holds the lock of the domain's ports.
     pub(super) fn unmask(&self, domain: &Domain<P>, port: Port, vcpu: VcpuId) {
-        let tell = match domain.events.is_fifo() {
-            true => {
-                let word = self.event_word(domain, port);
-                word.is_some_and(|word| word.clear(MASKED).any(PENDING))
-                    && self.raise_fifo(domain, port, vcpu) == Set::Raised
+        if domain.events.is_fifo() {
+            if self.event_word(domain, port).is_some_and(|word| word.clear(MASKED).any(PENDING)) {
+                self.deliver_fifo(domain, port, vcpu);
             }
-            false => self.with_words(domain, port, |words| words.unmask()),
-        };
-        if tell {
-            self.tell(domain, port, vcpu);
+        } else if self.with_words(domain, port, |words| words.unmask()) {
+            self.tell(domain, vcpu, Some(port));
         }
     }
 
-    /// Is a port pending, and is it masked?
-    pub(crate) fn port_bits(&self, domain: &Domain<P>, port: Port) -> [bool; 2] {
+    /// Has a port this bit of an event word, PENDING or MASKED, or what corresponds to it in the 2-level layout?
+    #[inline(always)]
+    pub(crate) fn port_is(&self, domain: &Domain<P>, port: Port, bit: u32) -> bool {
         if domain.events.is_fifo() {
-            let word = self.event_word(domain, port);
-            return [PENDING, MASKED].map(|bit| word.is_some_and(|word| word.any(bit)));
+            return self.event_word(domain, port).is_some_and(|word| word.any(bit));
         }
-        self.with_words(domain, port, |w| [w.pending, w.mask].map(|word| word.load(SeqCst) & w.bit != 0))
+        self.with_words(domain, port, |w| (if bit == PENDING { w.pending } else { w.mask }).load(SeqCst) & w.bit != 0)
     }
 
     /// A port is being closed: whatever was pending is over.
@@ -135,25 +143,15 @@ impl<P: Platform> Core<P> {
         })
     }
 
-    /// Sets the upcall byte of a vCPU, and in the 2-level layout the selector, and makes it look.
+    /// Sets the upcall byte of a vCPU, and in the 2-level layout a port's bit in the selector, and makes it look.
     #[inline(always)]
-    fn tell(&self, domain: &Domain<P>, port: Port, vcpu: VcpuId) {
+    pub(super) fn tell(&self, domain: &Domain<P>, vcpu: VcpuId, port: Option<Port>) {
         let Some(vcpu) = domain.vcpu(vcpu) else { return };
         let (frame, at) = vcpu.info.get();
         let word = |word| guest::shared_word(&self.platform, frame, at + word);
-        let selector = (!domain.events.is_fifo()).then(|| (word(layout::SELECTOR), 1 << (port.0 / 64 % 64)));
+        let selector = port.map(|port| (word(layout::SELECTOR), 1 << (port.0 / 64 % 64)));
         if (Notified { selector, upcall: word(layout::UPCALL) }).tell() {
             self.kick(vcpu);
-        }
-    }
-
-    /// Wakes the vCPUs that poll this port.
-    fn end_polls(&self, domain: &Domain<P>, port: Port) {
-        for vcpu in domain.vcpus.iter().filter(|v| v.sched.state.view().polling()) {
-            let polled = vcpu.sched.poll_port.load(SeqCst);
-            if polled == ANY || polled == port.0 {
-                self.wake(vcpu);
-            }
         }
     }
 
@@ -180,6 +178,6 @@ impl<P: Platform> Core<P> {
     /// Is one of the caller's own ports pending? None if it is no valid port.
     pub(crate) fn poll_port(&self, domain: &Domain<P>, port: Port) -> Option<bool> {
         let valid = port.0 < domain.events.ports.lock().valid();
-        valid.then(|| self.port_bits(domain, port)[0])
+        valid.then(|| self.port_is(domain, port, PENDING))
     }
 }

@@ -20,7 +20,7 @@ use abi::{Errno, Mfn, PAGE_SIZE, Port, VcpuId};
 use super::Ports;
 use super::link::{Half, append};
 use super::raise::Set;
-use crate::{Core, Domain, Frame, PageType, Platform, guest};
+use crate::{Core, Domain, Frame, PageType, Platform, guest, refuse_if};
 
 /// Ports whose [`Slot`]s are kept together: those of a page of the array.
 const SLOTS: usize = WORDS_PER_PAGE as usize;
@@ -143,9 +143,7 @@ impl<P: Platform> Core<P> {
     /// frame's end, a vCPU that has a block, a frame that is not the domain's or cannot be writable; ENOMEM.
     pub fn init_control(&self, domain: &Domain<P>, vcpu: VcpuId, to: Mfn, offset: u32) -> Result<(), Errno> {
         domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
-        if offset as usize > PAGE_SIZE - size_of::<ControlBlock>() || !offset.is_multiple_of(8) {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(offset as usize > PAGE_SIZE - size_of::<ControlBlock>() || !offset.is_multiple_of(8), Errno::EINVAL)?;
         let ports = domain.events.ports.lock();
         let mut guard = domain.events.fifo.lock();
         let mut new = None;
@@ -154,9 +152,7 @@ impl<P: Platform> Core<P> {
             None => new.insert(self.begin_fifo(domain, &ports)?),
         };
         let block = &mut fifo.queues.get_mut(vcpu.0 as usize).ok_or(Errno::ENOENT)?.block;
-        if block.is_some() {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(block.is_some(), Errno::EINVAL)?;
         *block = Some((self.event_frame(domain, to)?, offset as usize / 4));
         if new.is_some() {
             *guard = new;
@@ -172,7 +168,7 @@ impl<P: Platform> Core<P> {
         fifo.queues.resize(domain.vcpus.len(), Queues { block: None, last: [Port(0); MAX_QUEUES] });
         fifo.cover(ports.valid())?;
         for port in (1..ports.valid()).map(Port) {
-            let [waits, _] = self.port_bits(domain, port);
+            let waits = self.port_is(domain, port, PENDING);
             fifo.slot(port).into_iter().for_each(|slot| slot.waits = waits);
         }
         Ok(fifo)
@@ -181,9 +177,7 @@ impl<P: Platform> Core<P> {
     /// A frame that the guest gives to be shared: with a writable reference. EINVAL where there can be none.
     fn event_frame(&self, domain: &Domain<P>, mfn: Mfn) -> Result<Frame, Errno> {
         // Looked at under the lock of its ports: they are closed for good, and this given back, after it began to die.
-        if domain.is_dying() {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(domain.is_dying(), Errno::EINVAL)?;
         self.get_page_and_type(mfn, domain, PageType::Writable).map_err(|_| Errno::EINVAL)
     }
 
@@ -194,9 +188,7 @@ impl<P: Platform> Core<P> {
         let first = {
             let mut fifo = domain.events.fifo.lock();
             let array = &mut fifo.as_mut().ok_or(Errno::EOPNOTSUPP)?.array;
-            if array.len() * SLOTS >= EVTCHN_FIFO_NR_CHANNELS as usize {
-                return Err(Errno::ENOSPC);
-            }
+            refuse_if(array.len() * SLOTS >= EVTCHN_FIFO_NR_CHANNELS as usize, Errno::ENOSPC)?;
             array.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             array.push(self.event_frame(domain, page)?);
             (array.len() - 1) as u32 * WORDS_PER_PAGE
@@ -219,20 +211,22 @@ impl<P: Platform> Core<P> {
         let channel = ports.get(port).ok_or(Errno::EINVAL)?;
         let mut fifo = domain.events.fifo.lock();
         let slot = fifo.as_mut().ok_or(Errno::ENOSYS)?.slot(port).ok_or(Errno::EINVAL)?;
-        if !channel.bound.is_open() {
-            return Err(Errno::EACCES);
-        }
-        if priority > PRIORITY_MIN {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(!channel.bound.is_open(), Errno::EACCES)?;
+        refuse_if(priority > PRIORITY_MIN, Errno::EINVAL)?;
         slot.priority = priority as u8;
         Ok(())
     }
 
-    /// Makes a port pending in this layout. See [`deliver`](Self::deliver).
-    pub(super) fn raise_fifo(&self, domain: &Domain<P>, port: Port, vcpu: VcpuId) -> Set {
-        let mut fifo = domain.events.fifo.lock();
-        fifo.as_mut().and_then(|fifo| fifo.raise(&self.platform, port, vcpu)).unwrap_or(Set::Already)
+    /// [`deliver`](Self::deliver) in this layout.
+    #[inline(never)]
+    pub(super) fn deliver_fifo(&self, domain: &Domain<P>, port: Port, vcpu: VcpuId) {
+        let set = domain.events.fifo.lock().as_mut().and_then(|fifo| fifo.raise(&self.platform, port, vcpu));
+        match set.unwrap_or(Set::Already) {
+            Set::Already => {}
+            set if domain.events.pollers.load(SeqCst) != 0 => self.deliver_polled(domain, port, vcpu, set),
+            Set::Masked => {}
+            Set::Raised => self.tell(domain, vcpu, None),
+        }
     }
 
     /// A port's event word, in this layout. To write to it the caller holds the lock of the domain's ports.

@@ -4,7 +4,7 @@ use abi::vcpu::VcpuInfo;
 use abi::{Errno, Mfn};
 
 use super::layout;
-use crate::{Core, Domain, PageType, Platform, Vcpu, guest};
+use crate::{Core, Domain, PageType, Platform, Vcpu, guest, refuse_if};
 
 /// Words of a `vcpu_info`.
 const WORDS: usize = size_of::<VcpuInfo>() / 8;
@@ -17,9 +17,7 @@ impl<P: Platform> Core<P> {
         // One lock for all vCPUs of the domain, so that two callers at once do not both find it unmoved.
         let _ports = domain.events.ports.lock();
         let (old_frame, old) = vcpu.info.get();
-        if old_frame != domain.shared_info {
-            return Err(Errno::EINVAL);
-        }
+        refuse_if(old_frame != domain.shared_info, Errno::EINVAL)?;
         let frame = self.get_page_and_type(to, domain, PageType::Writable).map_err(|_| Errno::EINVAL)?;
         let new = offset / 8;
         for word in 0..WORDS {

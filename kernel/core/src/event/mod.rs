@@ -28,7 +28,7 @@ use abi::event::fifo::LINKED;
 use abi::event::{EVTCHN_2L_NR_CHANNELS, EVTCHN_FIFO_NR_CHANNELS};
 use abi::{DomId, Errno, Port, VcpuId, Virq};
 
-use crate::{Domain, Guard, Lock, Platform};
+use crate::{Domain, Guard, Lock, Platform, refuse_if};
 
 /// Ports in a bucket. A port is valid, in the sense of EINVAL, if its bucket exists: as in Xen.
 const BUCKET: usize = 64;
@@ -162,9 +162,7 @@ impl<P: Platform> Events<P> {
         let mut all = (0..).map(Port).zip(ports.buckets.iter().flat_map(|bucket| bucket.iter()));
         let free = all.find(|(port, channel)| matches!(channel.bound, Bound::Free) && !linked(*port));
         let found = free.map_or(Port(ports.valid()), |(port, _)| port);
-        if found.0 >= ports.limit.min(most) {
-            return Err(Errno::ENOSPC);
-        }
+        refuse_if(found.0 >= ports.limit.min(most), Errno::ENOSPC)?;
         if found.0 >= ports.valid() {
             fifo.as_mut().map_or(Ok(()), |fifo| fifo.cover(ports.valid() + BUCKET as u32))?;
             ports.grow()?;

@@ -29,7 +29,6 @@ pub struct Notified<'a> {
 
 /// What was found when an event was made pending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
 pub enum Set {
     /// It was pending before, or there is nowhere to have it pending: nothing else is to be done.
     Already,

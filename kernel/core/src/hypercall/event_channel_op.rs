@@ -17,7 +17,7 @@ use abi::{DomId, Errno};
 use core::sync::atomic::Ordering;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::{Args, Caller, Counter, HcResult, Platform, Stop};
+use crate::{Args, Caller, Counter, HcResult, Platform, Stop, refuse_if};
 
 /// `EVTCHNOP_reset_cont` of `event_channel.h`: a reset that goes on.
 const RESET_GOES_ON: EvtchnOp = EvtchnOp(14);
@@ -86,9 +86,7 @@ fn perform<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args, op: EvtchnOp) -> Hc
         }
         EvtchnOp::RESET | RESET_GOES_ON => {
             let target = c.target(c.get::<Reset>(arg)?.dom)?;
-            if target.id != domain.id && target.paused.load(Ordering::SeqCst) == 0 {
-                return Err(Errno::EINVAL.into());
-            }
+            refuse_if(target.id != domain.id && target.paused.load(Ordering::SeqCst) == 0, Errno::EINVAL)?;
             core.reset_ports(&target, op == RESET_GOES_ON).inspect_err(|stop| {
                 if *stop == Stop::Preempted {
                     a.0[0] = u64::from(RESET_GOES_ON.0);

@@ -189,7 +189,7 @@ fn compare(core: &TestCore, guest: &Guest, model: &Model) {
         let wanted =
             bits.into_iter().chain([(LINKED, model.linked(port))]).map(|(bit, set)| bit * u32::from(set)).sum();
         assert_eq!(word(core, guest, port) & !LINK_MASK, wanted, "port {port}");
-        let pending = core.port_bits(&guest.domain, Port(port))[0];
+        let pending = core.port_is(&guest.domain, Port(port), PENDING);
         assert_eq!(pending, model.pending.contains(&port));
     }
 }

@@ -3,7 +3,9 @@
 use crate::clock::{Clock, TIMES};
 use conformance_guests::Test;
 use conformance_guests::abi::domctl::DomctlOp;
-use conformance_guests::abi::event::{AllocUnbound, BindInterdomain, BindIpi, BindVirq, EvtchnOp, PortArg};
+use conformance_guests::abi::event::{
+    AllocUnbound, BindInterdomain, BindIpi, BindVirq, EvtchnOp, ExpandArray, InitControl, PortArg, Reset,
+};
 use conformance_guests::abi::hypercall::Hypercall;
 use conformance_guests::abi::sched::{Poll, SchedOp};
 use conformance_guests::abi::{DomId, Port, Vaddr, VcpuId, Virq};
@@ -23,6 +25,7 @@ pub fn measure(t: &mut Test, clock: &mut Clock) {
     sends(t, clock);
     timer(t, clock);
     pingpong(t, clock);
+    fifo(t, clock);
 }
 
 fn sends(t: &mut Test, clock: &mut Clock) {
@@ -50,6 +53,41 @@ fn sends(t: &mut Test, clock: &mut Clock) {
     pending.each_of(1);
     upcall.each_of(1);
     t.eq("upcalls", probe::upcalls() - before, TIMES as u64);
+}
+
+/// The same by queues: to one that is empty, behind one that waits, and to one that is pending.
+fn fifo(t: &mut Test, clock: &mut Clock) {
+    let (block, array) = (probe::page(), probe::page());
+    let mut control = InitControl { control_gfn: block.mfn, ..InitControl::default() };
+    t.ok("init_control", evtchn(EvtchnOp::INIT_CONTROL, &mut control));
+    t.ok("expand_array", evtchn(EvtchnOp::EXPAND_ARRAY, &mut ExpandArray { array_gfn: array.mfn }));
+    let mut ports = [PortArg { port: Port(0) }; 2];
+    for port in &mut ports {
+        let mut ipi = BindIpi { vcpu: VcpuId(0), port: Port(0) };
+        t.ok("bind_ipi", evtchn(EvtchnOp::BIND_IPI, &mut ipi));
+        port.port = ipi.port;
+    }
+    let [mut first, mut second] = ports;
+    let send = |port: &mut PortArg| {
+        evtchn(EvtchnOp::SEND, port);
+    };
+    let (mut new, mut behind) = (clock.row("evtchn_send_fifo_new"), clock.row("evtchn_send_fifo_behind"));
+    let mut pending = clock.row("evtchn_send_fifo_pending");
+    for _ in 0..TIMES {
+        (0..512).for_each(|word| array.set(word, 0));
+        block.set(0, 0);
+        clear();
+        new.time(|| send(&mut first));
+        behind.time(|| send(&mut second));
+        pending.time(|| send(&mut second));
+    }
+    let told = (array.get(first.port.0 as usize / 2), probe::peek(probe::vcpu_info()) & 0xff);
+    t.yes("one behind the other", told.0 != 0 && told.1 != 0);
+    new.each_of(1);
+    behind.each_of(1);
+    pending.each_of(1);
+    clear();
+    t.ok("reset", evtchn(EvtchnOp::RESET, &mut Reset { dom: DomId::SELF }));
 }
 
 /// From setting the timer to a moment that has passed to the upcall's return.
