@@ -1,7 +1,8 @@
 //! The serial line at the person's terminal: what the machine says is shown, what is typed is passed on.
 
+use super::hypervisor::Hypervisor;
 use crate::process::end_everything;
-use crate::qemu::{Ending, Running};
+use crate::qemu::Running;
 use crate::terminal;
 use anyhow::Result;
 use std::io::{Read, Write};
@@ -11,8 +12,8 @@ use std::time::{Duration, Instant};
 const CTRL_C: u8 = 3;
 const TWICE: Duration = Duration::from_secs(1);
 
-/// Passes everything both ways until the machine ends.
-pub fn until_end(running: &mut Running) -> Result<Ending> {
+/// Passes everything both ways until the machine ends, or its hypervisor halts it.
+pub fn until_end(running: &mut Running, hypervisor: Hypervisor) -> Result<()> {
     if terminal::is_interactive()
         && let Some(mut input) = running.take_input()
     {
@@ -39,7 +40,7 @@ pub fn until_end(running: &mut Running) -> Result<Ending> {
     loop {
         match running.read(Duration::from_millis(50)) {
             Some(chunk) => show(&chunk),
-            None if running.ended() => break,
+            None if running.ended() || hypervisor.halted(running) => break,
             None => {}
         }
     }
@@ -47,5 +48,5 @@ pub fn until_end(running: &mut Running) -> Result<Ending> {
         show(&chunk);
     }
     terminal::restore();
-    running.finish(Duration::ZERO)
+    Ok(())
 }

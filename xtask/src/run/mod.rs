@@ -4,6 +4,7 @@ pub mod console;
 mod hand_over;
 pub mod held;
 pub mod http;
+mod hypervisor;
 pub mod keys;
 pub mod log;
 pub mod offer;
@@ -20,6 +21,7 @@ use crate::terminal::is_interactive;
 use crate::unable;
 use anyhow::{Context, Result, bail};
 use dom0::manifest::{self, Forward, Manifest};
+use hypervisor::Hypervisor;
 use offer::Offer;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,6 +43,9 @@ pub struct Options {
     /// The manifest dom0 starts its domains from
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// What runs the domains; they are the same on both
+    #[arg(long, value_enum, default_value_t = Hypervisor::Ferrule)]
+    hypervisor: Hypervisor,
     /// CPUs of the machine
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     smp: u32,
@@ -116,10 +121,10 @@ fn one_image(place: &Place, options: &Options, accel: Accel, image: &str) -> Res
     let core = built(place, Part::Core, "").context("the core did not build")?;
     let append = format!("log={} {}", options.log.name(), options.core);
     let machine = Machine::new(&core, append.trim_end(), image);
-    let mut running =
-        options.applied(place, machine, options.mem.unwrap_or(MEM), accel).start(&log_file(&options.dir(place))?)?;
-    hand_over::until_end(&mut running)?;
-    close(place, running, Duration::ZERO)
+    let machine = options.applied(place, machine, options.mem.unwrap_or(MEM), accel)?;
+    let mut running = machine.start(&log_file(&options.dir(place))?)?;
+    hand_over::until_end(&mut running, options.hypervisor)?;
+    end(place, running, options.hypervisor, Duration::ZERO)
 }
 
 /// dom0, the driver domains, two guests; the tour; the prompt.
@@ -147,13 +152,14 @@ fn whole(place: &Place, options: &Options, accel: Accel) -> Result<()> {
         dir: &dir,
     };
     let (machine, disk) = system::assemble(place, &plan)?;
-    let machine = options.applied(place, machine, mem, accel);
-    let counted = count_instructions(&machine, &dir, options.gdb);
+    let machine = options.applied(place, machine, mem, accel)?;
+    let counted = count_instructions(&machine, &dir, options);
     let mut running = machine.start(&log_file(&dir)?)?;
-    let begun = header(place, &mut running, accel, options.gdb).and_then(|()| await_prompt(&mut running, options));
+    let begun = header(place, &mut running, accel, options).and_then(|()| await_prompt(&mut running, options));
     if let Err(error) = begun {
         // Where the machine has ended, how it ended says more.
-        return if running.ended() { close(place, running, Duration::ZERO) } else { Err(error) };
+        let over = running.ended();
+        return if over { end(place, running, options.hypervisor, Duration::ZERO) } else { Err(error) };
     }
     let domains = manifest.domains.iter().filter(|domain| domain.autostart).map(|domain| domain.name.clone()).collect();
     let mut tour = Tour::new(running, disk, port, ssh::Guest::of(place, &forwards), domains, counted);
@@ -163,11 +169,11 @@ fn whole(place: &Place, options: &Options, accel: Accel) -> Result<()> {
         println!("try: list | console web (leave: Ctrl-]) | store ls | help | poweroff   (Ctrl-C twice ends it all)");
         print!("{}", running.partial());
         std::io::Write::flush(&mut std::io::stdout())?;
-        hand_over::until_end(&mut running)?;
+        hand_over::until_end(&mut running, options.hypervisor)?;
     } else {
         running.send(b"poweroff\r")?;
     }
-    close(place, running, Duration::from_secs(30))?;
+    end(place, running, options.hypervisor, Duration::from_secs(30))?;
     if !all {
         bail!("not every step held");
     }
@@ -231,7 +237,8 @@ impl Options {
     }
 
     /// A machine with what was asked for on the command line.
-    fn applied(&self, place: &Place, mut machine: Machine, mem: u32, accel: Accel) -> Machine {
+    fn applied(&self, place: &Place, mut machine: Machine, mem: u32, accel: Accel) -> Result<Machine> {
+        self.hypervisor.under(place, &mut machine, &self.core)?;
         (machine.smp, machine.mem, machine.accel) = (self.smp, mem, accel);
         machine.extra.extend(self.qemu.iter().cloned());
         if self.gdb {
@@ -239,7 +246,7 @@ impl Options {
             println!("waiting for: gdb -ex 'target remote :1234' {}", symbols.unwrap_or_default().display());
             machine.extra.extend(["-s".to_string(), "-S".to_string()]);
         }
-        machine
+        Ok(machine)
     }
 }
 
@@ -249,24 +256,17 @@ fn log_file(dir: &Path) -> Result<PathBuf> {
 }
 
 /// The first line: version, CPUs and memory as the core counts them.
-fn header(place: &Place, running: &mut Running, accel: Accel, gdb: bool) -> Result<()> {
-    let is_banner = |line: &str| line.contains("ferrule ") && line.contains(" CPU");
-    let Some(index) = running.wait_line(0, boot_limit(gdb), is_banner) else {
-        bail!("the core did not start; full log: {}", place.show(&running.log));
-    };
-    let line = running.lines().get(index).map(|line| line.text.clone()).unwrap_or_default();
-    let version = line.split("ferrule ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or("?");
-    let cpus = log::number_before(&line, "CPUs").unwrap_or(1.0);
-    let mib = log::number_before(&line, "MiB").context("no memory in the core's first line")?;
+fn header(place: &Place, running: &mut Running, accel: Accel, options: &Options) -> Result<()> {
+    let banner = options.hypervisor.banner(running, boot_limit(options.gdb));
+    let (name, cpus, mib) = banner.with_context(|| format!("full log: {}", place.show(&running.log)))?;
     let noun = if cpus == 1.0 { "CPU" } else { "CPUs" };
-    let log = place.show(&running.log);
-    println!("ferrule {version}   {cpus} {noun} ({})   {mib} MiB   full log: {log}", accel.name());
+    println!("{name}   {cpus} {noun} ({})   {mib} MiB   full log: {}", accel.name(), place.show(&running.log));
     Ok(())
 }
 
 /// Boots the same images once more as far as dom0, counting instructions, beside the machine that is shown.
-fn count_instructions(machine: &Machine, dir: &Path, gdb: bool) -> Count {
-    if gdb {
+fn count_instructions(machine: &Machine, dir: &Path, options: &Options) -> Count {
+    if options.gdb || options.hypervisor == Hypervisor::Xen {
         return Box::new(|| None);
     }
     let mut counted = machine.clone();
@@ -293,6 +293,14 @@ fn enough_memory(mem: u32, manifest: &Manifest) -> Result<()> {
 }
 
 /// Waits for the machine's end, and says what it means for the person who started it.
+fn end(place: &Place, running: Running, hypervisor: Hypervisor, limit: Duration) -> Result<()> {
+    match hypervisor {
+        Hypervisor::Xen if !running.ended() => hypervisor.end(running, limit),
+        _ => close(place, running, limit),
+    }
+}
+
+/// The same, where the core or QEMU itself ends it.
 pub fn close(place: &Place, mut running: Running, limit: Duration) -> Result<()> {
     let ending = running.finish(limit)?;
     let log = running.log.clone();

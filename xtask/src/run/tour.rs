@@ -183,9 +183,13 @@ fn row(seconds: f64, who: &str, what: &str) -> String {
 
 /// When dom0 started, what it took to get there and what the core keeps for itself.
 fn core(tour: &mut Tour) -> Result<String> {
-    let starts = |line: &str| line.contains("d0 starts after");
+    let starts = |line: &str| line.contains("d0 starts after") || line.contains("dom0: up");
     let index = tour.machine.wait_line(0, tour.patience, starts).context("the core started no dom0")?;
     let line = tour.machine.lines().get(index).map(|line| line.text.clone()).unwrap_or_default();
+    if let Some(entry) = Entry::parse(&line) {
+        // Xen does not say when.
+        return Ok(row(entry.at, "xen", "the same domains as on Ferrule"));
+    }
     let ms = number_before(&line, "ms").context("no time in the core's line")?;
     let kib = number_before(&line, "KiB").context("no memory in the core's line")?;
     let count = std::mem::replace(&mut tour.instructions, Box::new(|| None));
