@@ -27,7 +27,7 @@ const PAYLOAD_LENGTH: usize = 0x24c;
 const WITH_PAYLOAD: u16 = 0x208;
 const SECTOR: usize = 512;
 /// Bytes that one step unpacks, about.
-const STEP: usize = 1 << 20;
+const STEP: usize = 256 << 10;
 
 /// Why a bzImage cannot be unpacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,16 +118,6 @@ impl<'a> Unpacking<'a> {
     pub fn finish(self) -> Vec<u8> {
         self.out
     }
-}
-
-/// Unpacks a bzImage at one go; nothing if the file is none.
-///
-/// # Errors
-/// As [`Unpacking`].
-pub fn unpack(file: &[u8]) -> Result<Option<Vec<u8>>, BzError> {
-    let Some(mut unpacking) = Unpacking::begin(file)? else { return Ok(None) };
-    while unpacking.step()? {}
-    Ok(Some(unpacking.finish()))
 }
 
 fn payload(file: &[u8]) -> Option<&[u8]> {

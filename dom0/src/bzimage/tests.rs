@@ -39,6 +39,13 @@ fn bzimage(payload: &[u8]) -> Vec<u8> {
     file
 }
 
+/// Unpacks at one go; nothing if the file is no bzImage.
+fn unpack(file: &[u8]) -> Result<Option<Vec<u8>>, BzError> {
+    let Some(mut unpacking) = Unpacking::begin(file)? else { return Ok(None) };
+    while unpacking.step()? {}
+    Ok(Some(unpacking.finish()))
+}
+
 #[test]
 fn every_kind_unpacks() {
     for (kind, payload) in PAYLOADS {

@@ -18,7 +18,7 @@ use ring_proto::path::{BackDir, Class, FrontDir};
 use ring_proto::store::StoreError;
 use ring_proto::xenbus::State as Xenbus;
 
-use super::{Shared, State};
+use super::{Shared, State, making};
 
 /// Why a command failed, in a line.
 struct Failure(String);
@@ -83,6 +83,7 @@ fn try_carry_out(shared: &Shared, command: Command) -> Result<String> {
         Command::Help(of) => command::help(of.as_deref()).map_err(Failure),
         Command::PowerOff => {
             state.ending = true;
+            state.give_up();
             let context = state.context;
             context.spawn(super::power::power_off(Rc::clone(shared)));
             none
@@ -104,8 +105,10 @@ fn create(shared: &Shared, name: &str) -> Result<String> {
         }
     };
     for config in &configs {
-        let created = super::try_start(shared, config)?;
-        shared.borrow_mut().log(&config.name, &created.to_string());
+        if !making::make(shared, config)? {
+            let mut state = shared.borrow_mut();
+            state.log(&config.name, &format!("unpacking {}; Ctrl-C gives up", config.kernel));
+        }
     }
     Ok(String::new())
 }
@@ -134,6 +137,10 @@ impl State {
 
     /// Ends a domain at once. A driver domain that serves others starts again.
     fn destroy(&mut self, name: &str) -> Result<String> {
+        if self.making.cancel(name) {
+            self.log(name, "not created: given up");
+            return Ok(String::new());
+        }
         let domain = self.find(name)?;
         let name = self.name(domain);
         let (begin, served) = (time::now(), self.tools.served_by(domain).join(", "));
@@ -149,6 +156,13 @@ impl State {
         self.log(&name, &format!("destroyed, in {}{restart}", super::Milliseconds(time::now() - begin)));
         self.plan_restarts();
         Ok(String::new())
+    }
+
+    /// Gives up making the domains that are not made yet.
+    pub(super) fn give_up(&mut self) {
+        for name in self.making.cancel_all() {
+            self.log(&name, "not created: given up");
+        }
     }
 
     /// Stops a domain's vCPUs, or lets them go on.
@@ -187,6 +201,10 @@ impl State {
                 letters(&status, ended.is_some()),
                 format!("{seconds}.{}", status.cpu_time / 100_000_000 % 10),
             ]);
+        }
+        for config in self.making.configs() {
+            let (memory, vcpus) = (config.memory.to_string(), config.vcpus.to_string());
+            table.row([config.name.clone(), "-".into(), memory, vcpus, "unpacking".into(), "-".into()]);
         }
         Ok(table.to_string())
     }

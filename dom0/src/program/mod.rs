@@ -3,6 +3,7 @@
 mod channel;
 mod commands;
 mod hypervisor;
+mod making;
 mod pci;
 mod power;
 mod terminal;
@@ -49,6 +50,7 @@ struct State {
     /// The machine is being ended: no more prompts, no more restarts.
     ending: bool,
     awaited: Option<power::Awaited>,
+    making: making::Making,
     context: Context,
     pci: pci::Pci,
     /// State keys of the frontends that were seen connected.
@@ -78,6 +80,7 @@ async fn main(info: &'static StartInfo, context: Context) {
             log_devices: option("log") == Some("debug"),
             ending: false,
             awaited: None,
+            making: making::Making::default(),
             context,
             pci: pci::Pci::default(),
             connected: BTreeSet::new(),
@@ -94,14 +97,14 @@ async fn main(info: &'static StartInfo, context: Context) {
         }
         (console, endings) => state.borrow_mut().log("dom0", &format!("no events: {console:?}, {endings:?}")),
     }
-    start_manifest(&state, option("manifest").unwrap_or(MANIFEST), info.nr_pages);
+    start_manifest(&state, option("manifest").unwrap_or(MANIFEST), info.nr_pages).await;
     let mut state = state.borrow_mut();
     state.log("dom0", "ready");
     state.terminal.open();
 }
 
 /// Reads the manifest and starts what starts by itself.
-fn start_manifest(state: &Shared, file: &str, pages: u64) {
+async fn start_manifest(state: &Shared, file: &str, pages: u64) {
     let parsed = {
         let state = state.borrow();
         match cpio::find(state.tools.files, file).map(str::from_utf8) {
@@ -130,18 +133,17 @@ fn start_manifest(state: &Shared, file: &str, pages: u64) {
         }
     }
     for config in domains.iter().filter(|config| config.autostart) {
-        let _ = start(state, config);
+        let _ = start(state, config).await;
     }
 }
 
-/// Makes a domain, connects its rings and lets it run; the log says how that went.
-fn start(state: &Shared, config: &Config) -> Result<(), Refusal> {
-    let started = try_start(state, config);
-    let mut state = state.borrow_mut();
-    match &started {
-        Ok(created) => state.log(&config.name, &created.to_string()),
-        Err(refusal) => state.log(&config.name, &format!("not created: {refusal}")),
-    }
+/// Makes a domain, connects its rings and lets it run; the log says how that went. Others go on while its kernel is
+/// unpacked.
+async fn start(state: &Shared, config: &Config) -> Result<(), Refusal> {
+    let since = time::now();
+    let unpacked = making::unpack(state, config, |_| true).await;
+    let started = unpacked.and_then(|()| try_start(state, config, since));
+    state.borrow_mut().log_start(&config.name, &started);
     started.map(drop)
 }
 
@@ -178,10 +180,11 @@ impl fmt::Display for Milliseconds {
     }
 }
 
-fn try_start(state: &Shared, config: &Config) -> Result<Created, Refusal> {
-    let (begin, free, used) = (time::now(), free_memory(), heap::used());
+/// Makes a domain, connects its rings and lets it run; it was asked for at `since`.
+fn try_start(state: &Shared, config: &Config, since: u64) -> Result<Created, Refusal> {
+    let (free, used) = (free_memory(), heap::used());
     let mut borrowed = state.borrow_mut();
-    let built = borrowed.tools.create(config, begin)?;
+    let built = borrowed.tools.create(config, time::now())?;
     let channel = match Channel::open(&built) {
         Ok(channel) => Rc::new(channel),
         Err(errno) => {
@@ -205,7 +208,7 @@ fn try_start(state: &Shared, config: &Config) -> Result<Created, Refusal> {
     Ok(Created {
         domain: built.domain,
         memory: config.memory,
-        time: time::now() - begin,
+        time: time::now() - since,
         core: free.saturating_sub(free_memory()).saturating_sub(own),
         dom0: heap::used().saturating_sub(used),
     })
@@ -217,6 +220,14 @@ impl State {
         let due = self.tools.next_due().filter(|_| !self.ending);
         if let (Some(at), Some(state)) = (due, self.shared.upgrade()) {
             self.context.spawn(restart(state, at));
+        }
+    }
+
+    /// Writes into the log how a domain's start went.
+    fn log_start(&mut self, name: &str, started: &Result<Created, Refusal>) {
+        match started {
+            Ok(created) => self.log(name, &created.to_string()),
+            Err(refusal) => self.log(name, &format!("not created: {refusal}")),
         }
     }
 
@@ -399,7 +410,7 @@ async fn restart(state: Shared, at: u64) {
     let due = state.borrow_mut().tools.due(time::now());
     for config in due {
         // Its backend may be down as well, and back soon.
-        if start(&state, &config).is_err() {
+        if start(&state, &config).await.is_err() {
             state.borrow_mut().tools.put_off(config, time::now());
         }
     }

@@ -173,12 +173,13 @@ fn key(state: &Shared, byte: u8) {
     raw(&out);
     let Some(entered) = entered else { return };
     state.borrow_mut().terminal.mode = Mode::Busy;
-    if let Entered::Line(line) = entered {
-        match command::parse(&line) {
+    match entered {
+        Entered::Line(line) => match command::parse(&line) {
             Ok(Some(command)) => commands::carry_out(state, command),
             Ok(None) => {}
             Err(error) => raw(&alloc::format!("error: {error}\n")),
-        }
+        },
+        Entered::Interrupt => state.borrow_mut().give_up(),
     }
     let mut state = state.borrow_mut();
     // A command may have left something else to show.
@@ -189,7 +190,8 @@ fn key(state: &Shared, byte: u8) {
 
 impl Names for State {
     fn domains(&mut self) -> Vec<String> {
-        self.tools.domains().map(|running| running.config.name.clone()).collect()
+        let making = self.making.configs().map(|config| config.name.clone());
+        self.tools.domains().map(|running| running.config.name.clone()).chain(making).collect()
     }
 
     fn startable(&mut self) -> Vec<String> {

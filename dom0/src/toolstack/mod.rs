@@ -19,7 +19,7 @@ use abi::{DomId, Errno};
 use ring_proto::path::Class;
 
 use crate::builder::{self, BuildError, Built, Recipe};
-use crate::bzimage::{self, BzError};
+use crate::bzimage::{BzError, Unpacking};
 use crate::control::{Control, Status};
 use crate::cpio;
 use crate::manifest::Domain as Config;
@@ -149,10 +149,12 @@ impl<C: Control> Toolstack<C> {
     /// # Errors
     /// Why not; then nothing of it is left.
     pub fn create(&mut self, config: &Config, now: u64) -> Result<Built, Refusal> {
-        if self.domains.values().any(|running| running.config.name == config.name) {
-            return Err(Refusal::NameTaken(config.name.clone()));
+        self.check(config)?;
+        if let Some(mut unpacking) = self.packed(&config.kernel)? {
+            let refusal = |error| Refusal::Kernel(config.kernel.clone(), error);
+            while unpacking.step().map_err(refusal)? {}
+            self.keep_unpacked(&config.kernel, unpacking.finish());
         }
-        self.unpack(&config.kernel)?;
         let ramdisk = config.ramdisk.as_ref().map(|name| self.file(name)).transpose()?;
         let links = devices::plan(config, &self.domains)?;
         let Config { memory, vcpus, cmdline, .. } = config;
@@ -176,14 +178,36 @@ impl<C: Control> Toolstack<C> {
         Ok(built)
     }
 
-    /// Unpacks a kernel's file, if it is packed and that has not been done before.
-    fn unpack(&mut self, name: &str) -> Result<(), Refusal> {
-        if self.unpacked.contains_key(name) {
-            return Ok(());
+    /// Whether a domain could be made, as far as that is known without its kernel.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, config: &Config) -> Result<(), Refusal> {
+        if self.domains.values().any(|running| running.config.name == config.name) {
+            return Err(Refusal::NameTaken(config.name.clone()));
         }
-        let unpacked = bzimage::unpack(self.file(name)?).map_err(|error| Refusal::Kernel(name.to_owned(), error))?;
-        self.unpacked.extend(unpacked.map(|kernel| (name.to_owned(), kernel)));
-        Ok(())
+        self.file(&config.kernel)?;
+        config.ramdisk.as_ref().map(|name| self.file(name)).transpose()?;
+        devices::plan(config, &self.domains).map(drop)
+    }
+
+    /// The beginning of unpacking a kernel's file; nothing if it is not packed, or was unpacked before. `create` does it
+    /// at one go; whoever has other things to do meanwhile does it first.
+    ///
+    /// # Errors
+    /// There is no such file, or it cannot be unpacked.
+    pub fn packed(&self, kernel: &str) -> Result<Option<Unpacking<'static>>, Refusal> {
+        if self.unpacked.contains_key(kernel) {
+            return Ok(None);
+        }
+        Unpacking::begin(self.file(kernel)?).map_err(|error| Refusal::Kernel(kernel.to_owned(), error))
+    }
+
+    /// Keeps what was unpacked of a kernel's file, for all domains of the kind; its bytes.
+    pub fn keep_unpacked(&mut self, kernel: &str, unpacked: Vec<u8>) -> usize {
+        let bytes = unpacked.len();
+        self.unpacked.insert(kernel.to_owned(), unpacked);
+        bytes
     }
 
     fn file(&self, name: &str) -> Result<&'static [u8], Refusal> {

@@ -69,6 +69,7 @@ const ONCE: &[&[Case]] = &[
     system::ONCE,
     restart::ONCE,
     features::CASES,
+    unpacking::CASES,
 ];
 /// What takes a minute and more: only when asked for by its name.
 const ASKED: &[&[Case]] = &[features::ASKED];

@@ -20,6 +20,7 @@ mod tally;
 mod time;
 mod tool;
 mod tour;
+mod unpacking;
 
 use crate::build::{Part, build};
 use crate::metadata::Metadata;
