@@ -83,18 +83,8 @@ impl<'a> Unpacking<'a> {
     /// # Errors
     /// The header cannot be followed, or there is no memory for what is in it.
     pub fn begin(file: &'a [u8]) -> Result<Option<Self>, BzError> {
-        if u16_at(file, BOOT_FLAG) != Some(0xaa55) || file.get(MAGIC..MAGIC + 4) != Some(b"HdrS") {
-            return Ok(None);
-        }
-        let version = u16_at(file, VERSION).ok_or(BzError::Truncated)?;
-        if version < WITH_PAYLOAD {
-            return Err(BzError::Protocol(version));
-        }
-        let payload = payload(file).ok_or(BzError::Truncated)?;
-        let first = payload.first_chunk().copied().ok_or(BzError::Truncated)?;
-        let kind = Kind::of(first).ok_or(BzError::Compression(first))?;
-        let bytes = payload.last_chunk().map_or(0, |size| u32::from_le_bytes(*size));
-        let size = Some(bytes as usize).filter(|size| (1..=MAX_BYTES).contains(size)).ok_or(BzError::Size(bytes))?;
+        let Some(Packed { kind, payload, bytes }) = packed(file)? else { return Ok(None) };
+        let size = bytes as usize;
         let mut out = Vec::new();
         out.try_reserve_exact(size).map_err(|_| BzError::NoMemory(bytes))?;
         out.resize(size, 0);
@@ -118,6 +108,35 @@ impl<'a> Unpacking<'a> {
     pub fn finish(self) -> Vec<u8> {
         self.out
     }
+}
+
+/// What a bzImage has in it.
+#[derive(Debug)]
+pub struct Packed<'a> {
+    kind: Kind,
+    payload: &'a [u8],
+    /// What it unpacks to.
+    bytes: u32,
+}
+
+/// Looks for what a bzImage has in it; nothing if the file is none.
+///
+/// # Errors
+/// The header cannot be followed.
+pub fn packed(file: &[u8]) -> Result<Option<Packed<'_>>, BzError> {
+    if u16_at(file, BOOT_FLAG) != Some(0xaa55) || file.get(MAGIC..MAGIC + 4) != Some(b"HdrS") {
+        return Ok(None);
+    }
+    let version = u16_at(file, VERSION).ok_or(BzError::Truncated)?;
+    if version < WITH_PAYLOAD {
+        return Err(BzError::Protocol(version));
+    }
+    let payload = payload(file).ok_or(BzError::Truncated)?;
+    let first = payload.first_chunk().copied().ok_or(BzError::Truncated)?;
+    let kind = Kind::of(first).ok_or(BzError::Compression(first))?;
+    let bytes = payload.last_chunk().map_or(0, |size| u32::from_le_bytes(*size));
+    let sound = (1..=MAX_BYTES).contains(&(bytes as usize));
+    if sound { Ok(Some(Packed { kind, payload, bytes })) } else { Err(BzError::Size(bytes)) }
 }
 
 fn payload(file: &[u8]) -> Option<&[u8]> {

@@ -68,7 +68,7 @@ pub(super) fn make(state: &Shared, config: &Config) -> Result<bool, Refusal> {
             return Err(Refusal::NameTaken(config.name.clone()));
         }
         state.tools.check(config)?;
-        state.tools.packed(&config.kernel)?.is_some()
+        state.tools.is_packed(&config.kernel)?
     };
     if !packed {
         let created = try_start(state, config, since)?;
@@ -106,7 +106,7 @@ async fn work(state: Shared) {
 /// Unpacks a domain's kernel, if it is packed and that has not been done before, as long as it `goes_on`.
 pub(super) async fn unpack(state: &Shared, config: &Config, goes_on: impl Fn(&State) -> bool) -> Result<(), Refusal> {
     let kernel = &config.kernel;
-    let Some(mut unpacking) = state.borrow().tools.packed(kernel)? else { return Ok(()) };
+    let Some(mut unpacking) = state.borrow().tools.unpack(kernel)? else { return Ok(()) };
     let refusal = |error: BzError| Refusal::Kernel(kernel.clone(), error);
     let begin = time::now();
     while unpacking.step().map_err(refusal)? {

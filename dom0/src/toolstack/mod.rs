@@ -19,7 +19,7 @@ use abi::{DomId, Errno};
 use ring_proto::path::Class;
 
 use crate::builder::{self, BuildError, Built, Recipe};
-use crate::bzimage::{BzError, Unpacking};
+use crate::bzimage::{self, BzError, Unpacking};
 use crate::control::{Control, Status};
 use crate::cpio;
 use crate::manifest::Domain as Config;
@@ -150,7 +150,7 @@ impl<C: Control> Toolstack<C> {
     /// Why not; then nothing of it is left.
     pub fn create(&mut self, config: &Config, now: u64) -> Result<Built, Refusal> {
         self.check(config)?;
-        if let Some(mut unpacking) = self.packed(&config.kernel)? {
+        if let Some(mut unpacking) = self.unpack(&config.kernel)? {
             let refusal = |error| Refusal::Kernel(config.kernel.clone(), error);
             while unpacking.step().map_err(refusal)? {}
             self.keep_unpacked(&config.kernel, unpacking.finish());
@@ -191,13 +191,23 @@ impl<C: Control> Toolstack<C> {
         devices::plan(config, &self.domains).map(drop)
     }
 
-    /// The beginning of unpacking a kernel's file; nothing if it is not packed, or was unpacked before. `create` does it
-    /// at one go; whoever has other things to do meanwhile does it first.
+    /// Whether a kernel's file is packed, and was not unpacked before.
     ///
     /// # Errors
-    /// There is no such file, or it cannot be unpacked.
-    pub fn packed(&self, kernel: &str) -> Result<Option<Unpacking<'static>>, Refusal> {
-        if self.unpacked.contains_key(kernel) {
+    /// There is no such file, or nothing can be unpacked from it.
+    pub fn is_packed(&self, kernel: &str) -> Result<bool, Refusal> {
+        let refusal = |error| Refusal::Kernel(kernel.to_owned(), error);
+        let found = bzimage::packed(self.file(kernel)?).map_err(refusal)?;
+        Ok(found.is_some() && !self.unpacked.contains_key(kernel))
+    }
+
+    /// Begins to unpack a kernel's file; nothing if that is not to be done. `create` does it at one go: whoever has other
+    /// things to do meanwhile does it first, and gives what comes of it to [`keep_unpacked`](Self::keep_unpacked).
+    ///
+    /// # Errors
+    /// As [`is_packed`](Self::is_packed), or there is no memory for it.
+    pub fn unpack(&self, kernel: &str) -> Result<Option<Unpacking<'static>>, Refusal> {
+        if !self.is_packed(kernel)? {
             return Ok(None);
         }
         Unpacking::begin(self.file(kernel)?).map_err(|error| Refusal::Kernel(kernel.to_owned(), error))

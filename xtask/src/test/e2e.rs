@@ -3,7 +3,7 @@
 use super::tally::Tally;
 use super::{
     audit, copies, features, figures, flood, linux, memory, refusals, restart, routes, runtime, shell, signals, system,
-    time, tool,
+    time, tool, unpacking,
 };
 use crate::build::{Part, build, built};
 use crate::place::Place;
