@@ -81,6 +81,27 @@ impl StaticPage {
     }
 }
 
+/// Memory of a process on a host in place of granted pages, for benchmarks: it stays until the process ends, and is the same
+/// in every copy of the value.
+#[cfg(feature = "host-pages")]
+#[derive(Clone, Copy, Debug)]
+pub struct HostPages {
+    range: SharedRange,
+}
+
+#[cfg(feature = "host-pages")]
+impl HostPages {
+    /// So many pages of zeros.
+    pub fn new(count: usize) -> Self {
+        #[repr(C, align(4096))]
+        #[derive(Clone)]
+        struct Page([u8; PAGE_SIZE]);
+        let pages = alloc::vec![Page([0; PAGE_SIZE]); count].leak();
+        // SAFETY: leaked, so mapped for good, and the one reference to it ends here.
+        Self { range: unsafe { SharedRange::new(pages.as_mut_ptr().cast(), count * PAGE_SIZE) } }
+    }
+}
+
 /// Implements [`RingMemory`] for a type with a `range`.
 macro_rules! ring_memory {
     ($type:ty) => {
@@ -104,3 +125,5 @@ pub(crate) use ring_memory;
 
 ring_memory!(Pages);
 ring_memory!(StaticPage);
+#[cfg(feature = "host-pages")]
+ring_memory!(HostPages);

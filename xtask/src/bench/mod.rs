@@ -8,6 +8,7 @@ pub mod boot;
 pub mod core;
 pub mod devices;
 pub mod goals;
+mod host;
 mod plot;
 pub mod report;
 pub mod spec;
@@ -39,8 +40,12 @@ pub enum Bench {
         #[arg(long)]
         ferrule_only: bool,
     },
-    /// Instructions per message of the split driver `echo`, by domain
-    Rings,
+    /// ring-proto on the host beside its peers; and instructions per message of the split driver `echo`, by domain
+    Rings {
+        /// Every size, batch, ring size and number of queues: some minutes
+        #[arg(long)]
+        full: bool,
+    },
     /// Instructions per packet from guest to guest, by domain
     Net,
     /// Instructions per request to a RAM disk, by domain
@@ -53,7 +58,7 @@ pub enum Bench {
 pub fn command(place: &Place, options: &Options) -> Result<()> {
     match &options.bench {
         Some(Bench::Core { ferrule_only }) => publish(place, "core", core::measure(place, !ferrule_only)?),
-        Some(Bench::Rings) => publish(place, "rings", devices::measure(place, Kind::Rings)?),
+        Some(Bench::Rings { full }) => rings(place, *full),
         Some(Bench::Net) => publish(place, "net", devices::measure(place, Kind::Net)?),
         Some(Bench::Blk) => publish(place, "blk", devices::measure(place, Kind::Blk)?),
         Some(Bench::Boot) => boot(place),
@@ -69,6 +74,18 @@ fn publish(place: &Place, name: &str, figures: Vec<Figure>) -> Result<()> {
         println!("{}", place.show(&path));
     }
     Ok(())
+}
+
+/// On the host first, as QEMU would disturb it.
+fn rings(place: &Place, full: bool) -> Result<()> {
+    let host = host::measure(place, full)?;
+    let goals = host::goals(&host);
+    let report = Report::new(host, Origin::host(place), spec::read(place)?);
+    print!("{}\n{goals}", report.table());
+    for path in report.write(place, "rings-host")? {
+        println!("{}", place.show(&path));
+    }
+    publish(place, "rings", devices::measure(place, Kind::Rings)?)
 }
 
 /// Every figure against its goal; an error if one is missed.

@@ -78,6 +78,15 @@ impl Origin {
         let version = version.lines().next().unwrap_or("QEMU").to_string();
         Origin { machine: format!("{version}, tcg, icount, qemu64, 1 CPU"), commit: commit(place) }
     }
+
+    /// This commit, and the host itself.
+    pub fn host(place: &Place) -> Origin {
+        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let cpus = info.lines().filter(|line| line.starts_with("processor")).count();
+        let model =
+            info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
+        Origin { machine: format!("host, {}, {cpus} CPUs", model.unwrap_or("x86-64")), commit: commit(place) }
+    }
 }
 
 fn commit(place: &Place) -> String {
