@@ -26,7 +26,7 @@ use abi::grant::GrantStatus;
 use alloc::sync::Arc;
 
 pub use copy::Copier;
-pub use map::Unmapped;
+pub use map::{Mapper, Unmapped};
 pub use track::Track;
 
 use crate::{Core, Domain, Lock, Platform, Stop, refuse_if};

@@ -12,16 +12,16 @@
 //! - Source: `grant_table.h`.
 
 use abi::grant::{
-    Copy, GetVersion, GrantHandle, GrantOp, GrantStatus, MapGrantRef, QuerySize, SetVersion, SetupTable,
-    UnmapAndReplace, UnmapGrantRef,
+    Copy, GetVersion, GrantOp, GrantStatus, MapGrantRef, QuerySize, SetVersion, SetupTable, UnmapAndReplace,
+    UnmapGrantRef,
 };
 use abi::hypercall::Hypercall;
 use abi::{DomId, Errno, Maddr, Vaddr};
 use alloc::sync::Arc;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-use crate::grant::{Copier, Unmapped};
-use crate::{Args, Caller, Counter, Domain, HcResult, Platform, Stop, guest, refuse_if};
+use crate::grant::{Copier, Mapper, Unmapped};
+use crate::{Args, Caller, Counter, Domain, HcResult, Platform, Stop, refuse_if};
 
 /// Structures in a batch: what is copied in at once, and done between two looks at whether to make room.
 const BATCH: usize = 16;
@@ -36,8 +36,8 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         GrantOp::UNMAP_GRANT_REF => batches(c, a, unmap)?,
         GrantOp::UNMAP_AND_REPLACE => batches(c, a, unmap_and_replace)?,
         GrantOp::COPY => batches(c, a, copy)?,
-        GrantOp::SETUP_TABLE => one(c, a, setup_table)?,
-        GrantOp::QUERY_SIZE => one(c, a, query_size)?,
+        GrantOp::SETUP_TABLE => one(c, a, |c, it: &mut SetupTable| it.status = status_of(&setup_table(c, it)))?,
+        GrantOp::QUERY_SIZE => one(c, a, |c, it: &mut QuerySize| it.status = status_of(&query_size(c, it)))?,
         GrantOp::SET_VERSION => set_version(c, a.0[1])?,
         GrantOp::GET_VERSION => get_version(c, a.0[1])?,
         _ => return Err(Errno::ENOSYS.into()),
@@ -78,37 +78,20 @@ fn batches<P: Platform, T: FromBytes + IntoBytes + Immutable>(
 }
 
 /// Copies in the one structure, has it done, copies it out.
-fn one<P: Platform, T: Status + FromBytes + IntoBytes + Immutable>(
+fn one<P: Platform, T: FromBytes + IntoBytes + Immutable>(
     c: &mut Caller<'_, P>,
     a: &mut Args,
-    done: fn(&mut Caller<'_, P>, &mut T) -> Result<(), GrantStatus>,
+    done: impl Fn(&mut Caller<'_, P>, &mut T),
 ) -> Result<(), Stop> {
     refuse_if(a.0[2] as u32 != 1, Errno::EINVAL)?;
     let mut it: T = c.get(a.0[1])?;
-    *it.status() = status_of(done(c, &mut it));
+    done(c, &mut it);
     c.put(a.0[1], &it)
 }
 
-/// A structure that says what became of it.
-trait Status {
-    fn status(&mut self) -> &mut GrantStatus;
-}
-
-impl Status for SetupTable {
-    fn status(&mut self) -> &mut GrantStatus {
-        &mut self.status
-    }
-}
-
-impl Status for QuerySize {
-    fn status(&mut self) -> &mut GrantStatus {
-        &mut self.status
-    }
-}
-
-#[inline]
-fn status_of(result: Result<(), GrantStatus>) -> GrantStatus {
-    result.err().unwrap_or(GrantStatus::OKAY)
+/// What a structure is told of how it went.
+fn status_of<T>(result: &Result<T, GrantStatus>) -> GrantStatus {
+    result.as_ref().err().copied().unwrap_or(GrantStatus::OKAY)
 }
 
 /// The domain that a table is asked of.
@@ -120,89 +103,53 @@ fn target<P: Platform>(c: &Caller<'_, P>, id: DomId) -> Result<Arc<Domain<P>>, G
 }
 
 fn map<P: Platform>(c: &mut Caller<'_, P>, ops: &mut [MapGrantRef]) -> Result<(), Stop> {
-    let root = c.run.root().ok_or(Errno::EFAULT)?;
-    let mut session = c.core.mm(c.domain);
-    let mut track = c.core.grant_track(c.domain);
+    let mut mapper = c.core.grant_mapper(c.domain, c.run.root().ok_or(Errno::EFAULT)?);
     let mut granter: Option<Arc<Domain<P>>> = None;
     for op in ops {
         if granter.as_ref().is_none_or(|d| d.id != op.dom) {
             granter = c.core.domains.get(op.dom);
         }
-        let mapped = match &granter {
-            Some(granter) => c.core.map_grant(&mut session, &mut track, root, c.domain, granter, op),
-            None => Err(GrantStatus::BAD_DOMAIN),
-        };
-        match mapped {
-            Ok((handle, address)) => (op.status, op.handle, op.dev_bus_addr) = (GrantStatus::OKAY, handle, address),
-            Err(status) => op.status = status,
+        let mapped = granter.as_ref().ok_or(GrantStatus::BAD_DOMAIN).and_then(|granter| mapper.map(granter, op));
+        op.status = status_of(&mapped);
+        if let Ok(made) = mapped {
+            (op.handle, op.dev_bus_addr) = made;
         }
     }
     Ok(())
 }
 
 fn unmap<P: Platform>(c: &mut Caller<'_, P>, ops: &mut [UnmapGrantRef]) -> Result<(), Stop> {
-    unmaps(c, ops, |op, go| {
-        let gone = go(op.handle, op.host_addr, Where::Nothing(op.dev_bus_addr));
-        op.status = status_of(gone);
+    unmaps(c, ops, |mapper, op| {
+        let gone = mapper.begin_unmap(op.handle, op.host_addr, op.dev_bus_addr, 0);
+        op.status = status_of(&gone);
+        gone.ok()
     })
 }
 
 fn unmap_and_replace<P: Platform>(c: &mut Caller<'_, P>, ops: &mut [UnmapAndReplace]) -> Result<(), Stop> {
-    unmaps(c, ops, |op, go| {
-        let gone = go(op.handle, op.host_addr, Where::Replace(op.new_addr));
-        op.status = status_of(gone);
+    unmaps(c, ops, |mapper, op| {
+        let gone = mapper.begin_unmap(op.handle, op.host_addr, Maddr(0), op.new_addr);
+        op.status = status_of(&gone);
+        gone.ok()
     })
-}
-
-/// What takes the place of a mapping.
-enum Where {
-    /// Nothing; and a device mapping at this address goes too.
-    Nothing(Maddr),
-    /// What is mapped at this address.
-    Replace(u64),
 }
 
 /// Takes a batch of mappings away, flushes once, and gives back what they held.
 fn unmaps<P: Platform, T>(
     c: &mut Caller<'_, P>,
     ops: &mut [T],
-    each: impl Fn(&mut T, &mut dyn FnMut(GrantHandle, u64, Where) -> Result<(), GrantStatus>),
+    begin: impl Fn(&mut Mapper<'_, P>, &mut T) -> Option<Unmapped>,
 ) -> Result<(), Stop> {
-    if ops.len() == 1 { unmaps_in(c, ops, each, &mut [None]) } else { unmaps_in(c, ops, each, &mut [None; BATCH]) }
-}
-
-fn unmaps_in<P: Platform, T>(
-    c: &mut Caller<'_, P>,
-    ops: &mut [T],
-    each: impl Fn(&mut T, &mut dyn FnMut(GrantHandle, u64, Where) -> Result<(), GrantStatus>),
-    gone: &mut [Option<Unmapped>],
-) -> Result<(), Stop> {
-    let root = c.run.root().ok_or(Errno::EFAULT)?;
-    let core = c.core;
-    let mut session = core.mm(c.domain);
-    let mut track = core.grant_track(c.domain);
-    for (op, slot) in ops.iter_mut().zip(&mut *gone) {
-        each(op, &mut |handle, host, place| {
-            *slot = Some(match place {
-                Where::Nothing(device) => core.begin_unmap(&mut session, &mut track, root, handle, host, device)?,
-                Where::Replace(new) => core.begin_replace(&mut session, &mut track, root, handle, host, new)?,
-            });
-            Ok(())
-        });
-    }
-    if gone.iter().flatten().any(Unmapped::needs_flush) {
-        core.flush_unmapped(c.domain);
-    }
-    for gone in gone.iter().flatten() {
-        core.end_unmap(&mut track, *gone);
-    }
+    let mut mapper = c.core.grant_mapper(c.domain, c.run.root().ok_or(Errno::EFAULT)?);
+    let gone: heapless::Vec<Unmapped, BATCH> = ops.iter_mut().filter_map(|op| begin(&mut mapper, op)).collect();
+    mapper.end_unmaps(&gone);
     Ok(())
 }
 
 fn copy<P: Platform>(c: &mut Caller<'_, P>, ops: &mut [Copy]) -> Result<(), Stop> {
     let mut copier = Copier::new(c.core, c.domain);
     for op in ops {
-        op.status = status_of(copier.copy(op));
+        op.status = status_of(&copier.copy(op));
     }
     Ok(())
 }
@@ -241,6 +188,5 @@ fn get_version<P: Platform>(c: &mut Caller<'_, P>, arg: u64) -> Result<(), Stop>
     let mut it: GetVersion = c.get(arg)?;
     c.target(it.dom)?;
     it.version = 1;
-    guest::put(&c.core.platform, c.space()?, Vaddr(arg), &it)?;
-    Ok(())
+    c.put(arg, &it)
 }

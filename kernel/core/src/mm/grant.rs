@@ -41,37 +41,31 @@ impl<P: Platform> Session<'_, P> {
         Ok(())
     }
 
-    /// Empties the entry that maps `mfn`, writable or not as the grant's mapping was. Its references pass to the
-    /// caller, who flushes before it gives them back.
+    /// Empties the entry that maps `mfn`, writable or not as the grant's mapping was; or replaces it by the one that maps
+    /// `from`, which is emptied (GNTTABOP_unmap_and_replace). Its references pass to the caller, who flushes before it
+    /// gives them back.
     ///
     /// EINVAL where there is no such entry, or it maps something else, or otherwise (XSA-234).
-    pub fn grant_unmap(&mut self, root: Frame, at: MapAt, mfn: Mfn, writable: bool) -> Result<(), Errno> {
-        self.replace_granted(root, at, mfn, writable, Pte::EMPTY)
-    }
-
-    /// Replaces the entry that maps `mfn` by the one that maps `from`, which is emptied: GNTTABOP_unmap_and_replace.
-    pub fn grant_unmap_and_replace(
+    pub fn grant_unmap(
         &mut self,
         root: Frame,
         at: MapAt,
         mfn: Mfn,
         writable: bool,
-        from: Vaddr,
+        from: Option<Vaddr>,
     ) -> Result<(), Errno> {
-        let (table, index) = self.find_l1(root, from).ok_or(Errno::EINVAL)?;
-        refuse_if(self.place(root, at)? == (table, index), Errno::EINVAL)?;
-        let moved = Pte(guest::load(&self.core.platform, table, index));
-        self.replace_granted(root, at, mfn, writable, moved)?;
-        guest::store_entry(&self.core.platform, table, index, 0);
-        Ok(())
-    }
-
-    fn replace_granted(&mut self, root: Frame, at: MapAt, mfn: Mfn, writable: bool, new: Pte) -> Result<(), Errno> {
+        let platform = &self.core.platform;
         let (table, index) = self.place(root, at)?;
-        let old = Pte(guest::load(&self.core.platform, table, index));
+        let old = Pte(guest::load(platform, table, index));
         let wanted = PRESENT | if writable { RW } else { 0 };
         refuse_if(old.mfn() != mfn || old.0 & (PRESENT | RW) != wanted, Errno::EINVAL)?;
-        guest::store_entry(&self.core.platform, table, index, new.0);
+        let mut new = 0;
+        if let Some(from) = from {
+            let moved = self.find_l1(root, from).filter(|&moved| moved != (table, index)).ok_or(Errno::EINVAL)?;
+            new = guest::load(platform, moved.0, moved.1);
+            guest::store_entry(platform, moved.0, moved.1, 0);
+        }
+        guest::store_entry(platform, table, index, new);
         Ok(())
     }
 }

@@ -153,15 +153,11 @@ fn lesson_22_two_unmaps_at_once_and_marks_that_stay_to_the_last() {
                 for _ in 0..300 {
                     let root = to.tables[3];
                     let op = map_op(from, 8, HOST | DEVICE, to.va(HOLE + n).0);
-                    let mapped = {
-                        let (mut mm, mut track) = (core.mm(&to.domain), core.grant_track(&to.domain));
-                        core.map_grant(&mut mm, &mut track, root, &to.domain, &from.domain, &op)
-                    };
-                    let (handle, address) = mapped.unwrap();
-                    let (mut mm, mut track) = (core.mm(&to.domain), core.grant_track(&to.domain));
-                    let gone = core.begin_unmap(&mut mm, &mut track, root, handle, op.host_addr, address).unwrap();
-                    core.flush_unmapped(&to.domain);
-                    core.end_unmap(&mut track, gone);
+                    let mapper = || core.grant_mapper(&to.domain, root);
+                    let (handle, address) = mapper().map(&from.domain, &op).unwrap();
+                    let mut mapper = mapper();
+                    let gone = mapper.begin_unmap(handle, op.host_addr, address, 0).unwrap();
+                    mapper.end_unmaps(&[gone]);
                 }
             });
         }

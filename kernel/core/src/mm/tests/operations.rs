@@ -294,11 +294,11 @@ fn granted_frames_move_their_references_to_the_entry() {
     assert_eq!(guest.map(&core, 6, Pte::new(frame.mfn(), READ_ONLY)), Err(Errno::EBUSY));
     let mut session = core.mm(&guest.domain);
     let at = MapAt::Address(guest.va(6));
-    assert_eq!(session.grant_unmap(root, at, frame.mfn(), false), Err(Errno::EINVAL));
-    assert_eq!(session.grant_unmap(root, at, Mfn(frame.mfn().0 + 1), true), Err(Errno::EINVAL));
-    assert_eq!(session.grant_unmap_and_replace(root, at, frame.mfn(), true, guest.va(6)), Err(Errno::EINVAL));
-    assert_eq!(session.grant_unmap_and_replace(root, at, frame.mfn(), true, guest.va(5)), Ok(()));
-    assert_eq!(session.grant_unmap(root, at, frame.mfn(), true), Err(Errno::EINVAL));
+    assert_eq!(session.grant_unmap(root, at, frame.mfn(), false, None), Err(Errno::EINVAL));
+    assert_eq!(session.grant_unmap(root, at, Mfn(frame.mfn().0 + 1), true, None), Err(Errno::EINVAL));
+    assert_eq!(session.grant_unmap(root, at, frame.mfn(), true, Some(guest.va(6))), Err(Errno::EINVAL));
+    assert_eq!(session.grant_unmap(root, at, frame.mfn(), true, Some(guest.va(5))), Ok(()));
+    assert_eq!(session.grant_unmap(root, at, frame.mfn(), true, None), Err(Errno::EINVAL));
     drop(session);
     core.put_page_and_type(frame);
     assert_eq!(entry(&core, guest.tables[0], 5), Pte::EMPTY);
