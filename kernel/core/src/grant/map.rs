@@ -116,6 +116,7 @@ impl<P: Platform> Mapper<'_, P> {
     ///
     /// BAD_HANDLE: no such mapping. GENERAL_ERROR: it is not at that address; or something is to take the place of one
     /// that was made by GNTMAP_contains_pte. BAD_DEV_ADDR: nor at that one for devices. Then nothing has changed.
+    #[inline(always)]
     pub fn begin_unmap(
         &mut self,
         handle: GrantHandle,
@@ -151,7 +152,9 @@ impl<P: Platform> Mapper<'_, P> {
             self.core.flush(self.domain.dirty(), Flush::All);
         }
         for gone in gone {
-            (0..gone.kinds.count_ones()).for_each(|_| self.core.unuse_granted(gone.frame, gone.write));
+            for _ in [gntmap::HOST_MAP, gntmap::DEVICE_MAP].iter().filter(|&kind| gone.kinds & kind != 0) {
+                self.core.unuse_granted(gone.frame, gone.write);
+            }
             if gone.whole
                 && let Some(m) = self.track.take(gone.handle)
             {

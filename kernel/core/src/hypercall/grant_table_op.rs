@@ -141,7 +141,10 @@ fn unmaps<P: Platform, T>(
     begin: impl Fn(&mut Mapper<'_, P>, &mut T) -> Option<Unmapped>,
 ) -> Result<(), Stop> {
     let mut mapper = c.core.grant_mapper(c.domain, c.run.root().ok_or(Errno::EFAULT)?);
-    let gone: heapless::Vec<Unmapped, BATCH> = ops.iter_mut().filter_map(|op| begin(&mut mapper, op)).collect();
+    let mut gone = heapless::Vec::<Unmapped, BATCH>::new();
+    for begun in ops.iter_mut().filter_map(|op| begin(&mut mapper, op)) {
+        let _ = gone.push(begun);
+    }
     mapper.end_unmaps(&gone);
     Ok(())
 }
