@@ -1,6 +1,13 @@
 # Multiboot 1 and 2 to long mode, on the CPU that starts the machine; and the same for the others, from a page below
 # 1 MiB that smp.rs copies the code between ap_start and ap_end to.
 
+    .macro NO_SEGMENTS
+    xorl %eax, %eax
+    .irp segment, ds, es, ss, fs, gs
+    movl %eax, %\segment
+    .endr
+    .endm
+
     .section .multiboot, "a"
     .align 8
     .long 0x1badb002                       # multiboot 1: modules aligned, memory map wanted
@@ -75,12 +82,7 @@ boot_long_mode:
     movabsq $boot_high, %rax
     jmp *%rax
 boot_high:
-    xorl %eax, %eax
-    movl %eax, %ds
-    movl %eax, %es
-    movl %eax, %ss
-    movl %eax, %fs
-    movl %eax, %gs
+    NO_SEGMENTS
     leaq boot_stack_end(%rip), %rsp
     movl %ebp, %edi
     movl %esi, %esi
@@ -134,12 +136,7 @@ ap_root:
 ap_end:
 
 ap_high:
-    xorl %eax, %eax
-    movl %eax, %ds
-    movl %eax, %es
-    movl %eax, %ss
-    movl %eax, %fs
-    movl %eax, %gs
+    NO_SEGMENTS
     movq ap_final_root(%rip), %rax
     movq %rax, %cr3
     movq ap_stack(%rip), %rsp

@@ -1,8 +1,8 @@
 //! Control registers of a CPU, and what its features make of the image.
 
-use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
 
+use x86_64::registers::control::{Cr0, Cr4};
 use x86_64::registers::model_specific::Msr;
 
 const CR4_MCE: u64 = 1 << 6;
@@ -41,12 +41,8 @@ pub fn init() {
     // SAFETY: PAE stays; the bits are ones that this CPU has; MP, NE and AM on, EM and TS off in CR0. Entries 0-3 of the
     // PAT keep their meaning, which is all that the core's own tables use.
     unsafe {
-        let cr4: u64;
-        asm!("mov {}, cr4", out(reg) cr4, options(nomem, nostack));
-        asm!("mov cr4, {}", in(reg) cr4 | set, options(nostack));
-        let cr0: u64;
-        asm!("mov {}, cr0", out(reg) cr0, options(nomem, nostack));
-        asm!("mov cr0, {}", in(reg) cr0 & !0xc | 0x4_0022, options(nostack));
+        Cr4::write_raw(Cr4::read_raw() | set);
+        Cr0::write_raw(Cr0::read_raw() & !0xc | 0x4_0022);
         Msr::new(0x277).write(PAT);
     }
 }
@@ -74,14 +70,11 @@ pub fn patch() {
 
 /// Takes the bits of CR4 that are a guest's own into the hardware, where they differ.
 pub fn load_control(guest: u64) {
-    let old: u64;
-    // SAFETY: the bits are ones that this CPU has, as the core checked when the guest set them; ring 0 does not depend
-    // on them.
-    unsafe {
-        asm!("mov {}, cr4", out(reg) old, options(nomem, nostack, preserves_flags));
-        let new = old & !CR4_GUEST | guest & CR4_GUEST;
-        if new != old {
-            asm!("mov cr4, {}", in(reg) new, options(nostack, preserves_flags));
-        }
+    let old = Cr4::read_raw();
+    let new = old & !CR4_GUEST | guest & CR4_GUEST;
+    if new != old {
+        // SAFETY: the bits are ones that this CPU has, as the core checked when the guest set them; ring 0 does not
+        // depend on them.
+        unsafe { Cr4::write_raw(new) };
     }
 }

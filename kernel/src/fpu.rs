@@ -7,6 +7,8 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use ferrule_core::vcpu::{FpuState, Run};
+use x86_64::registers::control::Cr0;
+use x86_64::registers::xcontrol::XCr0;
 
 use crate::cpu;
 
@@ -44,22 +46,16 @@ pub fn offered() -> u64 {
 /// Sets XCR0. CR4.OSXSAVE is set.
 pub fn set_xcr0(value: u64) {
     // SAFETY: the value was checked against what is offered, and ring 0 uses none of it.
-    unsafe {
-        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32,
-            options(nomem, nostack, preserves_flags));
-    }
+    unsafe { XCr0::write_raw(value) };
 }
 
 /// Sets or clears CR0.TS.
 pub fn set_task_switched(set: bool) {
-    let old: u64;
-    // SAFETY: only CR0.TS changes; ring 0 uses the FPU in this file alone, which clears it first.
-    unsafe {
-        asm!("mov {}, cr0", out(reg) old, options(nomem, nostack, preserves_flags));
-        let new = if set { old | TS } else { old & !TS };
-        if new != old {
-            asm!("mov cr0, {}", in(reg) new, options(nostack, preserves_flags));
-        }
+    let old = Cr0::read_raw();
+    let new = if set { old | TS } else { old & !TS };
+    if new != old {
+        // SAFETY: only CR0.TS changes; ring 0 uses the FPU in this file alone, which clears it first.
+        unsafe { Cr0::write_raw(new) };
     }
 }
 

@@ -1,10 +1,10 @@
 //! Debug keys: Ctrl-A three times on the serial console, then one key a command, until Ctrl-A three times again.
 
+use alloc::string::String;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ferrule_core::Run;
 use ferrule_core::cpu::MAX_CPUS;
-use ferrule_core::mm::Spoil;
 use ferrule_core::platform::Halt;
 use heapless::Vec;
 use lock_api::Mutex;
@@ -20,13 +20,8 @@ pub const AUDIT_PENDING: u32 = 1 << 30;
 static ACTIVE: AtomicBool = AtomicBool::new(false);
 static IN_A_ROW: AtomicU32 = AtomicU32::new(0);
 
-/// What is spoiled right before the next audit, once.
-static SPOIL: Mutex<SpinLock, Option<Spoil>> = Mutex::new(None);
-
-/// Takes the core's option `audit-inject=`: a test aid.
-pub fn spoil_next(what: &str) {
-    *SPOIL.lock() = Spoil::named(what);
-}
+/// What is spoiled right before the next audit, once: the core's option `audit-inject=`, a test aid.
+pub static SPOIL: Mutex<SpinLock, Option<String>> = Mutex::new(None);
 
 /// Looks at a typed byte; true if it was for the keys and not for the console's reader.
 pub fn take(byte: u8) -> bool {
@@ -75,7 +70,7 @@ fn press(key: u8) {
 pub fn audit() {
     let done = world::alone(|| {
         if let Some(what) = SPOIL.lock().take() {
-            core().spoil(what);
+            core().spoil(&what);
         }
         let domains = core().domains.table.read();
         let running = domains.iter().flat_map(|domain| &domain.vcpus).filter(|vcpu| vcpu.run.is_locked());

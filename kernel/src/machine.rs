@@ -34,7 +34,6 @@ pub fn set_core(made: &'static Core, zero: u64) {
 }
 
 /// The core.
-#[inline(always)]
 pub fn core() -> &'static Core {
     // SAFETY: set once, before the first guest and the second CPU, to something that lives for good.
     unsafe { &*CORE.load(Ordering::Relaxed) }
@@ -47,7 +46,6 @@ pub fn core_if_made() -> Option<&'static Core> {
 }
 
 /// This CPU, as the core's logic sees it.
-#[inline(always)]
 pub fn cpu() -> &'static Cpu<Machine> {
     let percpu = percpu::get();
     percpu.cpu.get().unwrap_or_else(|| {
@@ -124,8 +122,6 @@ fn frame_bytes(frame: Frame, offset: usize, want: usize) -> (*mut u8, usize) {
 impl Platform for Machine {
     type RawMutex = SpinLock;
     type RawRwLock = SpinRwLock;
-
-    #[inline(always)]
     fn word(&self, frame: Frame, index: usize) -> &AtomicU64 {
         let at = layout::DIRECT + frame.mfn().0 * PAGE_SIZE as u64 + (index as u64 & 511) * 8;
         // SAFETY: a `Frame` is RAM, which the direct map covers for good; aligned; others change it as atomics do.
@@ -158,11 +154,10 @@ impl Platform for Machine {
     }
 
     fn set_m2p(&self, mfn: Mfn, pfn: u64) {
-        m2p_entry(mfn).store(pfn, Ordering::Relaxed);
-    }
-
-    fn m2p(&self, mfn: Mfn) -> u64 {
-        m2p_entry(mfn).load(Ordering::Relaxed)
+        // The writable alias of the table, through the direct map; guests see it read-only at `layout::M2P`.
+        let at = physical::at::<u64>(paging::m2p_start() + mfn.0 * 8);
+        // SAFETY: callers name frames of the frame table, which is as long as this one.
+        unsafe { AtomicU64::from_ptr(at) }.store(pfn, Ordering::Relaxed);
     }
 
     fn copy_from_guest(&self, space: AddressSpace, from: Vaddr, to: &mut [u8]) -> Result<(), Fault> {
@@ -318,8 +313,6 @@ impl Platform for Machine {
             }
         }
     }
-
-    #[inline]
     fn now(&self) -> u64 {
         time::now()
     }
@@ -394,13 +387,6 @@ impl Platform for Machine {
     fn halt(&self, why: Halt) {
         power::halt(why);
     }
-}
-
-fn m2p_entry(mfn: Mfn) -> &'static AtomicU64 {
-    // The writable alias of the table, through the direct map; guests see it read-only at `layout::M2P`.
-    let at = physical::at::<u64>(paging::m2p_start() + mfn.0 * 8);
-    // SAFETY: callers name frames of the frame table, which is as long as this one.
-    unsafe { AtomicU64::from_ptr(at) }
 }
 
 fn is_loaded(space: AddressSpace) -> bool {

@@ -43,7 +43,7 @@ pub struct Early {
 impl Early {
     /// Takes the largest usable range below 4 GiB that holds neither the image nor a module.
     pub fn new(boot: &BootInfo) -> Option<Self> {
-        let best = free_ranges(boot)
+        let best = free_ranges(boot, None)
             .into_iter()
             .map(|r| Range { start: r.start, end: r.end.min(1 << 32) })
             .filter(|r| r.end > r.start)
@@ -67,14 +67,11 @@ impl Early {
     }
 }
 
-/// What of the memory map is usable and holds neither the image nor a module nor the first MiB, in whole pages.
-pub fn free_ranges(boot: &BootInfo) -> Vec<Range, 128> {
-    let mut taken: Vec<Range, 16> = Vec::new();
-    let _ = taken.push(Range { start: 0, end: 1 << 20 });
-    let _ = taken.push(image());
-    for module in &boot.modules {
-        let _ = taken.push(module.range);
-    }
+/// What of the memory map is usable and holds neither the image nor a module nor the first MiB nor what is `used`, in
+/// whole pages.
+pub fn free_ranges(boot: &BootInfo, used: Option<Range>) -> Vec<Range, 128> {
+    let known = [Range { start: 0, end: 1 << 20 }, image()];
+    let mut taken: Vec<Range, 16> = boot.modules.iter().map(|m| m.range).chain(known).chain(used).collect();
     taken.sort_unstable_by_key(|r| r.start);
     let mut free = Vec::new();
     for region in boot.regions.iter().filter(|r| r.kind == 1) {

@@ -89,20 +89,23 @@ fn enable_msi(device: PciAddress, line: Line) -> bool {
     true
 }
 
-/// The registers of an MSI-X entry, if the device has it. `at`: its capability.
-fn msix_entry(device: PciAddress, at: u8, entry: u16) -> Option<*mut u32> {
-    if u32::from(entry) > read(device, at) >> 16 & 0x7ff {
-        return None;
-    }
+/// A device's MSI-X: its capability, where its table is, and how many entries that has.
+fn msix(device: PciAddress) -> Option<(u8, u64, u64)> {
+    let at = capability(device, CAPABILITY_MSIX)?;
     let table = read(device, at + 4);
-    let address = bar(device, table as u8 & 7)? + u64::from(table & !7) + u64::from(entry) * 16;
-    Some((map_table(address & !0xfff)? + (address & 0xfff)) as *mut u32)
+    let start = bar(device, table as u8 & 7)? + u64::from(table & !7);
+    Some((at, start, u64::from(read(device, at) >> 16 & 0x7ff) + 1))
+}
+
+/// The capability of MSI-X and the registers of an entry, if the device has it.
+fn msix_entry(device: PciAddress, entry: u16) -> Option<(u8, *mut u32)> {
+    let (at, start, _) = msix(device).filter(|&(.., entries)| u64::from(entry) < entries)?;
+    let address = start + u64::from(entry) * 16;
+    Some((at, (map_table(address & !0xfff)? + (address & 0xfff)) as *mut u32))
 }
 
 fn enable_msix(device: PciAddress, entry: u16, line: Line) -> bool {
-    let Some(at) = capability(device, CAPABILITY_MSIX) else { return false };
-    let control = read(device, at);
-    let Some(registers) = msix_entry(device, at, entry) else { return false };
+    let Some((at, registers)) = msix_entry(device, entry) else { return false };
     let (low, data) = message(line);
     // SAFETY: the page is the device's MSI-X table, mapped uncached; the entry is within its size, which is 16-byte aligned.
     unsafe {
@@ -111,16 +114,13 @@ fn enable_msix(device: PciAddress, entry: u16, line: Line) -> bool {
         registers.add(2).write_volatile(data);
         registers.add(3).write_volatile(0);
     }
-    write(device, at, control & !(1 << 30) | 1 << 31);
+    write(device, at, read(device, at) & !(1 << 30) | 1 << 31);
     true
 }
 
 /// The frames that a device's MSI-X table is in.
 pub fn msix_table(device: PciAddress) -> Option<core::ops::RangeInclusive<u64>> {
-    let at = capability(device, CAPABILITY_MSIX)?;
-    let entries = u64::from(read(device, at) >> 16 & 0x7ff) + 1;
-    let table = read(device, at + 4);
-    let start = bar(device, table as u8 & 7)? + u64::from(table & !7);
+    let (_, start, entries) = msix(device)?;
     Some(start >> 12..=(start + entries * 16 - 1) >> 12)
 }
 
@@ -133,8 +133,7 @@ pub fn disable(device: PciAddress, entry: Option<u16>) {
             }
         }
         Some(entry) => {
-            let registers = capability(device, CAPABILITY_MSIX).and_then(|at| msix_entry(device, at, entry));
-            if let Some(registers) = registers {
+            if let Some((_, registers)) = msix_entry(device, entry) {
                 // SAFETY: an entry of the device's MSI-X table, mapped uncached; its last word is the mask.
                 unsafe { registers.add(3).write_volatile(1) };
             }

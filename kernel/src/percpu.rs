@@ -74,7 +74,6 @@ impl PerCpu {
 }
 
 /// This CPU's data.
-#[inline(always)]
 pub fn get() -> &'static PerCpu {
     let this: *const PerCpu;
     // SAFETY: GS holds the address of this CPU's `PerCpu` whenever Rust code runs in ring 0 (`install`, and swapgs at
@@ -86,7 +85,6 @@ pub fn get() -> &'static PerCpu {
 }
 
 /// The number of this CPU.
-#[inline(always)]
 pub fn id() -> u32 {
     get().id
 }

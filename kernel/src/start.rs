@@ -76,9 +76,7 @@ extern "C" fn start(magic: u32, info: u64) -> ! {
         time::tsc_hz() / 1_000_000,
         time::tsc_hz() / 1000 % 1000
     );
-    if let Some(what) = boot.option("audit-inject") {
-        keys::spoil_next(what);
-    }
+    *keys::SPOIL.lock() = boot.option("audit-inject").map(Into::into);
     console::enable_interrupt();
     construct::initial_domain(&boot);
     for module in &boot.modules {
@@ -112,7 +110,7 @@ fn make_core(frames: u64, boot: &BootInfo, used: Range, cpus: u32) -> &'static C
         kind: r.kind,
     };
     let map: Vec<_> = boot.regions.iter().map(entry).collect();
-    let table = FrameTable::new(infos).with_memory_map(Box::leak(map.into_boxed_slice()));
+    let table = FrameTable::new(infos, Box::leak(map.into_boxed_slice()));
     let cpus: Vec<_> = (0..cpus).map(|n| Cpu::new(CpuId(n))).collect();
     let free = Allocator::new(boot.option("scatter").is_some());
     let (domains, cpus) = (Domains::new(), cpus.into_boxed_slice());
@@ -134,20 +132,10 @@ fn make_core(frames: u64, boot: &BootInfo, used: Range, cpus: u32) -> &'static C
             core.frames.add_ram(Mfn(mfn));
         }
     }
-    for range in paging::free_ranges(boot) {
-        let taken = range.start..range.end;
-        for part in without(taken, used.start..used.end) {
-            core.add_free(Mfn(part.start >> 12), (part.end - part.start) >> 12);
-        }
+    for range in paging::free_ranges(boot, Some(used)) {
+        core.add_free(Mfn(range.start >> 12), (range.end - range.start) >> 12);
     }
     core
-}
-
-/// A range without another.
-fn without(range: core::ops::Range<u64>, hole: core::ops::Range<u64>) -> impl Iterator<Item = core::ops::Range<u64>> {
-    let before = range.start..range.end.min(hole.start);
-    let after = range.start.max(hole.end)..range.end;
-    [before, after].into_iter().filter(|r| r.start < r.end)
 }
 
 #[panic_handler]

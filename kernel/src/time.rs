@@ -24,7 +24,6 @@ static APIC_RATE: AtomicU64 = AtomicU64::new(0);
 static WALL: AtomicU64 = AtomicU64::new(0);
 
 /// The TSC.
-#[inline(always)]
 pub fn tsc() -> u64 {
     // SAFETY: reading the TSC has no effect on memory; CR4.TSD is clear.
     unsafe { _rdtsc() }
@@ -36,7 +35,6 @@ pub fn start() {
 }
 
 /// Nanoseconds since the core started.
-#[inline]
 pub fn now() -> u64 {
     scale(tsc().wrapping_sub(START.load(Ordering::Relaxed)))
 }
@@ -69,20 +67,11 @@ pub fn calibrate(pm_timer: Option<u16>) {
     let (tsc_hz, apic_hz) = against_pm_timer(port);
     apic::start_timer(0);
     TSC_HZ.store(tsc_hz, Ordering::Relaxed);
-    // The multiplier's top bit is set, so that it has 32 significant bits: 2^31 <= 10^9 * 2^32 / (hz << shift) < 2^32.
-    let mut shift = 0i8;
-    let mut mul = u128::from(1_000_000_000u64) << 32;
-    mul /= u128::from(tsc_hz.max(1));
-    while mul >= 1 << 32 {
-        mul >>= 1;
-        shift += 1;
-    }
-    while mul < 1 << 31 && mul != 0 {
-        shift -= 1;
-        mul = (u128::from(1_000_000_000u64) << (32 - i32::from(shift))) / u128::from(tsc_hz);
-    }
-    MUL.store(mul as u32, Ordering::Relaxed);
-    SHIFT.store(shift, Ordering::Relaxed);
+    // Nanoseconds a tick in 64 fractional bits, of which the multiplier is the first 32 from the highest that is set.
+    let exact = (1_000_000_000u128 << 64) / u128::from(tsc_hz.max(1));
+    let bits = exact.ilog2() + 1;
+    MUL.store((exact >> (bits - 32)) as u32, Ordering::Relaxed);
+    SHIFT.store(bits as i8 - 64, Ordering::Relaxed);
     APIC_RATE.store((u128::from(apic_hz) << 32).div_euclid(1_000_000_000) as u64, Ordering::Relaxed);
     WALL.store(cmos_time().saturating_sub(now() / 1_000_000_000), Ordering::Relaxed);
 }

@@ -28,14 +28,12 @@ fn running() -> Option<&'static mut Current> {
 }
 
 /// Calls `f` for the vCPU that runs here.
-#[inline(always)]
 pub fn with_caller<R>(f: impl FnOnce(&mut Caller<'_, Machine>) -> R) -> Option<R> {
     let Current { domain, vcpu, run } = running()?;
     Some(f(&mut Caller { core: core(), cpu: machine::cpu(), domain, vcpu, run: &mut *run }))
 }
 
 /// Calls `f` for the vCPU that runs here, and leaves to the guest. Where nothing waits, that is at once.
-#[inline(always)]
 fn serve(f: impl FnOnce(&mut Caller<'_, Machine>)) -> *const CpuUserRegs {
     let regs = with_caller(|c| {
         f(c);
@@ -211,7 +209,6 @@ fn unexpected(regs: &CpuUserRegs) -> ! {
 ///
 /// # Safety
 /// The side in the core is valid for `bytes`; the guest's side lies outside the core's range, or in the M2P for a read.
-#[inline(always)]
 pub unsafe fn user_copy(to: *mut u8, from: *const u8, bytes: usize) -> bool {
     unsafe extern "C" {
         fn user_copy(to: *mut u8, from: *const u8, bytes: usize) -> usize;
@@ -221,7 +218,6 @@ pub unsafe fn user_copy(to: *mut u8, from: *const u8, bytes: usize) -> bool {
 }
 
 /// May `bytes` at a guest's address be touched at all? Everything but the core's range; reads may see the M2P.
-#[inline(always)]
 pub fn guest_range(at: Vaddr, bytes: usize, write: bool) -> bool {
     let Some(end) = at.0.checked_add(bytes as u64) else { return false };
     end <= 1 << 47

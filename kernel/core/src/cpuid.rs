@@ -132,7 +132,9 @@ impl<P: Platform> Core<P> {
             (3, 0) => [self.platform.cpuid(0x8000_0001, 0)[3] >> 25 & 4, 0, 0, 0],
             (3, 2) => [tsc_khz(&self.platform), 0, 0, 0],
             // The bits of the machine's highest address: 44 at most, and grants stay in version 1.
-            (5, 0) => [0, 64 - ((self.frames.len() as u64) << abi::PAGE_SHIFT).saturating_sub(1).leading_zeros(), 0, 0],
+            (5, 0) => {
+                [0, 64 - ((self.frames.count() as u64) << abi::PAGE_SHIFT).saturating_sub(1).leading_zeros(), 0, 0]
+            }
             _ => [0; 4],
         }
     }

@@ -70,6 +70,11 @@ impl<P: Platform> Caller<'_, P> {
         Ok(guest::put(&self.core.platform, self.space()?, Vaddr(to), value)?)
     }
 
+    /// Copies the result out, of a call that returns 0 then.
+    pub fn answer<T: IntoBytes + Immutable>(&self, to: u64, value: &T) -> HcResult {
+        self.put(to, value).map(|()| 0)
+    }
+
     /// Copies in the `index`th of an array of arguments.
     pub fn get_at<T: FromBytes + IntoBytes>(&self, array: u64, index: u64) -> Result<T, Stop> {
         let offset = index.checked_mul(size_of::<T>() as u64).ok_or(Errno::EFAULT)?;

@@ -270,6 +270,7 @@ const _: () = assert!(size_of::<PageInfo>() == 24);
 
 impl PageInfo {
     /// A frame that is not RAM.
+    #[cfg(any(test, feature = "testing"))]
     pub const fn not_ram() -> Self {
         Self {
             state: AtomicU64::new(0),
@@ -376,14 +377,10 @@ pub struct FrameTable {
 }
 
 impl FrameTable {
-    /// A table over zeroed memory, one entry a frame from frame 0 on.
-    pub fn new(infos: &'static [PageInfo]) -> Self {
-        Self { infos, map: &[], clock: AtomicU64::new(1) }
-    }
-
-    /// The same, with the machine's memory map for who may see it.
-    pub fn with_memory_map(self, map: &'static [E820Entry]) -> Self {
-        Self { map, ..self }
+    /// A table over zeroed memory, one entry a frame from frame 0 on; and the machine's memory map, empty if it is not
+    /// known, for who may see it.
+    pub fn new(infos: &'static [PageInfo], map: &'static [E820Entry]) -> Self {
+        Self { infos, map, clock: AtomicU64::new(1) }
     }
 
     /// The machine's memory map; empty if it is not known.
@@ -397,13 +394,8 @@ impl FrameTable {
     }
 
     /// How many frames it covers, RAM or not.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.infos.len()
-    }
-
-    /// Does it cover none?
-    pub fn is_empty(&self) -> bool {
-        self.infos.is_empty()
     }
 
     /// The frame with this number, if it is RAM.

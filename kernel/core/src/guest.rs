@@ -45,13 +45,6 @@ pub fn clear_bits<P: Platform>(platform: &P, frame: Frame, index: usize, bits: u
     platform.word(frame, index).fetch_and(!bits, Ordering::SeqCst)
 }
 
-/// Replaces a word that is no page-table entry if it is still `old`; returns what was found otherwise.
-#[inline(always)]
-pub fn exchange<P: Platform>(platform: &P, frame: Frame, index: usize, old: u64, new: u64) -> Result<u64, u64> {
-    dirtied(frame);
-    platform.word(frame, index).compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
-}
-
 /// A word that guest and core change at once, for the event paths that are written apart from where their words are.
 #[inline(always)]
 pub(crate) fn shared_word<P: Platform>(platform: &P, frame: Frame, index: usize) -> &crate::sync::atomic::AtomicU64 {

@@ -73,7 +73,6 @@ pub struct Core<P: Platform> {
 }
 
 /// An error where something is so that must not be.
-#[inline(always)]
 pub(crate) fn refuse_if<E>(it: bool, with: E) -> Result<(), E> {
     if it { Err(with) } else { Ok(()) }
 }

@@ -69,8 +69,6 @@ pub trait Platform: Sized + Send + Sync + 'static {
     fn clear(&self, frame: Frame);
     /// Sets the machine-to-physical entry of a frame, which every guest can read.
     fn set_m2p(&self, mfn: Mfn, pfn: u64);
-    /// The machine-to-physical entry of a frame; `INVALID_M2P_ENTRY` (all ones) where there is none.
-    fn m2p(&self, mfn: Mfn) -> u64;
 
     // ---- Guest virtual memory -----------------------------------------------------------------------------------
 

@@ -37,6 +37,5 @@ pub mod atomic {
 
     /// Nothing here: sequentially consistent operations are ordered among themselves. loom takes them for acquire and
     /// release only, so that it needs a fence where that order counts.
-    #[inline(always)]
     pub fn order() {}
 }

@@ -133,7 +133,7 @@ pub fn core(frames: usize, cpus: u32) -> Box<TestCore> {
 pub fn core_with(frames: usize, cpus: u32, scatter: bool) -> Box<TestCore> {
     let infos = table_memory(frames);
     let platform = TestMachine {
-        table: FrameTable::new(infos),
+        table: FrameTable::new(infos, &[]),
         memory: (0..frames).map(|_| OnceLock::new()).collect(),
         m2p: (0..frames).map(|_| AtomicU64::new(u64::MAX)).collect(),
         clock: AtomicU64::new(1_000_000_000),
@@ -155,7 +155,7 @@ pub fn core_with(frames: usize, cpus: u32, scatter: bool) -> Box<TestCore> {
     };
     let core = Box::new(Core {
         platform,
-        frames: FrameTable::new(infos),
+        frames: FrameTable::new(infos, &[]),
         free: Allocator::new(scatter),
         domains: Domains::new(),
         cpus: (0..cpus).map(|id| Cpu::new(CpuId(id))).collect(),
@@ -194,6 +194,11 @@ impl TestMachine {
     /// Takes the record of flushes.
     pub fn take_flushes(&self) -> Vec<(CpuSet, Flush)> {
         core::mem::take(&mut *self.flushes.lock().unwrap())
+    }
+
+    /// The machine-to-physical entry of a frame; all ones where there is none.
+    pub fn m2p(&self, mfn: Mfn) -> u64 {
+        self.m2p.get(mfn.0 as usize).map_or(u64::MAX, |entry| entry.load(SeqCst))
     }
 
     fn words(&self, frame: Frame) -> &Words {
@@ -293,10 +298,6 @@ impl Platform for TestMachine {
         if let Some(entry) = self.m2p.get(mfn.0 as usize) {
             entry.store(pfn, SeqCst);
         }
-    }
-
-    fn m2p(&self, mfn: Mfn) -> u64 {
-        self.m2p.get(mfn.0 as usize).map_or(u64::MAX, |entry| entry.load(SeqCst))
     }
 
     fn copy_from_guest(&self, space: AddressSpace, from: Vaddr, to: &mut [u8]) -> Result<(), Fault> {

@@ -130,7 +130,7 @@ impl Run {
             gs_base_kernel: 0,
             gs_base_user: 0,
             traps: crate::trap::TrapTable::new()?,
-            callbacks: crate::trap::Callbacks::new(),
+            callbacks: Default::default(),
             debug: [0; 8],
             gdt: [None; GDT_FRAMES],
             gdt_entries: 0,

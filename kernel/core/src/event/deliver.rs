@@ -42,6 +42,7 @@ impl<P: Platform> Core<P> {
     }
 
     /// Makes a port pending, from the core itself. A port that is closed meanwhile is left alone.
+    #[cfg(test)]
     pub fn send_event(&self, domain: &Domain<P>, port: Port) {
         self.send_if(domain, port, Bound::is_open);
     }

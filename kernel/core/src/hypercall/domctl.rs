@@ -20,7 +20,7 @@ use abi::domctl::{
 use abi::vcpu::VcpuGuestContext;
 use abi::{DomId, Errno, VcpuId};
 use core::sync::atomic::Ordering;
-use zerocopy::FromZeros;
+use zerocopy::{FromZeros, IntoBytes};
 
 use crate::lifecycle::NewDomain;
 use crate::{
@@ -57,12 +57,12 @@ fn perform<P: Platform>(c: &Caller<'_, P>, domain: &Arc<Domain<P>>, op: &mut Dom
     let core = c.core;
     let own = Arc::ptr_eq(domain, c.domain);
     match op.cmd {
-        DomctlOp::DESTROYDOMAIN if own => return Err(Errno::EINVAL.into()),
+        DomctlOp::DESTROYDOMAIN | DomctlOp::PAUSEDOMAIN | DomctlOp::RESUMEDOMAIN if own => {
+            return Err(Errno::EINVAL.into());
+        }
         DomctlOp::DESTROYDOMAIN => core.destroy(domain)?,
-        DomctlOp::PAUSEDOMAIN if own => return Err(Errno::EINVAL.into()),
         DomctlOp::PAUSEDOMAIN => core.pause_from_outside(domain)?,
         DomctlOp::UNPAUSEDOMAIN => core.unpause_from_outside(domain)?,
-        DomctlOp::RESUMEDOMAIN if own => return Err(Errno::EINVAL.into()),
         DomctlOp::RESUMEDOMAIN => core.resume(domain),
         DomctlOp::GETDOMAININFO => {
             op.domain = domain.id;
@@ -223,7 +223,7 @@ fn context<P: Platform>(
     // 5 KiB: not for the stack.
     let mut context: Box<VcpuGuestContext> = VcpuGuestContext::new_box_zeroed().map_err(|_| Errno::ENOMEM)?;
     if set {
-        c.core.platform.copy_from_guest(c.space()?, which.ctxt, zerocopy::IntoBytes::as_mut_bytes(&mut *context))?;
+        c.core.platform.copy_from_guest(c.space()?, which.ctxt, context.as_mut_bytes())?;
     }
     // Held still by its pause; its lock is given up by the CPU that still runs it as soon as that sees the pause.
     c.core.pause(vcpu);
@@ -238,7 +238,7 @@ fn context<P: Platform>(
     c.core.unpause(vcpu);
     done?;
     if !set {
-        c.core.platform.copy_to_guest(c.space()?, which.ctxt, zerocopy::IntoBytes::as_bytes(&*context))?;
+        c.core.platform.copy_to_guest(c.space()?, which.ctxt, context.as_bytes())?;
     }
     Ok(())
 }

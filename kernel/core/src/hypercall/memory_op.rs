@@ -49,12 +49,11 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         MemoryOp::MEMORY_MAP => memory_map(c, at),
         MemoryOp::MACHINE_MEMORY_MAP => machine_memory_map(c, at),
         MemoryOp::SET_MEMORY_MAP => set_memory_map(c, at),
-        MemoryOp::MAXIMUM_RAM_PAGE => Ok(c.core.frames.len() as i64),
+        MemoryOp::MAXIMUM_RAM_PAGE => Ok(c.core.frames.count() as i64),
         MemoryOp::CURRENT_RESERVATION | MemoryOp::MAXIMUM_RESERVATION | MemoryOp::MAXIMUM_GPFN => question(c, kind, at),
         MemoryOp::MACHPHYS_MAPPING => {
             let max_mfn = Mfn(MACH2PHYS_NR_ENTRIES - 1);
-            c.put(at, &MachphysMapping { v_start: MACH2PHYS_VIRT_START, v_end: MACH2PHYS_VIRT_END, max_mfn })?;
-            Ok(0)
+            c.answer(at, &MachphysMapping { v_start: MACH2PHYS_VIRT_START, v_end: MACH2PHYS_VIRT_END, max_mfn })
         }
         MemoryOp::MACHPHYS_MFN_LIST => machphys_mfn_list(c, at),
         MemoryOp::SET_POD_TARGET | MemoryOp::GET_POD_TARGET => Err(Errno::EINVAL.into()),
@@ -83,7 +82,6 @@ fn reservation<P: Platform>(c: &Caller<'_, P>, a: &mut Args, kind: MemoryOp, sta
     if r.nr_extents > most || start >= r.nr_extents || r.extent_order > max_order(c) {
         return nothing;
     }
-    let work = Work { domain: &domain, r: &r, limit };
     let mut done = start;
     while done < r.nr_extents {
         if done > start && c.core.platform.preempt() {
@@ -91,9 +89,8 @@ fn reservation<P: Platform>(c: &Caller<'_, P>, a: &mut Args, kind: MemoryOp, sta
             return Err(Stop::Preempted);
         }
         let extent = match kind {
-            MemoryOp::INCREASE_RESERVATION => work.increase(c, done),
-            MemoryOp::DECREASE_RESERVATION => work.decrease(c, done),
-            _ => work.populate(c, done),
+            MemoryOp::DECREASE_RESERVATION => give_back(c, &domain, &r, done),
+            _ => populate(c, &domain, &r, kind == MemoryOp::POPULATE_PHYSMAP, done, limit),
         };
         if extent.is_err() {
             break;
@@ -103,40 +100,34 @@ fn reservation<P: Platform>(c: &Caller<'_, P>, a: &mut Args, kind: MemoryOp, sta
     Ok(done as i64)
 }
 
-struct Work<'a, P: Platform> {
-    domain: &'a Domain<P>,
-    r: &'a MemoryReservation,
-    limit: u64,
+fn give_back<P: Platform>(
+    c: &Caller<'_, P>,
+    domain: &Domain<P>,
+    r: &MemoryReservation,
+    extent: u64,
+) -> Result<(), Stop> {
+    let first: Mfn = c.get_at(r.extent_start.0, extent)?;
+    for offset in 0..1 << r.extent_order {
+        let frame = c.core.get_page(Mfn(first.0.wrapping_add(offset)), domain)?;
+        c.core.deallocate(frame);
+        c.core.put_page(frame);
+    }
+    Ok(())
 }
 
-impl<P: Platform> Work<'_, P> {
-    fn frames(&self) -> u64 {
-        1 << self.r.extent_order
-    }
-
-    fn increase(&self, c: &Caller<'_, P>, extent: u64) -> Result<(), Stop> {
-        let first = c.core.alloc_domain_pages(self.domain, self.r.extent_order as u8, self.limit, None)?;
-        if self.r.extent_start == Vaddr::NULL {
-            return Ok(());
-        }
-        c.put_at(self.r.extent_start.0, extent, &first.mfn())
-    }
-
-    fn decrease(&self, c: &Caller<'_, P>, extent: u64) -> Result<(), Stop> {
-        let first: Mfn = c.get_at(self.r.extent_start.0, extent)?;
-        for offset in 0..self.frames() {
-            let frame = c.core.get_page(Mfn(first.0.wrapping_add(offset)), self.domain)?;
-            c.core.deallocate(frame);
-            c.core.put_page(frame);
-        }
-        Ok(())
-    }
-
-    fn populate(&self, c: &Caller<'_, P>, extent: u64) -> Result<(), Stop> {
-        let pfn: u64 = c.get_at(self.r.extent_start.0, extent)?;
-        let first = c.core.alloc_domain_pages(self.domain, self.r.extent_order as u8, self.limit, Some(pfn))?;
-        c.put_at(self.r.extent_start.0, extent, &first.mfn())
-    }
+/// One more extent. Its place in the list holds the PFN that it is to be, if it is `named`, and is told the frame.
+fn populate<P: Platform>(
+    c: &Caller<'_, P>,
+    domain: &Domain<P>,
+    r: &MemoryReservation,
+    named: bool,
+    extent: u64,
+    limit: u64,
+) -> Result<(), Stop> {
+    let list = r.extent_start;
+    let pfn = if named { Some(c.get_at(list.0, extent)?) } else { None };
+    let first = c.core.alloc_domain_pages(domain, r.extent_order as u8, limit, pfn)?;
+    if named || list != Vaddr::NULL { c.put_at(list.0, extent, &first.mfn()) } else { Ok(()) }
 }
 
 fn exchange<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
@@ -272,7 +263,7 @@ fn question<P: Platform>(c: &Caller<'_, P>, kind: MemoryOp, at: u64) -> HcResult
 fn machphys_mfn_list<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
     const STEP: u64 = 2 << 20;
     let mut list: MachphysMfnList = c.get(at)?;
-    let bytes = c.core.frames.len() as u64 * 8;
+    let bytes = c.core.frames.count() as u64 * 8;
     let mut written = 0;
     while written < list.max_extents && u64::from(written) * STEP < bytes {
         let va = Vaddr(MACH2PHYS_VIRT_START.0 + u64::from(written) * STEP);
@@ -285,8 +276,7 @@ fn machphys_mfn_list<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
         written += 1;
     }
     list.nr_extents = written;
-    c.put(at, &list)?;
-    Ok(0)
+    c.answer(at, &list)
 }
 
 fn memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
@@ -312,8 +302,7 @@ fn tell_regions<P: Platform>(c: &Caller<'_, P>, at: u64, mut map: MemoryMap, reg
         c.put_at(map.buffer.0, index, region)?;
     }
     map.nr_entries = if counted { regions.len() } else { told } as u32;
-    c.put(at, &map)?;
-    Ok(0)
+    c.answer(at, &map)
 }
 
 fn set_memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {

@@ -32,7 +32,6 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
 }
 
 /// `tables` becomes true with the first operation that may let go of tables.
-#[inline(always)]
 fn operations<P: Platform>(
     c: &mut Caller<'_, P>,
     owner: &Domain<P>,

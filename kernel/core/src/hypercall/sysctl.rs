@@ -62,8 +62,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         }
         _ => return Err(Errno::ENOSYS.into()),
     }
-    c.put(at, &op)?;
-    Ok(0)
+    c.answer(at, &op)
 }
 
 fn physinfo<P: Platform>(c: &Caller<'_, P>) -> PhysInfo {
@@ -82,7 +81,7 @@ fn physinfo<P: Platform>(c: &Caller<'_, P>) -> PhysInfo {
         capabilities: PhysInfo::CAP_PV | PhysInfo::CAP_GNTTAB_V1,
         total_pages: core.frames.iter().count() as u64,
         free_pages: core.free.frames(),
-        max_mfn: core.frames.len().saturating_sub(1) as u64,
+        max_mfn: core.frames.count().saturating_sub(1) as u64,
         hw_cap: [d1, c1, d81, c81, 0, b7, 0, 0],
         ..Default::default()
     }

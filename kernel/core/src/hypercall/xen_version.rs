@@ -32,27 +32,21 @@ fn other<P: Platform>(c: &mut Caller<'_, P>, op: XenVersionOp, to: u64) -> HcRes
             let mut info = CompileInfo::default();
             put_text(&mut info.compiler, "rustc");
             put_text(&mut info.compile_by, "ferrule");
-            c.put(to, &info)?;
-            Ok(0)
+            c.answer(to, &info)
         }
         XenVersionOp::CAPABILITIES => text::<1024, P>(c, to, "xen-3.0-x86_64 "),
         XenVersionOp::CHANGESET => text::<64, P>(c, to, concat!("ferrule ", env!("CARGO_PKG_VERSION"))),
-        XenVersionOp::PLATFORM_PARAMETERS => {
-            c.put(to, &abi::layout::HYPERVISOR_VIRT_START)?;
-            Ok(0)
-        }
+        XenVersionOp::PLATFORM_PARAMETERS => c.answer(to, &abi::layout::HYPERVISOR_VIRT_START),
         XenVersionOp::GET_FEATURES => {
             let mut info: FeatureInfo = c.get(to)?;
             info.submap = features_of(c, info.submap_idx)?;
-            c.put(to, &info)?;
-            Ok(0)
+            c.answer(to, &info)
         }
         XenVersionOp::PAGESIZE if to == 0 => Ok(abi::PAGE_SIZE as i64),
         XenVersionOp::PAGESIZE => Err(Errno::EINVAL.into()),
         XenVersionOp::GUEST_HANDLE => {
             let handle = *c.domain.handle.lock();
-            c.put(to, &handle)?;
-            Ok(0)
+            c.answer(to, &handle)
         }
         XenVersionOp::COMMANDLINE => text::<1024, P>(c, to, if privileged { "" } else { "<denied>" }),
         XenVersionOp::BUILD_ID => Err(if privileged { Errno::ENODATA } else { Errno::EPERM }.into()),
@@ -87,6 +81,5 @@ fn put_text(to: &mut [u8], words: &str) {
 fn text<const N: usize, P: Platform>(c: &Caller<'_, P>, to: u64, words: &str) -> HcResult {
     let mut bytes = [0u8; N];
     put_text(&mut bytes, words);
-    c.put(to, &bytes)?;
-    Ok(0)
+    c.answer(to, &bytes)
 }

@@ -51,16 +51,10 @@ pub(super) struct Seen {
     ports: u64,
 }
 
-/// The counts that holders add up to.
-struct Count {
-    refs: u32,
-    types: u32,
-}
-
 struct Audit<'a, P: Platform> {
     core: &'a Core<P>,
-    /// The counts of the frames from `base` on.
-    counts: Vec<Count>,
+    /// What holders add up to, of the frames from `base` on: general and type references.
+    counts: Vec<(u32, u32)>,
     base: usize,
     findings: Vec<Finding>,
     seen: Seen,
@@ -84,7 +78,7 @@ impl<P: Platform> Core<P> {
 
     /// The same, with the counts of at most so many frames at once.
     pub(super) fn audit_by(&self, running: &[&Run], window: usize) -> Result<(Vec<Finding>, Seen), Errno> {
-        let mut window = window.min(self.frames.len()).max(1);
+        let mut window = window.min(self.frames.count()).max(1);
         let mut counts = Vec::new();
         while counts.try_reserve_exact(window).is_err() {
             window = window.div_ceil(2);
@@ -93,8 +87,8 @@ impl<P: Platform> Core<P> {
         let mut findings = Vec::new();
         findings.try_reserve_exact(MOST).map_err(|_| Errno::ENOMEM)?;
         let mut audit = Audit { core: self, counts, base: 0, findings, seen: Seen::default() };
-        for base in (0..self.frames.len()).step_by(window) {
-            audit.window(base, window.min(self.frames.len() - base), running);
+        for base in (0..self.frames.count()).step_by(window) {
+            audit.window(base, window.min(self.frames.count() - base), running);
         }
         for domain in self.domains.table.read().iter() {
             audit.seen.domains += 1;
@@ -136,7 +130,7 @@ impl<P: Platform> Audit<'_, P> {
     fn window(&mut self, base: usize, frames: usize, running: &[&Run]) {
         self.base = base;
         self.counts.clear();
-        self.counts.resize_with(frames, || Count { refs: 0, types: 0 });
+        self.counts.resize(frames, (0, 0));
         running.iter().for_each(|run| self.vcpu(run));
         let core = self.core;
         core.domains.table.read().iter().for_each(|domain| self.domain(domain));
@@ -158,8 +152,8 @@ impl<P: Platform> Audit<'_, P> {
     /// Somebody holds a general reference, and a type reference if `typed`.
     fn hold(&mut self, frame: Frame, typed: bool) {
         if let Some(count) = frame.index().checked_sub(self.base).and_then(|at| self.counts.get_mut(at)) {
-            count.refs += 1;
-            count.types += u32::from(typed);
+            count.0 += 1;
+            count.1 += u32::from(typed);
         }
     }
 
@@ -188,7 +182,7 @@ impl<P: Platform> Audit<'_, P> {
         let account = domain.memory.lock();
         let mut pages = 0;
         let mut last = None;
-        for frame in account.all(&self.core.frames).take(self.core.frames.len()) {
+        for frame in account.all(&self.core.frames).take(self.core.frames.count()) {
             let info = self.core.frames.info(frame);
             if !info.is_owned_by(domain.id) || info.state().has(State::CORE) {
                 self.complain(frame, Fault::BadList);
@@ -285,7 +279,7 @@ impl<P: Platform> Audit<'_, P> {
     fn compare(&mut self, frame: Frame) {
         let state = self.core.frames.info(frame).state();
         let Some(count) = frame.index().checked_sub(self.base).and_then(|at| self.counts.get(at)) else { return };
-        let found = (u64::from(count.refs), u64::from(count.types));
+        let found = (u64::from(count.0), u64::from(count.1));
         self.seen.frames += 1;
         self.seen.references += found.0;
         let counted = (state.refs(), state.type_refs());

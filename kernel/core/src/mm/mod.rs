@@ -37,7 +37,6 @@ pub use entry::{CORE_SLOTS, is_guest_address};
 pub use grant::MapAt;
 pub use io::has_devices as may_choose_caching;
 pub use ldt::descriptors_are_fit;
-pub use spoil::Spoil;
 pub use trapped::Trapped;
 pub use update::MappedOwner;
 pub(crate) use update::Store;

@@ -6,37 +6,16 @@ use abi::{DomId, Pte, TABLE_ENTRIES};
 use super::entry::RW;
 use crate::{Core, Domain, Frame, Platform, State, guest};
 
-/// What to spoil.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spoil {
-    /// One reference too many on a frame.
-    Reference,
-    /// A writable mapping of a page table.
-    Alias,
-    /// Half an event channel.
-    Port,
-}
-
-impl Spoil {
-    /// By the name that the option has for it.
-    pub fn named(name: &str) -> Option<Self> {
-        match name {
-            "reference" => Some(Self::Reference),
-            "alias" => Some(Self::Alias),
-            "port" => Some(Self::Port),
-            _ => None,
-        }
-    }
-}
-
 impl<P: Platform> Core<P> {
-    /// Spoils something of the initial domain's; false where there is nothing that could be.
-    pub fn spoil(&self, what: Spoil) -> bool {
+    /// Spoils something of the initial domain's: one `reference` too many on a frame, a writable `alias` of a page table,
+    /// half a `port`. False where there is nothing that could be, or no such word.
+    pub fn spoil(&self, what: &str) -> bool {
         let Some(domain) = self.domains.get(DomId(0)) else { return false };
         match what {
-            Spoil::Reference => domain.memory.lock().iter(&self.frames).next().is_some_and(|f| self.get_again(f)),
-            Spoil::Alias => self.spoil_alias(&domain),
-            Spoil::Port => self.leak_port(&domain).is_ok(),
+            "reference" => domain.memory.lock().iter(&self.frames).next().is_some_and(|f| self.get_again(f)),
+            "alias" => self.spoil_alias(&domain),
+            "port" => self.leak_port(&domain).is_ok(),
+            _ => false,
         }
     }
 

@@ -42,10 +42,4 @@ impl<P: Platform> Core<P> {
         }
         walk
     }
-
-    /// The entry of `level` (1 to 4) that the hardware would use for an address, without a lock.
-    pub fn read_guest_entry(&self, space: AddressSpace, va: Vaddr, level: u8) -> Option<Pte> {
-        let walk = self.walk(space, va);
-        walk.entries.get(4usize.checked_sub(usize::from(level))?).copied().filter(|pte| *pte != Pte::EMPTY)
-    }
 }

@@ -201,7 +201,6 @@ impl<P: Platform> Core<P> {
     }
 
     /// Makes sure that the hardware's timer goes off by `deadline`. An earlier one stays: it costs one look too many.
-    #[inline]
     fn program_by(&self, cpu: &Cpu<P>, deadline: u64) {
         if deadline < cpu.timers.programmed.load(Relaxed) {
             if deadline <= self.platform.now() {
@@ -215,7 +214,6 @@ impl<P: Platform> Core<P> {
     }
 
     /// Sets the single-shot timer of the vCPU that runs on `cpu`; [`NEVER`] stops it.
-    #[inline]
     pub fn set_singleshot(&self, cpu: &Cpu<P>, vcpu: &Vcpu<P>, deadline: u64) {
         vcpu.time.singleshot.store(deadline, SeqCst);
         self.program_by(cpu, deadline);

@@ -54,7 +54,6 @@ impl TrapTable {
     }
 
     /// The handler of a vector.
-    #[inline]
     pub fn get(&self, vector: u8) -> TrapInfo {
         self.0[usize::from(vector)]
     }
@@ -94,13 +93,6 @@ pub struct Callbacks {
     pub sysenter: Callback,
     /// An NMI handler runs and has not yet returned by `iret`.
     pub in_nmi: bool,
-}
-
-impl Callbacks {
-    /// None.
-    pub fn new() -> Self {
-        Self::default()
-    }
 }
 
 /// What is delivered to a guest's handler.
@@ -253,7 +245,6 @@ impl<P: Platform> Core<P> {
     }
 
     /// Is there something to tell the guest before it goes on?
-    #[inline(always)]
     pub fn has_news(&self, vcpu: &Vcpu<P>) -> bool {
         self.upcall_due(vcpu) || vcpu.sched.nmi.load(Relaxed)
     }

@@ -3,7 +3,6 @@
 
 use super::*;
 use crate::State;
-use crate::mm::Spoil;
 use crate::mm::audit::{Fault, Finding};
 use abi::{Maddr, Mfn, Vaddr};
 use std::sync::Arc;
@@ -324,7 +323,7 @@ fn the_audit_fails_on_a_leaked_port() {
 /// What the core's option `audit-inject=` spoils is found, whichever it is.
 #[test]
 fn what_the_test_aid_spoils_is_found() {
-    for (what, frame) in [(Spoil::Reference, true), (Spoil::Alias, true), (Spoil::Port, false)] {
+    for (what, frame) in [("reference", true), ("alias", true), ("port", false)] {
         let core = testing::core(256, 1);
         assert!(!core.spoil(what), "nothing to spoil yet");
         let guest = testing::guest_of(&core, crate::lifecycle::NewDomain::initial(1), 8);

@@ -58,7 +58,7 @@ fn populate_and_give_back() {
         assert_eq!(core.free.frames(), free);
         assert_eq!(guest.domain.memory.lock().pages, 12);
         // Not its own any more; not its own ever; the core's.
-        for mfn in [mfns[1], 3, u64::MAX, core.frames.len() as u64] {
+        for mfn in [mfns[1], 3, u64::MAX, core.frames.count() as u64] {
             set_list(&core, &guest, &[mfn]);
             assert_eq!(memory_op(&core, &guest, MemoryOp::DECREASE_RESERVATION, &reservation(&guest, 1, 0)), 0);
         }
