@@ -66,26 +66,27 @@ impl<'a, P: Platform> Copier<'a, P> {
         if let Some(end) = slot.take() {
             Self::give_up(core, end);
         }
-        let (frame, pin) = Self::take(core, caller, name, write)?;
-        Ok(slot.insert(End { name, frame, write, pin }).frame)
+        let end = Self::take(core, caller, name, write)?;
+        Ok(slot.insert(end).frame)
     }
 
     fn take(
         core: &Core<P>,
         caller: &Arc<Domain<P>>,
-        (domid, name, granted): (DomId, u64, bool),
+        name: (DomId, u64, bool),
         write: bool,
-    ) -> Result<(Frame, Option<(Arc<Domain<P>>, GrantRef)>), GrantStatus> {
+    ) -> Result<End<P>, GrantStatus> {
+        let (domid, number, granted) = name;
         let own = domid == DomId::SELF;
         if !granted {
             refuse_if(!own, GrantStatus::PERMISSION_DENIED)?;
-            return Ok((core.use_granted(caller, Mfn(name), write)?, None));
+            return Ok(End { name, frame: core.use_granted(caller, Mfn(number), write)?, write, pin: None });
         }
         let granter = if own { caller.clone() } else { core.domains.get(domid).ok_or(GrantStatus::BAD_DOMAIN)? };
         refuse_if(granter.is_dying(), GrantStatus::BAD_DOMAIN)?;
-        let gref = GrantRef(name as u32);
+        let gref = GrantRef(number as u32);
         let frame = core.pin_grant(&granter, gref, caller.id, write, false)?;
-        Ok((frame, Some((granter, gref))))
+        Ok(End { name, frame, write, pin: Some((granter, gref)) })
     }
 
     fn give_up(core: &Core<P>, end: End<P>) {
