@@ -31,8 +31,9 @@ const HIDDEN_1C: u32 = bits([2, 3, 4, 5, 6, 7, 8, 10, 14, 15, 17, 18, 21, 24, 27
 const HYPERVISOR: u32 = 1 << 31;
 const OSXSAVE: u32 = 1 << 27;
 const XSAVE: u32 = 1 << 26;
-/// Leaf 1 edx: VME, PSE, MCE, APIC, MTRR, PGE, MCA, PSE36, DS, ACPI, SS, HT, TM, PBE.
-const HIDDEN_1D: u32 = bits([1, 3, 7, 9, 12, 13, 14, 17, 21, 22, 27, 28, 29, 31]);
+/// Leaf 1 edx: VME, PSE, MTRR, PGE, PSE36, DS, ACPI, SS, HT, TM, PBE. APIC, MCE and MCA are shown, as Xen does: without
+/// them Linux complains of its processors' APIC ids and of no machine checks.
+const HIDDEN_1D: u32 = bits([1, 3, 12, 13, 17, 21, 22, 27, 28, 29, 31]);
 /// Leaf 7 ebx: TSC_ADJUST, SGX, SMEP, INVPCID, PQM, MPX, PQE, SMAP, PCOMMIT, PT.
 const HIDDEN_7B: u32 = bits([1, 2, 7, 10, 12, 14, 15, 20, 22, 25]);
 /// Leaf 7 ecx: UMIP, PKU, OSPKE, WAITPKG, CET_SS, LA57, RDPID (TSC_AUX is not switched), BUS_LOCK, ENQCMD, SGX_LC, PKS.
@@ -51,8 +52,8 @@ const AVX_81C: u32 = bits([11, 16]);
 const AVX512_7: [u32; 3] = [bits([16, 17, 21, 26, 27, 28, 30, 31]), bits([1, 6, 11, 12, 14]), bits([2, 3, 8, 23])];
 /// Leaf 0x80000001 ecx: SVM, ExtApic, IBS, SKINIT, WDT, LWP, NodeId, TopoExt, PerfCtr (3), MONITORX.
 const HIDDEN_81C: u32 = bits([2, 3, 10, 12, 13, 15, 19, 22, 23, 24, 28, 29]);
-/// Leaf 0x80000001 edx: PSE, MCE, APIC, MTRR, PGE, MCA, PSE36, 1 GiB pages.
-const HIDDEN_81D: u32 = bits([1, 3, 7, 9, 12, 13, 14, 17, 26]);
+/// Leaf 0x80000001 edx: PSE, MTRR, PGE, PSE36, 1 GiB pages.
+const HIDDEN_81D: u32 = bits([1, 3, 12, 13, 17, 26]);
 
 impl<P: Platform> Core<P> {
     /// The answer to a guest kernel: eax, ebx, ecx, edx.

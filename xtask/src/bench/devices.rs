@@ -269,7 +269,7 @@ fn number(stats: &str, name: &str) -> f64 {
 }
 
 /// Nanoseconds that a domain has run.
-fn cpu_time(running: &mut Running, name: &str) -> Result<f64> {
+pub fn cpu_time(running: &mut Running, name: &str) -> Result<f64> {
     let lines = command(running, &format!("info {name}"), LIMIT)?;
     let line = lines.iter().find(|line| line.starts_with("CPU time")).context("info shows no CPU time")?;
     Ok(number_before(line, "ms").with_context(|| format!("no number in {line:?}"))? * 1e6)

@@ -9,6 +9,7 @@ pub mod core;
 pub mod devices;
 pub mod goals;
 mod host;
+mod linux;
 mod plot;
 pub mod report;
 pub mod spec;
@@ -52,6 +53,8 @@ pub enum Bench {
     Blk,
     /// Starting, domains, idling, memory and sizes, each against its goal
     Boot,
+    /// What Debian's Linux takes as a guest: to start, for system calls, processes, memory, disk and network
+    Linux(linux::Options),
 }
 
 /// Runs one bench, prints its table and writes JSON and HTML; or checks them all.
@@ -62,6 +65,7 @@ pub fn command(place: &Place, options: &Options) -> Result<()> {
         Some(Bench::Net) => publish(place, "net", devices::measure(place, Kind::Net)?),
         Some(Bench::Blk) => publish(place, "blk", devices::measure(place, Kind::Blk)?),
         Some(Bench::Boot) => boot(place),
+        Some(Bench::Linux(options)) => linux::command(place, options),
         None => check(place),
     }
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask guest`: what Linux guests start from, made of Debian's packages into target/ferrule/guests/.
 
 pub mod debian;
+pub mod load;
 mod mini;
 pub mod xen_dom0;
 
@@ -36,6 +37,10 @@ pub fn file(place: &Place, name: &str) -> Result<Option<PathBuf>> {
     if mini::FILES.contains(&name) {
         if mini::is_stale(place) {
             mini::make(place)?;
+        }
+    } else if load::FILES.contains(&name) {
+        if load::is_stale(place) {
+            load::make(place)?;
         }
     } else if debian::FILES.contains(&name) || name == debian::SECOND {
         if debian::is_stale(place) {

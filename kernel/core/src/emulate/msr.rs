@@ -11,6 +11,8 @@ mod number {
     pub const BIOS_SIGN_ID: u32 = 0x8b;
     pub const PLATFORM_INFO: u32 = 0xce;
     pub const MISC_FEATURES_ENABLES: u32 = 0x140;
+    pub const MCG_CAP: u32 = 0x179;
+    pub const MCG_STATUS: u32 = 0x17a;
     pub const MISC_ENABLE: u32 = 0x1a0;
     pub const PAT: u32 = 0x277;
     pub const PERF_CAPABILITIES: u32 = 0x345;
@@ -44,7 +46,9 @@ impl<P: Platform> Core<P> {
             },
             // Enabled, at the usual place, on the first CPU: Linux asks although none is shown.
             number::APIC_BASE => 0xfee0_0800 | if c.vcpu.id.0 == 0 { 0x100 } else { 0 },
+            // Machine checks: of no bank.
             number::PLATFORM_INFO
+            | number::MCG_CAP..=number::MCG_STATUS
             | number::MISC_FEATURES_ENABLES
             | number::PERF_CAPABILITIES
             | number::HYPERCALL_PAGE => 0,

@@ -1,0 +1,342 @@
+//! `cargo xtask bench linux`: what Debian's Linux takes as a guest, on Ferrule, on Debian's Xen with a Debian dom0, and
+//! natively: the same kernel, the same loads (examples/linux-load), one sitting.
+//!
+//! Once on one CPU under icount, where a nanosecond of the guest's clock is an instruction, whoever executes it; then by
+//! wall time, on two CPUs. Rows are costs: of two sides the lower one is better.
+
+use super::devices::cpu_time;
+use super::report::{Figure, INSTRUCTIONS, NS, Origin, PEER, Report};
+use super::spec::Promise;
+use crate::guest;
+use crate::peer::side::{Side, console};
+use crate::place::Place;
+use crate::qemu::{Line, Machine, Running};
+use crate::run::console::command as tell;
+use crate::run::keys;
+use crate::run::log::{Entry, number_before};
+use crate::run::system::Plan;
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The other side that is no hypervisor.
+const NATIVE: &str = "native";
+/// Counting instructions on a busy machine.
+const LIMIT: Duration = Duration::from_secs(900);
+/// Memory of Ferrule's machine in MiB.
+const MEM: u32 = 768;
+
+/// A peer to measure beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Peer {
+    /// Debian's Xen 4.17 with a Debian dom0, and the same kernel natively
+    Xen,
+}
+
+/// A part of the figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Group {
+    /// From `create` to user space
+    Create,
+    /// System calls, processes, memory, computing
+    Process,
+    /// A RAM disk
+    Disk,
+    /// From guest to guest
+    Net,
+}
+
+const GROUPS: [Group; 4] = [Group::Create, Group::Process, Group::Disk, Group::Net];
+
+/// What to measure.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Measure this as well
+    #[arg(long, value_enum)]
+    peer: Option<Peer>,
+    /// Only these, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Group>,
+    /// Leave out the second pass, by wall time
+    #[arg(long)]
+    no_wall: bool,
+    /// Write the results here, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Figures of one pass on one side, by name.
+type Found = BTreeMap<String, f64>;
+
+/// What a figure should come to.
+enum Goal {
+    /// So much.
+    Most(f64),
+    /// So much of Xen's.
+    OfXen(f64),
+    /// So much of the native figure.
+    OfNative(f64),
+    /// So much of another figure of ours.
+    Of(f64, &'static str),
+}
+
+/// The goals of issue 3: under icount, then by wall time.
+const GOALS: [(&str, Goal, Option<Goal>); 18] = [
+    ("create_elf", Goal::Most(1.9e9), None),
+    ("create_bzimage", Goal::Most(6.9e9), None),
+    ("create_bzimage_again", Goal::Of(1.05, "create_elf"), None),
+    ("kernel_to_user_space", Goal::Most(1.65e9), None),
+    ("null_system_call", Goal::OfXen(0.75), None),
+    ("fork_exit", Goal::OfXen(0.75), None),
+    ("fork_exec", Goal::OfXen(0.75), None),
+    ("context_switch", Goal::OfXen(0.75), None),
+    ("page_fault", Goal::OfXen(0.75), None),
+    ("mmap_64_pages", Goal::OfXen(0.75), None),
+    ("compute_xorshift", Goal::OfNative(1.03), None),
+    ("disk_random_4k_depth_1", Goal::OfXen(1.0 / 2.5), Some(Goal::OfXen(1.0 / 3.0))),
+    ("disk_random_4k_depth_32", Goal::OfXen(1.0 / 2.5), Some(Goal::OfXen(1.0 / 3.0))),
+    ("disk_sequential_128k_depth_1", Goal::OfXen(1.0 / 1.3), Some(Goal::OfXen(1.0 / 3.0))),
+    ("disk_sequential_128k_depth_8", Goal::OfXen(1.0 / 1.3), Some(Goal::OfXen(1.0 / 3.0))),
+    ("udp_round_trip", Goal::Most(63e3), None),
+    ("udp_small_received", Goal::OfXen(1.0 / 1.7), None),
+    ("tcp_mib", Goal::OfXen(1.0 / 1.2), Some(Goal::OfXen(1.0 / 1.4))),
+];
+
+/// Measures, prints the table, writes JSON and HTML.
+pub fn command(place: &Place, options: &Options) -> Result<()> {
+    let groups: Vec<Group> =
+        GROUPS.into_iter().filter(|group| options.only.is_empty() || options.only.contains(group)).collect();
+    let mut figures = Vec::new();
+    let mut promises = BTreeMap::new();
+    for icount in [true, false].into_iter().take(if options.no_wall { 1 } else { 2 }) {
+        let ours = measure(place, Side::Ferrule, &groups, icount)?;
+        let mut peers = Vec::new();
+        if options.peer.is_some() {
+            peers.push((PEER, measure(place, Side::Xen, &groups, icount)?));
+            if groups.contains(&Group::Process) {
+                peers.push((NATIVE, native(place, icount)?));
+            }
+        }
+        rows(&ours, &peers, icount, &mut figures, &mut promises);
+    }
+    let report = Report::new(figures, Origin::here(place), promises);
+    print!("{}", report.table());
+    let written = report.write(place, "linux")?;
+    for path in &written {
+        println!("{}", place.show(path));
+    }
+    if let Some(to) = &options.json {
+        std::fs::copy(&written[0], to).with_context(|| format!("writing {}", to.display()))?;
+        println!("{}", to.display());
+    }
+    Ok(())
+}
+
+/// One pass as rows, in the order of the goals.
+fn rows(
+    ours: &Found,
+    peers: &[(&'static str, Found)],
+    icount: bool,
+    figures: &mut Vec<Figure>,
+    promises: &mut BTreeMap<String, Promise>,
+) {
+    let (unit, suffix) = if icount { (INSTRUCTIONS, "") } else { (NS, "/wall") };
+    for (name, counted, by_wall) in &GOALS {
+        let Some(value) = ours.get(*name) else { continue };
+        let beside = |who: &str| peers.iter().find(|(peer, _)| *peer == who)?.1.get(*name).copied();
+        let goal = match if icount { Some(counted) } else { by_wall.as_ref() } {
+            Some(Goal::Most(most)) => Some(*most),
+            Some(Goal::OfXen(part)) => beside(PEER).map(|xen| part * xen),
+            Some(Goal::OfNative(part)) => beside(NATIVE).map(|native| part * native),
+            Some(Goal::Of(part, other)) => ours.get(*other).map(|other| part * other),
+            None => None,
+        };
+        let name = format!("linux/{name}{suffix}");
+        promises.insert(name.clone(), Promise { promised: f64::INFINITY, goal });
+        let peers = [PEER, NATIVE].into_iter().filter_map(|who| Some((who, beside(who)?))).collect();
+        figures.push(Figure { name, value: *value, peers, unit });
+    }
+}
+
+/// The machine's domains: the drivers, the guests that only start, the sink, and the guest that works.
+fn manifest(groups: &[Group]) -> String {
+    let [bzimage, elf, ramdisk] = guest::load::FILES;
+    let domain = |name: &str, kernel: &str, line: &str, devices: &str| {
+        format!(
+            "[[domain]]\nname = '{name}'\nkernel = '{kernel}'\nramdisk = '{ramdisk}'\nmemory = 160\nautostart = false\n\
+             cmdline = 'console=hvc0 quiet {line}'\n{devices}\n"
+        )
+    };
+    let loads = [(Group::Process, "process"), (Group::Disk, "disk"), (Group::Net, "net")];
+    let loads: Vec<&str> =
+        loads.into_iter().filter(|(group, _)| groups.contains(group)).map(|(_, name)| name).collect();
+    let line = format!("load={} address=10.0.9.2 sink=10.0.9.1", loads.join(","));
+    [
+        "[[domain]]\nname = 'netback'\nkernel = 'netback'\nmemory = 16\nserves = ['vif']\n".to_string(),
+        "[[domain]]\nname = 'blkback'\nkernel = 'blkback'\nmemory = 96\nserves = ['vbd']\n".to_string(),
+        domain("bzimage", bzimage, "", ""),
+        domain("elf", elf, "", ""),
+        domain("sink", elf, "load=sink address=10.0.9.1", "vif = [{ mac = '00:16:3e:00:00:01' }]"),
+        domain(
+            "load",
+            elf,
+            &line,
+            "vif = [{ mac = '00:16:3e:00:00:02' }]\ndisk = [{ target = 'ram:64M', vdev = 'xvda', mode = 'w' }]",
+        ),
+    ]
+    .concat()
+}
+
+/// All groups on one side.
+fn measure(place: &Place, side: Side, groups: &[Group], icount: bool) -> Result<Found> {
+    let logs = place.logs("bench")?;
+    let pass = if icount { "icount" } else { "wall" };
+    let config = logs.join("linux.toml");
+    std::fs::write(&config, manifest(groups))?;
+    let dir = logs.join("linux");
+    let log = logs.join(format!("linux-{}-{pass}.log", side.name()));
+    let mut running = side.start(place, &Plan::of(&config, &dir), &log, |machine| {
+        machine.mem = machine.mem.max(MEM);
+        (machine.icount, machine.smp) = (icount, 2);
+    })?;
+    let mut found = Found::new();
+    if groups.contains(&Group::Create) && icount {
+        for (name, guest) in [("create_bzimage", "bzimage"), ("create_bzimage_again", "bzimage"), ("create_elf", "elf")]
+        {
+            let (all, own) = created(&mut running, side, guest)?;
+            found.insert(name.into(), all);
+            found.insert("kernel_to_user_space".into(), own);
+        }
+    }
+    if groups.iter().any(|group| *group != Group::Create) {
+        if groups.contains(&Group::Net) {
+            start(&mut running, "sink", "BENCH sink")?;
+        }
+        let from = start(&mut running, "load", "BENCH done")?;
+        found.extend(figures(running.lines().get(from..).unwrap_or_default(), |line| {
+            let entry = Entry::parse(line).filter(|entry| entry.who == "load")?;
+            entry.console()
+        })?);
+    }
+    Ok(found)
+}
+
+/// Creates a guest and waits for what it says; where its lines begin.
+fn start(running: &mut Running, guest: &str, wanted: &str) -> Result<usize> {
+    let from = running.lines().len();
+    tell(running, &format!("create {guest}"), LIMIT)?;
+    console(running, from, guest, wanted, LIMIT)?;
+    Ok(from)
+}
+
+/// What `create` takes until the guest is in user space and rests, and what of it the guest ran itself, in instructions.
+fn created(running: &mut Running, side: Side, guest: &str) -> Result<(f64, f64)> {
+    // What asking costs is not the guest's.
+    let (first, before) = (busy(running, side)?, busy(running, side)?);
+    start(running, guest, "BENCH done")?;
+    let after = busy(running, side)?;
+    let own = match side {
+        Side::Ferrule => cpu_time(running, guest)?,
+        Side::Xen => {
+            usage(running)?.iter().filter_map(|line| number_before(line, "us")).next_back().unwrap_or(0.0) * 1e3
+        }
+    };
+    let from = running.lines().len();
+    tell(running, &format!("destroy {guest}"), LIMIT)?;
+    gone(running, side, guest, from)?;
+    Ok(((after - before) - (before - first), own))
+}
+
+/// Waits until a guest that was destroyed is there no more.
+fn gone(running: &mut Running, side: Side, guest: &str, from: usize) -> Result<()> {
+    if side == Side::Xen {
+        // xl destroys before it returns.
+        return Ok(());
+    }
+    let is_gone =
+        |line: &str| Entry::parse(line).is_some_and(|entry| entry.who == guest && entry.what.starts_with("destroyed"));
+    running.wait_line(from, LIMIT, is_gone).with_context(|| format!("{guest} is not destroyed"))?;
+    Ok(())
+}
+
+/// What Xen says of the time: of its CPU, then of each domain.
+fn usage(running: &mut Running) -> Result<Vec<String>> {
+    tell(running, "usage", LIMIT)
+}
+
+/// Nanoseconds that the CPU has not been idle.
+fn busy(running: &mut Running, side: Side) -> Result<f64> {
+    if side == Side::Ferrule {
+        return Ok(keys::usage(running)?.busy * 1e3);
+    }
+    let lines = usage(running)?;
+    let numbers = lines.iter().find_map(|line| {
+        let (idle, all) = line.strip_prefix("CPU 0: idle ")?.split_once(" of ")?;
+        Some((idle.parse::<f64>().ok()?, number_before(all, "us")?))
+    });
+    let (idle, all) = numbers.with_context(|| format!("no idle time: {lines:?}"))?;
+    Ok((all - idle) * 1e3)
+}
+
+/// The kernel straight on QEMU, without a hypervisor.
+fn native(place: &Place, icount: bool) -> Result<Found> {
+    let [kernel, _, initrd] = guest::load::FILES.map(|name| guest::dir(place).join(name));
+    let mut machine = Machine::new(&kernel, "console=ttyS0 quiet load=process", &initrd.display().to_string());
+    (machine.icount, machine.debug_exit) = (icount, false);
+    let mut running = machine.start(&place.logs("bench")?.join("linux-native.log"))?;
+    let done = running.wait_line(0, LIMIT, |line| line.trim_end() == "BENCH done");
+    ensure!(done.is_some(), "natively: no end; {}", running.end());
+    figures(running.lines(), Some)
+}
+
+/// The figures among lines, as `text` sees them.
+fn figures<'a>(lines: &'a [Line], text: impl Fn(&'a str) -> Option<&'a str>) -> Result<Found> {
+    let mut found = Found::new();
+    for line in lines.iter().filter_map(|line| text(line.text.trim_end())) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["BENCH", "failed:", ..] => bail!("{line}"),
+            ["BENCH", name, value] => drop(found.insert(name.to_string(), value.parse().context("a figure")?)),
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manifest_is_one_that_dom0_reads() {
+        let manifest = dom0::manifest::parse(&manifest(&GROUPS)).unwrap();
+        let load = manifest.domains.last().unwrap();
+        assert_eq!(load.cmdline, "console=hvc0 quiet load=process,disk,net address=10.0.9.2 sink=10.0.9.1");
+        assert_eq!((load.name.as_str(), load.disks[0].target.as_str(), load.autostart), ("load", "ram:64M", false));
+    }
+
+    #[test]
+    fn figures_are_read_and_a_failure_is_one() {
+        let line = |text: &str| Line { at: Duration::ZERO, text: text.into() };
+        let lines = [line("x"), line("BENCH fork_exit 12.5\r"), line("BENCH done")];
+        assert_eq!(figures(&lines, Some).unwrap(), Found::from([("fork_exit".to_string(), 12.5)]));
+        assert!(figures(&[line("BENCH failed: connect: no route")], Some).is_err());
+    }
+
+    #[test]
+    fn goals_are_parts_of_what_was_measured_beside() {
+        let found = |figures: &[(&str, f64)]| figures.iter().map(|(name, value)| (name.to_string(), *value)).collect();
+        let ours: Found = found(&[("fork_exit", 80.0), ("compute_xorshift", 10.0), ("create_elf", 2e9)]);
+        let peers = [(PEER, found(&[("fork_exit", 100.0)])), (NATIVE, found(&[("compute_xorshift", 10.0)]))];
+        let (mut figures, mut promises) = (Vec::new(), BTreeMap::new());
+        rows(&ours, &peers, true, &mut figures, &mut promises);
+        let goal = |name: &str| promises[&format!("linux/{name}")].goal;
+        assert_eq!(goal("fork_exit"), Some(75.0));
+        assert_eq!(goal("compute_xorshift"), Some(10.3));
+        assert_eq!(goal("create_elf"), Some(1.9e9));
+        assert_eq!(figures[1].peers, [(PEER, 100.0)]);
+        rows(&ours, &peers, false, &mut figures, &mut promises);
+        assert_eq!(goal("fork_exit/wall"), None);
+    }
+}
