@@ -157,6 +157,16 @@ fn other_msrs_are_protection_faults() {
 }
 
 #[test]
+fn machine_checks_are_there_and_have_no_bank() {
+    let s = ordinary();
+    for msr in [0x179, 0x17a] {
+        assert!(s.privileged(&[0x0f, 0x32], |r| (r.rax, r.rcx, r.rdx) = (1, msr, 1)), "rdmsr {msr:#x}");
+        assert_eq!((s.regs().rax, s.regs().rdx), (0, 0));
+    }
+    assert!(!s.privileged(&[0x0f, 0x32], |r| r.rcx = 0x400), "the first bank's");
+}
+
+#[test]
 fn instructions_of_the_kernel_are_refused_to_user_mode() {
     let codes: [&[u8]; 9] = [
         &[0x0f, 0x20, 0xc0],
