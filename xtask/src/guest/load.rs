@@ -5,7 +5,7 @@ use super::{dir, xen_dom0};
 use crate::cpio::Archive;
 use crate::place::Place;
 use anyhow::{Context, Result};
-use dom0::bzimage;
+use dom0::bzimage::{BzError, Unpacking};
 use std::fs;
 use std::path::PathBuf;
 
@@ -37,7 +37,7 @@ pub fn make(place: &Place) -> Result<()> {
     let load = xen_dom0::compiled(place, &folder.join("load.c"))?;
     let [kernel, initrd] = mini::FILES.map(|name| mini::read(&dir(place).join(name)));
     let (kernel, initrd) = (kernel?, initrd?);
-    let elf = bzimage::unpack(&kernel).map_err(|error| anyhow::anyhow!("{}: {error}", mini::FILES[0]))?;
+    let elf = unpacked(&kernel).map_err(|error| anyhow::anyhow!("{}: {error}", mini::FILES[0]))?;
     let elf = elf.with_context(|| format!("{} is no bzImage", mini::FILES[0]))?;
     // The kernel unpacks archives one after the other: the later init wins.
     let init = mini::read(&folder.join("init"))?;
@@ -48,4 +48,11 @@ pub fn make(place: &Place) -> Result<()> {
         fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
+}
+
+/// The ELF image in a bzImage; `None` if it is none.
+fn unpacked(file: &[u8]) -> Result<Option<Vec<u8>>, BzError> {
+    let Some(mut unpacking) = Unpacking::begin(file)? else { return Ok(None) };
+    while unpacking.step()? {}
+    Ok(Some(unpacking.finish()))
 }
