@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,8 +29,13 @@ pub fn end_children() -> impl Drop {
     children
 }
 
-/// Ends the children, puts the terminal back and exits with 130.
+/// Whether everything is being ended.
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// Ends the children, puts the terminal back and exits with 130. Threads that look at a child from now on wait for that
+/// end: that the child is gone is nothing to report.
 pub fn end_everything() -> ! {
+    STOPPING.store(true, Ordering::SeqCst);
     let _children = end_children();
     crate::terminal::restore();
     eprintln!("\nstopped; nothing is left running");
@@ -64,7 +70,14 @@ impl Guarded {
 
     /// The process, for its streams and its state.
     pub fn child(&self) -> MutexGuard<'_, Child> {
-        lock(&self.child)
+        let child = lock(&self.child);
+        if !STOPPING.load(Ordering::SeqCst) {
+            return child;
+        }
+        drop(child);
+        loop {
+            thread::park();
+        }
     }
 
     /// Waits until the process ends or `limit` has passed; `None` then.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 pub const CASES: &[Case] = &[("copies", copies)];
 
-/// `web` serves a file to `client` and to the host; `disk` works on a RAM disk.
+/// `web` serves a file to `client` and to the host; `disk` works on a RAM disk. By DHCP `client` might come first.
 const MANIFEST: &str = r#"
 [[domain]]
 name = "netback"
@@ -30,13 +30,14 @@ serves = ["vbd"]
 [[domain]]
 name = "web"
 kernel = "web"
+cmdline = "ip=10.0.2.20/24"
 memory = 32
 vif = [{ mac = "00:16:3e:00:00:01" }]
 disk = [{ target = "vda:web", vdev = "xvda", mode = "r" }]
 [[domain]]
 name = "client"
 kernel = "client"
-cmdline = "web=10.0.2.15 file=/8m.bin disk=check"
+cmdline = "web=10.0.2.20 file=/8m.bin disk=check"
 memory = 32
 vif = [{ mac = "00:16:3e:00:00:02" }]
 disk = [{ target = "vda:client", vdev = "xvda", mode = "w" }]

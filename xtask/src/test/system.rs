@@ -29,8 +29,8 @@ pub const ONCE: &[Case] = &[
     ("examples", examples),
 ];
 
-/// Addresses in the order in which QEMU's user network gives them away.
-const ADDRESSES: [&str; 2] = ["10.0.2.15", "10.0.2.16"];
+/// Addresses in the order in which QEMU's user network gives them away, and one of a guest's own.
+const ADDRESSES: [&str; 3] = ["10.0.2.15", "10.0.2.16", "10.0.2.20"];
 /// How often a guest with devices is made and unmade.
 const ROUNDS: usize = 50;
 
@@ -41,12 +41,12 @@ pub struct System {
     /// What its disk holds.
     pub disk: Disk,
     /// The host's ports that lead to port 80 of each of [`ADDRESSES`].
-    ports: [u16; 2],
+    ports: [u16; 3],
 }
 
 /// Boots a system of the case's CPUs from a manifest.
 pub fn boot(setting: &Setting<'_>, config: &Path) -> Result<System> {
-    let ports = [free_port()?, free_port()?];
+    let ports = [free_port()?, free_port()?, free_port()?];
     let forwards =
         ports.into_iter().zip(ADDRESSES).map(|(host, guest)| Forward { host, guest: guest.parse().ok(), port: 80 });
     let forwards: Vec<Forward> = forwards.collect();
