@@ -415,15 +415,15 @@ fn set_window(at: u64, entry: u64) {
     }
 }
 
-/// Loads the selectors of a vCPU that is switched to; its bases come after.
-pub fn load_selectors(run: &Run) {
+/// Loads the selectors of a vCPU that is switched to; its bases come after. False if one did not load.
+pub fn load_selectors(run: &Run) -> bool {
     unsafe extern "C" {
-        fn load_selectors(es: u32, ds: u32, fs: u32, gs: u32);
+        fn load_selectors(es: u32, ds: u32, fs: u32, gs: u32) -> u32;
     }
     let r = &run.regs;
     // SAFETY: selectors that do not load are replaced by 0 (`core_trap`); the core uses none of these segments but GS,
     // around whose load the routine swaps bases.
-    unsafe { load_selectors(r.es.into(), r.ds.into(), r.fs.into(), r.gs.into()) };
+    unsafe { load_selectors(r.es.into(), r.ds.into(), r.fs.into(), r.gs.into()) == 0 }
 }
 
 /// Reads the selectors of the vCPU that is switched away.

@@ -63,12 +63,15 @@ fn load(c: &mut Caller<'_, Machine>) {
             c.map_ldt(u64::from(selector & !7));
         }
     }
-    machine::load_selectors(c.run);
+    let loaded = machine::load_selectors(c.run);
     c.core.platform.load_bases(c.run);
     fpu::load(c.run);
     c.core.platform.load_control(c.run);
     c.core.platform.load_debug_registers(c.run);
     c.core.write_runstate(c.vcpu, c.run);
+    if !loaded {
+        c.core.failsafe(c);
+    }
 }
 
 /// Loads the root of the vCPU that is entered, or the core's own. This CPU counts among those whose TLB may know a domain

@@ -131,7 +131,8 @@ impl Start {
         context.flags = VcpuGuestContext::VGCF_IN_KERNEL | VcpuGuestContext::VGCF_ONLINE;
         let regs = &mut context.user_regs;
         (regs.rip, regs.rsp, regs.rsi, regs.rflags) = (self.entry, self.stack, self.start_info, rflags::IF);
-        (regs.cs, regs.ss, regs.ds, regs.es) = (FLAT_RING3_CS64, FLAT_RING3_SS64, FLAT_RING3_SS64, FLAT_RING3_SS64);
+        // FLAT_RING3_DS64, of all others, is the null selector.
+        (regs.cs, regs.ss) = (FLAT_RING3_CS64, FLAT_RING3_SS64);
         (context.kernel_ss, context.kernel_sp) = (FLAT_RING3_SS64.into(), Vaddr(self.stack));
         context.ctrlreg[3] = self.root.maddr().0;
     }

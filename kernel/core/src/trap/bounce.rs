@@ -1,8 +1,8 @@
 //! The bounce frame.
 //!
-//! From low to high: rcx, r11, \[error code\], rip, cs with the saved upcall mask in bits 32-39, rflags, rsp, ss; below a stack pointer aligned to 16 bytes. The frame's IF is the inverse of
-//! the saved mask, its IOPL the virtual one where the guest asked for that, its cs has RPL 0 where kernel mode was
-//! interrupted.
+//! From low to high: rcx, r11, \[error code; or ds, es, fs, gs of a failsafe\], rip, cs with the saved upcall mask in bits
+//! 32-39, rflags, rsp, ss; below a stack pointer aligned to 16 bytes. The frame's IF is the inverse of the saved mask, its
+//! IOPL the virtual one where the guest asked for that, its cs has RPL 0 where kernel mode was interrupted.
 
 use zerocopy::IntoBytes;
 
@@ -19,6 +19,25 @@ impl<P: Platform> Core<P> {
     /// Enters the guest's kernel at a callback, with an error code in the frame or without. A guest that has no
     /// handler, or no stack that takes the frame, is crashed.
     pub fn bounce(&self, c: &mut Caller<'_, P>, to: Callback, error: Option<u32>) {
+        let r = &c.run.regs;
+        let frame = match error {
+            Some(error) => (3, [0, 0, 0, r.rcx, r.r11, error.into()]),
+            None => (4, [0, 0, 0, 0, r.rcx, r.r11]),
+        };
+        self.bounce_by(c, to, frame);
+    }
+
+    /// Tells the guest's kernel of selectors that did not load when its vCPU was switched to; they are in its frame.
+    #[cold]
+    pub fn failsafe(&self, c: &mut Caller<'_, P>) {
+        let r = &c.run.regs;
+        let [ds, es, fs, gs] = [r.ds, r.es, r.fs, r.gs].map(u64::from);
+        self.bounce_by(c, c.run.callbacks.failsafe, (0, [r.rcx, r.r11, ds, es, fs, gs]));
+    }
+
+    /// Enters the guest's kernel. The frame's low end is some words less than six, as many as the first says.
+    #[inline(always)]
+    fn bounce_by(&self, c: &mut Caller<'_, P>, to: Callback, (first, low): (usize, [u64; 6])) {
         let mut cs = u64::from(c.run.regs.cs);
         let mut sp = c.run.regs.rsp;
         if c.run.kernel_mode {
@@ -38,12 +57,8 @@ impl<P: Platform> Core<P> {
             flags |= u64::from(run.iopl) << 12;
         }
         cs |= u64::from(masked) << 32;
-        // Without an error code the frame has one word less, at its low end.
-        let (first, [low, middle, high]) = match error {
-            Some(error) => (0, [r.rcx, r.r11, error.into()]),
-            None => (1, [0, r.rcx, r.r11]),
-        };
-        let frame = [low, middle, high, r.rip, cs, flags, r.rsp, r.ss.into()];
+        let [a, b, d, e, f, g] = low;
+        let frame = [a, b, d, e, f, g, r.rip, cs, flags, r.rsp, r.ss.into()];
         let words = frame.get(first..).unwrap_or(&[]);
         let sp = (sp & !15).wrapping_sub(8 * words.len() as u64);
         let written =

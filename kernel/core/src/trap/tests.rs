@@ -12,7 +12,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::{ARCHITECTURAL_IOPL, Callback, fault};
 use crate::platform::Halt;
 use crate::testing::{self, Guest, TestCore, TestMachine};
-use crate::{Args, Caller, Core, Platform, Privilege, Stop, guest};
+use crate::{Args, Caller, Core, Platform, Privilege, Stage, Stop, guest};
 
 const HANDLER: Vaddr = Vaddr(0x40_0000);
 const KERNEL_STACK: usize = 2;
@@ -84,6 +84,27 @@ fn a_frame_from_kernel_mode() {
         assert_eq!((r.rcx, r.r11), (r.rip, r.rflags), "SYSRET's own");
         assert!(!c.core.upcall_mask(c.vcpu));
     });
+}
+
+#[test]
+fn selectors_that_did_not_load_are_in_the_failsafe_frame() {
+    let s = setup();
+    s.guest.run(&s.core, |c| {
+        in_user_mode(c);
+        c.run.callbacks.failsafe = Callback { address: HANDLER.0, masks: true };
+        let r = &mut c.run.regs;
+        (r.ds, r.es, r.fs, r.gs) = (0x2b, 0x33, 0x3b, 0x43);
+        let sp = r.rsp;
+        c.core.failsafe(c);
+        let frame = stack(c, 11);
+        assert_eq!(frame, [0xcc, 0x11, 0x2b, 0x33, 0x3b, 0x43, 0x1234, 0xe033, 0x202, sp, 0xe02b]);
+        assert_eq!((c.run.regs.rip, c.run.regs.rsp), (HANDLER.0, c.run.kernel_sp - 11 * 8));
+        assert!(c.run.kernel_mode && c.core.upcall_mask(c.vcpu));
+        // Without a callback it cannot go on.
+        c.run.callbacks.failsafe.address = 0;
+        c.core.failsafe(c);
+    });
+    assert_eq!(s.guest.domain.stage(), Stage::Shutdown);
 }
 
 #[test]
