@@ -4,12 +4,14 @@ use abi::grant::{Copy, CopyPtr, GrantStatus};
 use abi::{DomId, GrantRef, Mfn, PAGE_SIZE};
 use alloc::sync::Arc;
 
-use crate::{Core, Domain, Frame, Platform, guest, refuse_if};
+use crate::{Core, Domain, Frame, PageType, Platform, guest, refuse_if};
 
 /// One end of a copy, with its references held.
 struct End<P: Platform> {
-    /// What it was asked for as: whose, by which number, and whether that is a grant's.
-    name: (DomId, u64, bool),
+    /// What it was asked for as.
+    domid: DomId,
+    name: u64,
+    granted: bool,
     frame: Frame,
     write: bool,
     /// The pin, where it is a grant.
@@ -37,9 +39,10 @@ impl<'a, P: Platform> Copier<'a, P> {
     /// end of a page.
     #[inline]
     pub fn copy(&mut self, op: &Copy) -> Result<(), GrantStatus> {
-        let granted = |flag| op.flags & flag != 0;
-        let from = Self::end(self.core, self.domain, &mut self.source, &op.source, granted(Copy::SOURCE_GREF), false)?;
-        let to = Self::end(self.core, self.domain, &mut self.dest, &op.dest, granted(Copy::DEST_GREF), true)?;
+        let source_granted = op.flags & Copy::SOURCE_GREF != 0;
+        let dest_granted = op.flags & Copy::DEST_GREF != 0;
+        let from = Self::end(self.core, self.domain, &mut self.source, &op.source, source_granted, false)?;
+        let to = Self::end(self.core, self.domain, &mut self.dest, &op.dest, dest_granted, true)?;
         let (from, to) = ((from, usize::from(op.source.offset)), (to, usize::from(op.dest.offset)));
         let len = usize::from(op.len);
         refuse_if(from.1 + len > PAGE_SIZE || to.1 + len > PAGE_SIZE, GrantStatus::BAD_COPY_ARG)?;
@@ -48,7 +51,7 @@ impl<'a, P: Platform> Copier<'a, P> {
     }
 
     /// The frame of an end: the same as before, or taken now.
-    #[inline]
+    #[inline(always)]
     fn end(
         core: &Core<P>,
         caller: &Arc<Domain<P>>,
@@ -57,36 +60,41 @@ impl<'a, P: Platform> Copier<'a, P> {
         granted: bool,
         write: bool,
     ) -> Result<Frame, GrantStatus> {
-        let name = (ptr.domid, if granted { ptr.frame & 0xffff_ffff } else { ptr.frame }, granted);
-        if let Some(end) = slot
-            && end.name == name
-        {
-            return Ok(end.frame);
+        let name = if granted { ptr.frame & 0xffff_ffff } else { ptr.frame };
+        match slot {
+            Some(end) if end.name == name && end.domid == ptr.domid && end.granted == granted => Ok(end.frame),
+            _ => Self::take(core, caller, slot, ptr.domid, name, granted, write),
         }
-        if let Some(end) = slot.take() {
-            Self::give_up(core, end);
-        }
-        let end = Self::take(core, caller, name, write)?;
-        Ok(slot.insert(end).frame)
     }
 
+    /// Takes an end in place of the one before.
+    #[inline(never)]
     fn take(
         core: &Core<P>,
         caller: &Arc<Domain<P>>,
-        name: (DomId, u64, bool),
+        slot: &mut Option<End<P>>,
+        domid: DomId,
+        name: u64,
+        granted: bool,
         write: bool,
-    ) -> Result<End<P>, GrantStatus> {
-        let (domid, number, granted) = name;
+    ) -> Result<Frame, GrantStatus> {
+        slot.take().into_iter().for_each(|end| Self::give_up(core, end));
         let own = domid == DomId::SELF;
-        if !granted {
+        let (frame, pin) = if granted {
+            let granter = if own { caller.clone() } else { core.domains.get(domid).ok_or(GrantStatus::BAD_DOMAIN)? };
+            refuse_if(granter.is_dying(), GrantStatus::BAD_DOMAIN)?;
+            let gref = GrantRef(name as u32);
+            (core.pin_grant(&granter, gref, caller.id, write, false)?, Some((granter, gref)))
+        } else {
             refuse_if(!own, GrantStatus::PERMISSION_DENIED)?;
-            return Ok(End { name, frame: core.use_granted(caller, Mfn(number), write)?, write, pin: None });
-        }
-        let granter = if own { caller.clone() } else { core.domains.get(domid).ok_or(GrantStatus::BAD_DOMAIN)? };
-        refuse_if(granter.is_dying(), GrantStatus::BAD_DOMAIN)?;
-        let gref = GrantRef(number as u32);
-        let frame = core.pin_grant(&granter, gref, caller.id, write, false)?;
-        Ok(End { name, frame, write, pin: Some((granter, gref)) })
+            let frame = core.get_page(Mfn(name), caller).map_err(|_| GrantStatus::BAD_PAGE)?;
+            if write && core.get_type(frame, PageType::Writable, caller.dirty()).is_err() {
+                core.put_page(frame);
+                return Err(GrantStatus::GENERAL_ERROR);
+            }
+            (frame, None)
+        };
+        Ok(slot.insert(End { domid, name, granted, frame, write, pin }).frame)
     }
 
     fn give_up(core: &Core<P>, end: End<P>) {
