@@ -4,14 +4,12 @@ use abi::grant::{Copy, CopyPtr, GrantStatus};
 use abi::{DomId, GrantRef, Mfn, PAGE_SIZE};
 use alloc::sync::Arc;
 
-use crate::{Core, Domain, Frame, PageType, Platform, guest, refuse_if};
+use crate::{Core, Domain, Frame, Platform, guest, refuse_if};
 
 /// One end of a copy, with its references held.
 struct End<P: Platform> {
-    /// What it was asked for as.
-    domid: DomId,
-    name: u64,
-    granted: bool,
+    /// What it was asked for as: whose, by which number, and whether that is a grant's.
+    name: (DomId, u64, bool),
     frame: Frame,
     write: bool,
     /// The pin, where it is a grant.
@@ -39,10 +37,9 @@ impl<'a, P: Platform> Copier<'a, P> {
     /// end of a page.
     #[inline]
     pub fn copy(&mut self, op: &Copy) -> Result<(), GrantStatus> {
-        let source_granted = op.flags & Copy::SOURCE_GREF != 0;
-        let dest_granted = op.flags & Copy::DEST_GREF != 0;
-        let from = Self::end(self.core, self.domain, &mut self.source, &op.source, source_granted, false)?;
-        let to = Self::end(self.core, self.domain, &mut self.dest, &op.dest, dest_granted, true)?;
+        let granted = |flag| op.flags & flag != 0;
+        let from = Self::end(self.core, self.domain, &mut self.source, &op.source, granted(Copy::SOURCE_GREF), false)?;
+        let to = Self::end(self.core, self.domain, &mut self.dest, &op.dest, granted(Copy::DEST_GREF), true)?;
         let (from, to) = ((from, usize::from(op.source.offset)), (to, usize::from(op.dest.offset)));
         let len = usize::from(op.len);
         refuse_if(from.1 + len > PAGE_SIZE || to.1 + len > PAGE_SIZE, GrantStatus::BAD_COPY_ARG)?;
@@ -60,10 +57,10 @@ impl<'a, P: Platform> Copier<'a, P> {
         granted: bool,
         write: bool,
     ) -> Result<Frame, GrantStatus> {
-        let name = if granted { ptr.frame & 0xffff_ffff } else { ptr.frame };
+        let name = (ptr.domid, if granted { ptr.frame & 0xffff_ffff } else { ptr.frame }, granted);
         match slot {
-            Some(end) if end.name == name && end.domid == ptr.domid && end.granted == granted => Ok(end.frame),
-            _ => Self::take(core, caller, slot, ptr.domid, name, granted, write),
+            Some(end) if end.name == name => Ok(end.frame),
+            _ => Self::take(core, caller, slot, name, write),
         }
     }
 
@@ -73,28 +70,22 @@ impl<'a, P: Platform> Copier<'a, P> {
         core: &Core<P>,
         caller: &Arc<Domain<P>>,
         slot: &mut Option<End<P>>,
-        domid: DomId,
-        name: u64,
-        granted: bool,
+        name: (DomId, u64, bool),
         write: bool,
     ) -> Result<Frame, GrantStatus> {
         slot.take().into_iter().for_each(|end| Self::give_up(core, end));
+        let (domid, number, granted) = name;
         let own = domid == DomId::SELF;
         let (frame, pin) = if granted {
             let granter = if own { caller.clone() } else { core.domains.get(domid).ok_or(GrantStatus::BAD_DOMAIN)? };
             refuse_if(granter.is_dying(), GrantStatus::BAD_DOMAIN)?;
-            let gref = GrantRef(name as u32);
+            let gref = GrantRef(number as u32);
             (core.pin_grant(&granter, gref, caller.id, write, false)?, Some((granter, gref)))
         } else {
             refuse_if(!own, GrantStatus::PERMISSION_DENIED)?;
-            let frame = core.get_page(Mfn(name), caller).map_err(|_| GrantStatus::BAD_PAGE)?;
-            if write && core.get_type(frame, PageType::Writable, caller.dirty()).is_err() {
-                core.put_page(frame);
-                return Err(GrantStatus::GENERAL_ERROR);
-            }
-            (frame, None)
+            (core.use_granted(caller, Mfn(number), write)?, None)
         };
-        Ok(slot.insert(End { domid, name, granted, frame, write, pin }).frame)
+        Ok(slot.insert(End { name, frame, write, pin }).frame)
     }
 
     fn give_up(core: &Core<P>, end: End<P>) {
