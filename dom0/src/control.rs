@@ -96,6 +96,9 @@ pub trait Control {
     /// Lets the domain run.
     fn unpause(&mut self, domain: DomId) -> Result<(), Errno>;
 
+    /// Sets how many pages the domain may have at most. It keeps those it has beyond.
+    fn limit(&mut self, domain: DomId, pages: u64) -> Result<(), Errno>;
+
     /// Takes the domain apart. What this domain has mapped of it stays until unmapped.
     fn destroy(&mut self, domain: DomId) -> Result<(), Errno>;
 

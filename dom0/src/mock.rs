@@ -237,6 +237,12 @@ impl Control for Mock {
         Ok(())
     }
 
+    fn limit(&mut self, domain: DomId, pages: u64) -> Result<(), Errno> {
+        self.call("limit")?;
+        self.domain(domain)?.limits.iter_mut().for_each(|limits| limits.pages = pages);
+        Ok(())
+    }
+
     fn status(&mut self, domain: DomId) -> Result<Status, Errno> {
         self.call("status")?;
         let shared_info = Self::shared_info(domain);

@@ -75,6 +75,7 @@ fn try_carry_out(shared: &Shared, command: Command) -> Result<String> {
             state.terminal.connect(domain, &name, &channel);
             none
         }
+        Command::MemSet(name, mib) => state.set_memory(&name, mib),
         Command::NetworkList { domain, verbose } => state.devices(Class::Vif, domain, verbose),
         Command::BlockList { domain, verbose } => state.devices(Class::Vbd, domain, verbose),
         Command::Store(command) => state.store(command),
@@ -186,6 +187,13 @@ impl State {
         Ok(String::new())
     }
 
+    fn set_memory(&mut self, name: &str, mib: u32) -> Result<String> {
+        let domain = self.find(name)?;
+        self.tools.set_memory(domain, mib).map_err(|why| Failure(format!("{name}: {why}")))?;
+        self.pump();
+        Ok(String::new())
+    }
+
     fn list(&mut self) -> Result<String> {
         let mut domains = Vec::from([(DomId::DOM0, "Domain-0".to_string(), None)]);
         domains.extend(self.tools.domains().map(|r| (r.built.domain, r.config.name.clone(), r.ended)));
@@ -212,6 +220,7 @@ impl State {
     fn info(&mut self, name: &str) -> Result<String> {
         let domain = self.find(name)?;
         let status = self.tools.status(domain)?;
+        let target = self.tools.memory_target(domain);
         let Some(running) = self.tools.get(domain) else { return Ok(String::new()) };
         let config = &running.config;
         let mut table = Table::new(&["name", name]);
@@ -219,7 +228,11 @@ impl State {
         row("domain", domain.0.to_string());
         row("kernel", config.kernel.clone());
         row("command line", config.cmdline.clone());
-        row("memory", format!("{} MiB of {}", status.pages >> 8, config.memory));
+        let target = target
+            .filter(|target| *target != config.memory)
+            .map(|target| format!(", to have {target}"))
+            .unwrap_or_default();
+        row("memory", format!("{} MiB of {}{target}", status.pages >> 8, config.memory));
         row("vCPUs", format!("{} of {}", status.vcpus, config.vcpus));
         row("state", letters(&status, running.ended.is_some()));
         row("CPU time", super::Milliseconds(status.cpu_time).to_string());

@@ -46,14 +46,16 @@ impl Control for Hypervisor {
             ..CreateDomain::default()
         };
         let domain = control::domctl(DomctlOp::CREATEDOMAIN, DomId(0), &mut new)?;
-        let limited =
-            control::domctl(DomctlOp::MAX_VCPUS, domain, &mut MaxVcpus { max: limits.vcpus }).and_then(|_| {
-                control::domctl(DomctlOp::MAX_MEM, domain, &mut MaxMem { max_memkb: limits.pages * PAGE_KIB })
-            });
+        let limited = control::domctl(DomctlOp::MAX_VCPUS, domain, &mut MaxVcpus { max: limits.vcpus })
+            .and_then(|_| self.limit(domain, limits.pages));
         if limited.is_err() {
             let _ = self.destroy(domain);
         }
         limited.map(|_| domain)
+    }
+
+    fn limit(&mut self, domain: DomId, pages: u64) -> Result<(), Errno> {
+        control::domctl(DomctlOp::MAX_MEM, domain, &mut MaxMem { max_memkb: pages * PAGE_KIB }).map(drop)
     }
 
     fn populate(&mut self, domain: DomId, first: Pfn, frames: &mut [Mfn]) -> Result<(), Errno> {

@@ -19,6 +19,7 @@ pub enum Command {
     Pause(String),
     Unpause(String),
     Console(String),
+    MemSet(String, u32),
     NetworkList { domain: Option<String>, verbose: bool },
     BlockList { domain: Option<String>, verbose: bool },
     Store(StoreCommand),
@@ -55,7 +56,7 @@ pub enum Wants {
 }
 
 /// Every command: its name, its arguments, what it does, what its first argument is.
-pub const WORDS: [(&str, &str, &str, Wants); 16] = [
+pub const WORDS: [(&str, &str, &str, Wants); 17] = [
     ("list", "", "all domains: memory, vCPUs, state, CPU time", Wants::Nothing),
     ("info", "[DOMAIN]", "the machine, or one domain", Wants::Domain),
     ("create", "NAME|FILE", "start one of the manifest, or all of a file", Wants::Startable),
@@ -65,6 +66,7 @@ pub const WORDS: [(&str, &str, &str, Wants); 16] = [
     ("pause", "DOMAIN", "stop a domain's vCPUs", Wants::Domain),
     ("unpause", "DOMAIN", "let them go on", Wants::Domain),
     ("console", "DOMAIN", "its console; leave with Ctrl-]", Wants::Domain),
+    ("mem-set", "DOMAIN MIB", "how much memory it is to have, at most its own", Wants::Domain),
     ("network-list", "[-v] [DOMAIN]", "network interfaces; -v: what they moved", Wants::Domain),
     ("block-list", "[-v] [DOMAIN]", "disks; -v: what they moved", Wants::Domain),
     ("store", "VERB PATH [VALUE]", "ls, read, write, rm, watch (ends with Ctrl-C)", Wants::Store),
@@ -95,6 +97,7 @@ pub fn parse(line: &str) -> Result<Option<Command>, String> {
         "pause" => Command::Pause(domain()?),
         "unpause" => Command::Unpause(domain()?),
         "console" => Command::Console(domain()?),
+        "mem-set" => mem_set(&words)?,
         "network-list" | "block-list" => {
             let verbose = words.iter().any(|word| word == "-v");
             let rest: Vec<String> = words.iter().filter(|word| *word != "-v").cloned().collect();
@@ -112,6 +115,12 @@ pub fn parse(line: &str) -> Result<Option<Command>, String> {
         _ => return Err(unknown(&verb)),
     };
     Ok(Some(command))
+}
+
+fn mem_set(words: &[String]) -> Result<Command, String> {
+    let [domain, mib] = words else { return Err(usage("mem-set")) };
+    let mib = ring_proto::path::decimal(mib).ok_or_else(|| usage("mem-set"))?;
+    Ok(Command::MemSet(domain.clone(), mib))
 }
 
 fn store(words: &[String]) -> Result<StoreCommand, String> {
@@ -216,6 +225,7 @@ mod tests {
         let written = StoreCommand::Write("/a".into(), "two  words".into());
         assert_eq!(ok("store write /a 'two  words'"), Command::Store(written));
         assert_eq!(ok("store write /a \"\""), Command::Store(StoreCommand::Write("/a".into(), "".into())));
+        assert_eq!(ok("mem-set web 256"), Command::MemSet("web".into(), 256));
         assert_eq!(parse(""), Ok(None));
         assert_eq!(parse(" \t"), Ok(None));
     }
@@ -226,6 +236,8 @@ mod tests {
         assert_eq!(parse("frobnicate"), Err("no command frobnicate; try help".into()));
         assert_eq!(parse("list x"), Err("usage: list".into()));
         assert_eq!(parse("destroy"), Err("usage: destroy DOMAIN".into()));
+        assert_eq!(parse("mem-set web"), Err("usage: mem-set DOMAIN MIB".into()));
+        assert_eq!(parse("mem-set web 256M"), Err("usage: mem-set DOMAIN MIB".into()));
         assert_eq!(parse("create a b"), Err("usage: create NAME|FILE".into()));
         assert_eq!(
             parse("store fly /"),

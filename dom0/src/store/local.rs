@@ -88,6 +88,12 @@ impl Store {
         self.add_watch(SELF, at.as_bytes(), token.as_bytes())
     }
 
+    /// Watches `at` as `domain` does by its ring.
+    #[cfg(test)]
+    pub(crate) fn watch_of(&mut self, domain: DomId, at: &str, token: &str) -> Result<(), StoreError> {
+        self.add_watch(Context { domain, transaction: 0 }, at.as_bytes(), token.as_bytes())
+    }
+
     /// Stops watching.
     ///
     /// # Errors

@@ -27,6 +27,9 @@ use crate::store::Store;
 use devices::Link;
 use supervisor::Restarts;
 
+/// Least memory that a domain can be asked to make do with, in MiB: the least of a manifest.
+const LEAST_MEMORY: u32 = 4;
+
 /// A domain the toolstack made.
 #[derive(Clone, Debug)]
 pub struct Running {
@@ -61,6 +64,10 @@ pub enum Refusal {
     Ended,
     /// The domain does not watch for requests.
     Deaf,
+    /// The domain does not watch for how much memory it is to have.
+    NoBalloon,
+    /// More memory than the manifest gives it, in MiB, or too little.
+    Memory(u32),
     /// The domain could not be built.
     Build(BuildError),
     /// The hypervisor's answer.
@@ -79,6 +86,10 @@ impl fmt::Display for Refusal {
             Self::Kernel(name, error) => write!(f, "kernel {name}: {error}"),
             Self::Ended => f.write_str("it has ended already; destroy removes it"),
             Self::Deaf => f.write_str("it does not watch control/shutdown; destroy ends it"),
+            Self::NoBalloon => {
+                f.write_str("it does not watch memory/target: its kernel has no balloon driver, or not yet")
+            }
+            Self::Memory(most) => write!(f, "from {LEAST_MEMORY} to {most} MiB: it has no room for more"),
             Self::Build(error) => write!(f, "{error}"),
             Self::Hypervisor(errno) => write!(f, "the hypervisor refused: {errno:?}"),
         }
@@ -272,6 +283,34 @@ impl<C: Control> Toolstack<C> {
         }
         let _ = self.store.put(&node, request);
         Ok(())
+    }
+
+    /// Asks a domain to make do with so many MiB, or to take them back (`memory/target`, in KiB), and lets it have no more.
+    ///
+    /// # Errors
+    /// There is no such domain, it has ended or does not watch for this, or the manifest gives it less.
+    pub fn set_memory(&mut self, domain: DomId, mib: u32) -> Result<(), Refusal> {
+        let running = self.get(domain).ok_or_else(|| Refusal::NoDomain(format!("{}", domain.0)))?;
+        let node = format!("/local/domain/{}/memory/target", domain.0);
+        let (most, ended) = (running.config.memory, running.ended.is_some());
+        if ended {
+            return Err(Refusal::Ended);
+        }
+        if !(LEAST_MEMORY..=most).contains(&mib) {
+            return Err(Refusal::Memory(most));
+        }
+        if !self.store.is_watched(domain, &node) {
+            return Err(Refusal::NoBalloon);
+        }
+        self.control.limit(domain, u64::from(mib) << 8)?;
+        let _ = self.store.put(&node, &format!("{}", u64::from(mib) * 1024));
+        Ok(())
+    }
+
+    /// How much memory a domain is to have, in MiB: what its manifest gives it, unless it was asked for other.
+    pub fn memory_target(&mut self, domain: DomId) -> Option<u32> {
+        let target = self.store.get(&format!("/local/domain/{}/memory/target", domain.0))?;
+        ring_proto::path::decimal::<u32>(&target).map(|kib| kib >> 10)
     }
 
     /// The domains that have devices whose backend is `domain`, by name.

@@ -76,6 +76,25 @@ fn devices_meet_in_the_store() {
 }
 
 #[test]
+fn memory_is_asked_of_those_who_listen_and_within_what_is_theirs() {
+    let (mut tools, _, _, web) = started();
+    assert_eq!(tools.memory_target(web), Some(8));
+    for mib in [0, 3, 9, u32::MAX] {
+        assert_eq!(tools.set_memory(web, mib), Err(Refusal::Memory(8)), "{mib}");
+    }
+    assert_eq!(tools.set_memory(web, 4), Err(Refusal::NoBalloon));
+    assert_eq!(tools.set_memory(DomId(77), 4), Err(Refusal::NoDomain("77".into())));
+    let pages = |tools: &mut Toolstack<Mock>| tools.control.domain(web).unwrap().limits.unwrap().pages;
+    assert_eq!((pages(&mut tools), tools.memory_target(web)), (2048, Some(8)), "nothing has changed");
+    // Its kernel watches now.
+    tools.store.watch_of(web, "memory/target", "target").unwrap();
+    tools.set_memory(web, 4).unwrap();
+    assert_eq!((pages(&mut tools), tools.memory_target(web)), (1024, Some(4)));
+    tools.set_memory(web, 8).unwrap();
+    assert_eq!((pages(&mut tools), tools.memory_target(web)), (2048, Some(8)));
+}
+
+#[test]
 fn refusals_leave_nothing() {
     let (mut tools, configs) = toolstack();
     assert_eq!(tools.create(&configs[1], 0), Err(Refusal::NoBackend(Class::Vif, None)));

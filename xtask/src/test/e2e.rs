@@ -2,8 +2,8 @@
 
 use super::tally::Tally;
 use super::{
-    audit, copies, features, figures, flood, linux, memory, refusals, restart, routes, runtime, shell, signals, system,
-    time, tool, unpacking,
+    audit, balloon, copies, features, figures, flood, linux, memory, refusals, restart, routes, runtime, shell,
+    signals, system, time, tool, unpacking,
 };
 use crate::build::{Part, build, built};
 use crate::place::Place;
@@ -70,6 +70,7 @@ const ONCE: &[&[Case]] = &[
     restart::ONCE,
     features::CASES,
     unpacking::CASES,
+    balloon::CASES,
 ];
 /// What takes a minute and more: only when asked for by its name.
 const ASKED: &[&[Case]] = &[features::ASKED];

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every check there is, in stages, each with its time and result.
 
 mod audit;
+mod balloon;
 mod copies;
 mod e2e;
 mod features;
