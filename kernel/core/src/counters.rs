@@ -58,7 +58,6 @@ pub enum Event {
 
 impl Counter {
     /// Where it is kept; what has no place of its own shares the last of its kind.
-    #[inline(always)]
     fn index(self) -> usize {
         let within = |number: u32, count: usize| (number as usize).min(count - 1);
         match self {
@@ -80,7 +79,6 @@ impl Counters {
     }
 
     /// One more.
-    #[inline(always)]
     pub fn add(&self, what: Counter) {
         if let Some(slot) = self.0.get(what.index()) {
             slot.store(slot.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
@@ -95,7 +93,6 @@ impl Counters {
 
 impl<P: Platform> Core<P> {
     /// Counts something that happens on `cpu`, which is the one this runs on.
-    #[inline(always)]
     pub fn count(&self, cpu: &Cpu<P>, what: Counter) {
         cpu.counters.add(what);
     }

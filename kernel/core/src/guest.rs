@@ -4,6 +4,7 @@
 //! work (live migration, shadow tables) hooks in. Page-table entries are stored by [`store_entry`] and
 //! [`exchange_entry`] alone.
 
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use abi::{PAGE_SIZE, Vaddr};
@@ -107,29 +108,33 @@ impl<P: Platform> Core<P> {
     /// Copies in from an address space that no CPU has loaded, by walking it. The platform's own copy comes here.
     #[cold]
     pub fn copy_from_space(&self, space: AddressSpace, from: Vaddr, to: &mut [u8]) -> Result<(), Fault> {
-        let mut at = from.0;
-        let mut rest = to;
-        while !rest.is_empty() {
-            let (frame, offset) = self.reach(space, at, false)?;
-            let (now, later) = rest.split_at_mut(rest.len().min(PAGE_SIZE - offset));
-            self.platform.read(frame, offset, now);
-            at = at.wrapping_add(now.len() as u64);
-            rest = later;
-        }
-        Ok(())
+        let len = to.len();
+        let read = |frame, offset, piece: Range<usize>| self.platform.read(frame, offset, &mut to[piece]);
+        self.pieces(space, from, len, false, read)
     }
 
     /// Copies out to an address space that no CPU has loaded, by walking it.
     #[cold]
     pub fn copy_to_space(&self, space: AddressSpace, to: Vaddr, from: &[u8]) -> Result<(), Fault> {
-        let mut at = to.0;
-        let mut rest = from;
-        while !rest.is_empty() {
-            let (frame, offset) = self.reach(space, at, true)?;
-            let (now, later) = rest.split_at(rest.len().min(PAGE_SIZE - offset));
-            write(&self.platform, frame, offset, now);
-            at = at.wrapping_add(now.len() as u64);
-            rest = later;
+        let put = |frame, offset, piece: Range<usize>| write(&self.platform, frame, offset, &from[piece]);
+        self.pieces(space, to, from.len(), true, put)
+    }
+
+    /// Looks at `len` bytes of an address space page by page: frame, offset in it, and which of the bytes are there.
+    fn pieces(
+        &self,
+        space: AddressSpace,
+        at: Vaddr,
+        len: usize,
+        write: bool,
+        mut each: impl FnMut(Frame, usize, Range<usize>),
+    ) -> Result<(), Fault> {
+        let mut done = 0;
+        while done < len {
+            let (frame, offset) = self.reach(space, at.0.wrapping_add(done as u64), write)?;
+            let end = len.min(done + PAGE_SIZE - offset);
+            each(frame, offset, done..end);
+            done = end;
         }
         Ok(())
     }

@@ -32,18 +32,8 @@ pub enum Outcome {
     Refused,
 }
 
-/// The bytes of an instruction, read once.
-pub struct Code {
-    bytes: [u8; 15],
-    len: usize,
-}
-
-impl Code {
-    /// What could be read: at least one byte.
-    pub fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or(&[])
-    }
-}
+/// The bytes of an instruction, read once: what could be read of 15, one at least.
+pub type Code = heapless::Vec<u8, 15>;
 
 /// Makes the decoder ready: it builds its tables (80 KiB) when it is used first, and that is not to be by a guest's fault.
 pub fn prepare() {
@@ -55,13 +45,15 @@ impl<P: Platform> Core<P> {
     pub(crate) fn fetch(&self, c: &Caller<'_, P>) -> Option<Code> {
         let space = c.run.space()?;
         let rip = Vaddr(c.run.regs.rip);
-        let mut code = Code { bytes: [0; 15], len: 0 };
-        let here = code.bytes.len().min(PAGE_SIZE - rip.page_offset());
-        let (first, rest) = code.bytes.split_at_mut_checked(here)?;
+        let mut code = Code::from_slice(&[0; 15]).ok()?;
+        let here = code.len().min(PAGE_SIZE - rip.page_offset());
+        let (first, rest) = code.split_at_mut_checked(here)?;
         self.platform.copy_from_guest(space, rip, first).ok()?;
         let next = Vaddr(rip.0.wrapping_add(here as u64));
         let crosses = !rest.is_empty() && self.platform.copy_from_guest(space, next, rest).is_ok();
-        code.len = if crosses { 15 } else { here };
+        if !crosses {
+            code.truncate(here);
+        }
         Some(code)
     }
 
@@ -83,8 +75,8 @@ impl<P: Platform> Core<P> {
     /// A #GP without error code: is it an instruction that is emulated? Then it is done.
     pub(crate) fn emulate_privileged(&self, c: &mut Caller<'_, P>) -> bool {
         let Some(code) = self.fetch(c).filter(|_| self.is_long_mode(c)) else { return false };
-        let outcome = match self.emulate_short(c, code.bytes()) {
-            Outcome::Refused => self.emulate_io(c, code.bytes()),
+        let outcome = match self.emulate_short(c, &code) {
+            Outcome::Refused => self.emulate_io(c, &code),
             outcome => outcome,
         };
         self.finish(c, outcome)
@@ -95,7 +87,7 @@ impl<P: Platform> Core<P> {
     pub(crate) fn emulate_invalid_opcode(&self, c: &mut Caller<'_, P>) -> bool {
         /// `ud2; .ascii "xen"; cpuid`.
         const FORCED_CPUID: [u8; 7] = [0x0f, 0x0b, b'x', b'e', b'n', 0x0f, 0xa2];
-        if !self.fetch(c).is_some_and(|code| code.bytes().starts_with(&FORCED_CPUID)) {
+        if !self.fetch(c).is_some_and(|code| code.starts_with(&FORCED_CPUID)) {
             return false;
         }
         self.answer_cpuid(c);

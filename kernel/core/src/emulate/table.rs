@@ -32,7 +32,7 @@ impl<P: Platform> Core<P> {
             return false;
         }
         let Some(code) = self.fetch(c).filter(|_| self.is_long_mode(c)) else { return false };
-        let i = Decoder::with_ip(64, code.bytes(), c.run.regs.rip, DecoderOptions::NONE).decode();
+        let i = Decoder::with_ip(64, &code, c.run.regs.rip, DecoderOptions::NONE).decode();
         let outcome = self.write_table(c, &i, Vaddr(address)).unwrap_or(Outcome::Refused);
         self.finish(c, outcome)
     }

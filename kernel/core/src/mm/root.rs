@@ -10,25 +10,6 @@ use crate::{Caller, Core, Domain, Frame, Platform, Run, Stop, guest};
 const M2P_STRICT: u64 = 1 << 32;
 
 impl<P: Platform> Session<'_, P> {
-    /// Takes a general and an L4 reference on a frame.
-    fn take_root(&mut self, mfn: Mfn) -> Result<Frame, Stop> {
-        self.finish()?;
-        let frame = self.core.get_page(mfn, self.domain)?;
-        match self.get_table(frame, 4) {
-            Ok(()) => Ok(frame),
-            Err(stop) => {
-                self.core.put_page(frame);
-                Err(stop)
-            }
-        }
-    }
-
-    /// Gives them back; the rest is for [`finish`](Self::finish), which has been called before.
-    fn put_root(&mut self, frame: Frame) {
-        self.put_table(frame, 4);
-        self.core.put_page(frame);
-    }
-
     fn m2p_is_strict(&self) -> bool {
         self.domain.assist.load(core::sync::atomic::Ordering::Relaxed) & M2P_STRICT != 0
     }
@@ -43,7 +24,7 @@ impl<P: Platform> Session<'_, P> {
             self.core.load_root(run);
             return Ok(());
         }
-        let root = self.take_root(mfn)?;
+        let root = self.take_table(mfn, 4)?;
         self.core.show_m2p(root, true);
         self.core.unmap_ldt(run);
         let old = run.kernel_root.replace(root);
@@ -52,7 +33,7 @@ impl<P: Platform> Session<'_, P> {
             self.core.load_root(run);
         }
         if let Some(old) = old {
-            self.put_root(old);
+            self.put_page_and_table(old, 4);
         }
         Ok(())
     }
@@ -65,7 +46,7 @@ impl<P: Platform> Session<'_, P> {
         if run.user_root.map_or(0, |root| root.mfn().0) == mfn.0 {
             return Ok(());
         }
-        let root = if mfn.0 == 0 { None } else { Some(self.take_root(mfn)?) };
+        let root = if mfn.0 == 0 { None } else { Some(self.take_table(mfn, 4)?) };
         if mfn.0 == 0 {
             self.finish()?;
         }
@@ -76,7 +57,7 @@ impl<P: Platform> Session<'_, P> {
         }
         let old = core::mem::replace(&mut run.user_root, root);
         if let Some(old) = old {
-            self.put_root(old);
+            self.put_page_and_table(old, 4);
         }
         Ok(())
     }
@@ -102,7 +83,7 @@ impl<P: Platform> Core<P> {
     /// Takes a general and an L4 reference on a frame of `domain`'s, for a context that is being set. EINVAL where it
     /// cannot be a root; Preempted: call again.
     pub fn take_root(&self, domain: &Domain<P>, mfn: Mfn) -> Result<Frame, Stop> {
-        self.mm(domain).take_root(mfn)
+        self.mm(domain).take_table(mfn, 4)
     }
 
     /// Gives them back. Preempted: call again, but with what this left in `root`.
@@ -114,7 +95,7 @@ impl<P: Platform> Core<P> {
                 // With it goes, as a rule, all that the domain's tables hold.
                 session.take_pin(frame);
             }
-            session.put_root(frame);
+            session.put_page_and_table(frame, 4);
         }
         session.finish()
     }

@@ -237,7 +237,7 @@ impl<P: Platform> Core<P> {
         let callback = c.run.callbacks.sysenter;
         let taken = !c.run.kernel_mode
             && callback.address != 0
-            && self.fetch(c).is_some_and(|code| code.bytes().starts_with(&[0x0f, 0x34]));
+            && self.fetch(c).is_some_and(|code| code.starts_with(&[0x0f, 0x34]));
         if taken {
             self.bounce(c, callback, None);
         }
