@@ -97,12 +97,14 @@ impl Table {
     }
 
     /// The word of an entry.
+    #[inline]
     fn entry<'a, P: Platform>(&self, core: &'a Core<P>, gref: GrantRef) -> Option<&'a AtomicU64> {
         let frame = self.frames.get((gref.0 / ENTRIES_PER_FRAME) as usize)?;
         Some(guest::shared_word(&core.platform, *frame, (gref.0 % ENTRIES_PER_FRAME) as usize))
     }
 
     /// The use of an entry, if it was ever used.
+    #[inline]
     fn active(&mut self, gref: GrantRef) -> Option<&mut Active> {
         self.active.get_mut(gref.0 as usize / CHUNK)?.as_mut()?.get_mut(gref.0 as usize % CHUNK)
     }
@@ -165,6 +167,7 @@ impl<P: Platform> Core<P> {
     }
 
     /// Takes the references of one use on a granted frame.
+    #[inline]
     pub(super) fn use_granted(&self, granter: &Domain<P>, mfn: Mfn, write: bool) -> Result<Frame, GrantStatus> {
         if !write {
             return self.get_page(mfn, granter).map_err(|_| GrantStatus::BAD_PAGE);
@@ -176,6 +179,7 @@ impl<P: Platform> Core<P> {
     }
 
     /// Gives the references of one use back.
+    #[inline]
     pub(super) fn unuse_granted(&self, frame: Frame, write: bool) {
         if write { self.put_page_and_type(frame) } else { self.put_page(frame) }
     }
