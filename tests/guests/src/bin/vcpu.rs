@@ -116,8 +116,10 @@ fn timers(t: &mut Test) {
     t.eq("silence", wait(30 * MS), 0);
     t.err("period below 1 ms", period(MS - 1), Errno::EINVAL);
     t.ok("period 10 ms", period(10 * MS));
+    let began = now();
     let count = wait(105 * MS);
-    t.yes("several, at most eleven", (2..=11).contains(&count));
+    // The machine may stand still for a while: no more than there were periods, and the one that had begun.
+    t.yes("several, at most one a period", count >= 2 && count <= (now() - began) / (10 * MS) + 1);
     t.ok("stop", vcpu(VcpuOp::STOP_PERIODIC_TIMER, 0, &mut ()));
     drain();
     t.eq("silence again", wait(30 * MS), 0);
