@@ -52,8 +52,9 @@ impl Driver for Blkback {
 
     async fn start(context: Context, functions: Vec<Function>) -> Result<Self, String> {
         let mut blkback = Self { disks: BTreeMap::new(), totals: Rc::default() };
-        for function in functions {
-            let (name, address) = (name(blkback.disks.len()), function.address);
+        for (index, function) in functions.into_iter().enumerate() {
+            // By its place in the manifest: a device that is of no use must not give its name to the next.
+            let (name, address) = (name(index), function.address);
             match device::open(function).await {
                 Ok((medium, interrupt, partitions)) => {
                     let sectors = medium.geometry().sectors;

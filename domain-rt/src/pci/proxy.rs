@@ -19,8 +19,9 @@ use ring_proto::keys::Keys;
 use ring_proto::pciif::{Address, Command, Front, MAGIC, MAX_VECTORS, PciError, WireOp};
 use ring_proto::xenbus::{FrontStep, State, front_step};
 
-/// How long dom0 may take for an operation: two seconds.
-const PATIENCE: u64 = 2_000_000_000;
+/// How long dom0 may take for an operation: twenty seconds. It may be building a large domain; the watchdog bites after
+/// thirty.
+const PATIENCE: u64 = 20_000_000_000;
 /// What a read of a device that is not there gives.
 const NOTHING: u32 = u32::MAX;
 
