@@ -14,8 +14,6 @@ const MACHINES: &[(&str, &[&str], Linux)] = &[
     ("2 CPUs", &["--smp", "2"], None),
     ("2 CPUs, q35", &["--smp", "2", "--", "-M", "q35"], None),
     ("2 CPUs, scattered memory", &["--smp", "2", "--core", "scatter"], None),
-    // The domains are no friends of the core's: each runs on Debian's Xen as well.
-    ("2 CPUs, Xen", &["--smp", "2", "--hypervisor", "xen"], None),
     ("Linux, 1 CPU, 2-level", &["--smp", "1"], Some(("xen.fifo_events=0", "2-level event channels"))),
     ("Linux, 2 CPUs", &["--smp", "2"], Some(("", "FIFO-based event channels"))),
 ];
