@@ -267,11 +267,11 @@ rdmsr_or_fault:                            # edi the register, rsi where its val
     ret
     FIXUP 2b, 3b
 
-# ---- A vCPU's selectors. One that does not load becomes 0, and eax is not. ---------------------------------------------------------------
+# ---- A vCPU's selectors. One that does not load becomes 0, and eax is not. ----------------------------------------------
     .align 16
     .global load_selectors
 load_selectors:                            # edi es, esi ds, edx fs, ecx gs. GS base: the guest's is loaded by swapgs around
-  xorl %eax, %eax
+    xorl %eax, %eax
 2:  movw %di, %es
 3:  movw %si, %ds
 4:  movw %dx, %fs
@@ -281,7 +281,7 @@ load_selectors:                            # edi es, esi ds, edx fs, ecx gs. GS 
     ret
     .macro ZERO at, register
 6:  xorl %\register, %\register
-  movl $1, %eax
+    movl $1, %eax
     jmp \at\()b
     FIXUP \at\()b, 6b
     .endm

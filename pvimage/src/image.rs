@@ -53,6 +53,9 @@ impl fmt::Display for ImageError {
 
 impl core::error::Error for ImageError {}
 
+/// Loadable segments that an image may have; Linux has 4. They may overlap, so their number bounds the work they make.
+const MAX_SEGMENTS: usize = 32;
+
 /// An image that can be started as a PV64 domain.
 ///
 /// Pseudo-physical address 0 is mapped at [`virt_base`](Self::virt_base); a segment goes to `p_paddr - PADDR_OFFSET`,
@@ -131,6 +134,8 @@ impl<'a> Image<'a> {
         let inside = |paddr: u64| paddr < self.pages * PAGE;
         if self.pages == 0 {
             Err(ImageError::Unfit("no loadable segment"))
+        } else if self.segments().nth(MAX_SEGMENTS).is_some() {
+            Err(ImageError::Unfit("more than 32 loadable segments"))
         } else if !self.virt_base.is_multiple_of(PAGE) || !usable(self.virt_base, self.pages) {
             Err(ImageError::Unfit("note VIRT_BASE: not a usable address"))
         } else if !inside(self.entry.wrapping_sub(self.virt_base)) {

@@ -289,3 +289,11 @@ proptest! {
         Built::new(&maker.build(), request);
     }
 }
+
+#[test]
+fn segments_may_overlap_but_not_without_number() {
+    let image = |count: usize| ImageMaker::small(LINUX).loads(&alloc::vec![(0x1000, 64, 4096); count]).build();
+    assert!(Image::parse(&image(32)).is_ok());
+    let error = Image::parse(&image(33)).unwrap_err();
+    assert_eq!(error, ImageError::Unfit("more than 32 loadable segments"));
+}
