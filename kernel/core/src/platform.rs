@@ -51,7 +51,7 @@ pub trait Platform: Sized + Send + Sync + 'static {
     /// The lock below [`Lock`](crate::sync::Lock).
     type RawMutex: lock_api::RawMutex + Send + Sync + 'static;
     /// The lock below [`RwLock`](crate::sync::RwLock).
-    type RawRwLock: lock_api::RawRwLock + Send + Sync + 'static;
+    type RawRwLock: lock_api::RawRwLockUpgrade + Send + Sync + 'static;
 
     // ---- Frames, through the core's own mapping -----------------------------------------------------------------
 

@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use abi::layout::LEGACY_MAX_VCPUS;
 use abi::sched::ShutdownReason;
 use abi::{DomId, Errno, VcpuId, Virq};
+use lock_api::RwLockUpgradableReadGuard;
 
 use crate::frame::Place;
 use crate::platform::Halt;
@@ -78,7 +79,8 @@ impl<P: Platform> Core<P> {
         let grants = crate::grant::Grants::new(new.grant_frames)?;
         let events = crate::event::Events::new(new.highest_port)?;
 
-        let mut table = self.domains.table.write();
+        // Keeps new readers out while it waits for those that are there; so does `reap`.
+        let mut table = RwLockUpgradableReadGuard::upgrade(self.domains.table.upgradable_read());
         let id = match new.id {
             Some(id) => id,
             None => self.domains.next_id(&table).ok_or(Errno::ENOMEM)?,
@@ -221,9 +223,9 @@ impl<P: Platform> Core<P> {
     /// Forgets the zombies of which nobody maps anything any more.
     pub fn reap(&self) {
         let is_gone = |d: &Arc<Domain<P>>| d.stage() == Stage::Zombie && self.frames_left(d) == 0;
-        let any = self.domains.table.read().iter().any(is_gone);
-        if any {
-            self.domains.table.write().retain(|d| !is_gone(d));
+        let table = self.domains.table.upgradable_read();
+        if table.iter().any(is_gone) {
+            RwLockUpgradableReadGuard::upgrade(table).retain(|d| !is_gone(d));
         }
     }
 }
