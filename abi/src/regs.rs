@@ -147,3 +147,37 @@ pub mod rflags {
     /// CPUID exists.
     pub const ID: u64 = 1 << 21;
 }
+
+/// Model-specific registers that a guest's kernel can see, by number.
+pub mod msr {
+    /// The TSC.
+    pub const TSC: u32 = 0x10;
+    /// Where the local APIC is.
+    pub const APIC_BASE: u32 = 0x1b;
+    /// The revision of the microcode.
+    pub const BIOS_SIGN_ID: u32 = 0x8b;
+    /// Frequencies.
+    pub const PLATFORM_INFO: u32 = 0xce;
+    /// CPUID faulting and others.
+    pub const MISC_FEATURES_ENABLES: u32 = 0x140;
+    /// What there is of machine checks.
+    pub const MCG_CAP: u32 = 0x179;
+    /// The state of machine checks.
+    pub const MCG_STATUS: u32 = 0x17a;
+    /// Features that can be switched off.
+    pub const MISC_ENABLE: u32 = 0x1a0;
+    /// Page attributes.
+    pub const PAT: u32 = 0x277;
+    /// What performance monitoring can do.
+    pub const PERF_CAPABILITIES: u32 = 0x345;
+    /// Xen's own: a frame that is to become a hypercall page (`arch-x86/cpuid.h`).
+    pub const HYPERCALL_PAGE: u32 = 0x4000_0000;
+    /// Long mode and its relatives.
+    pub const EFER: u32 = 0xc000_0080;
+    /// Base of FS.
+    pub const FS_BASE: u32 = 0xc000_0100;
+    /// Base of GS.
+    pub const GS_BASE: u32 = 0xc000_0101;
+    /// What SWAPGS makes the base of GS.
+    pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
+}

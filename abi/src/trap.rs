@@ -80,3 +80,17 @@ pub mod vector {
         matches!(vector, DF | TS | NP | SS | GP | PF | AC)
     }
 }
+
+/// Bits of a page fault's error code.
+pub mod fault {
+    /// The page was present: a protection violation.
+    pub const PRESENT: u32 = 1;
+    /// A write.
+    pub const WRITE: u32 = 2;
+    /// Seen from the guest: by its user mode.
+    pub const USER: u32 = 4;
+    /// A reserved bit was set in an entry.
+    pub const RESERVED: u32 = 8;
+    /// An instruction fetch.
+    pub const FETCH: u32 = 16;
+}

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
+use abi::regs::msr::{FS_BASE, KERNEL_GS_BASE};
 use abi::{Mfn, PAGE_SIZE, Vaddr};
 use ferrule_core::frame::Frame;
 use ferrule_core::irq::{Line, PciAddress};
@@ -94,9 +95,6 @@ fn serve_line(line: u32) {
         core().line_interrupt(Line(line));
     }
 }
-
-const FS_BASE: u32 = 0xc000_0100;
-const KERNEL_GS_BASE: u32 = 0xc000_0102;
 
 fn read_msr(msr: u32) -> u64 {
     // SAFETY: only registers that every 64-bit CPU has, or that `Platform::rdmsr` lists.

@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use abi::Vaddr;
 use abi::regs::CpuUserRegs;
+use abi::trap::vector;
 use ferrule_core::Caller;
 use ferrule_core::cpu::pending;
 use x86_64::registers::control::Cr2;
@@ -12,13 +13,8 @@ use crate::machine::{self, Machine, core};
 use crate::percpu::{self, Current};
 use crate::{apic, flush, keys, switch, world};
 
-const DEBUG: u32 = 1;
-const NMI: u32 = 2;
-const DOUBLE_FAULT: u32 = 8;
-const PAGE_FAULT: u32 = 14;
-const MACHINE_CHECK: u32 = 18;
 /// `int 0x80`: a gate of its own that ring 3 may use, since some CPUs report the wrong vector for one that it may not.
-const SYSTEM_CALL: u32 = 0x80;
+const SYSTEM_CALL: u8 = 0x80;
 
 /// Who runs here.
 fn running() -> Option<&'static mut Current> {
@@ -47,20 +43,20 @@ fn serve(f: impl FnOnce(&mut Caller<'_, Machine>)) -> *const CpuUserRegs {
 /// An exception or interrupt while a guest ran. Its registers are in its [`Run`](ferrule_core::Run) already.
 #[unsafe(no_mangle)]
 extern "C" fn guest_trap(regs: &mut CpuUserRegs) -> *const CpuUserRegs {
-    let (vector, error) = (regs.entry_vector, regs.error_code);
+    let (vector, error) = (regs.entry_vector as u8, regs.error_code);
     match vector {
-        NMI => machine_nmi(),
-        MACHINE_CHECK | DOUBLE_FAULT => panic!("exception {vector} in a guest, error {error:#x}"),
+        vector::NMI => machine_nmi(),
+        vector::MC | vector::DF => panic!("exception {vector} in a guest, error {error:#x}"),
         0..32 => {
             let extra = match vector {
-                PAGE_FAULT => Cr2::read_raw(),
-                DEBUG => take_dr6(),
+                vector::PF => Cr2::read_raw(),
+                vector::DB => take_dr6(),
                 _ => 0,
             };
-            return serve(|c| c.core.exception(c, vector as u8, error, extra));
+            return serve(|c| c.core.exception(c, vector, error, extra));
         }
-        SYSTEM_CALL => return serve(|c| c.core.software_interrupt(c, SYSTEM_CALL as u8)),
-        _ => interrupt(vector as u8),
+        SYSTEM_CALL => return serve(|c| c.core.software_interrupt(c, SYSTEM_CALL)),
+        _ => interrupt(vector),
     }
     leave()
 }
@@ -186,11 +182,11 @@ fn take_dr6() -> u64 {
 /// NMI, #MC, #DF or #DB in ring 0.
 #[unsafe(no_mangle)]
 extern "C" fn core_trap_ist(regs: &mut CpuUserRegs) {
-    match regs.entry_vector {
+    match regs.entry_vector as u8 {
         // A breakpoint of the guest's on memory that the core copies, or one that the first instruction in ring 0 met: not
         // to be seen by the next debug trap.
-        DEBUG => drop(take_dr6()),
-        NMI => machine_nmi(),
+        vector::DB => drop(take_dr6()),
+        vector::NMI => machine_nmi(),
         _ => unexpected(regs),
     }
 }

@@ -8,8 +8,6 @@ use crate::{Core, Platform, Run};
 const BASE: u32 = 0x4000_0000;
 /// "XenVMMXenVMM".
 const SIGNATURE: [u32; 3] = [0x566e_6558, 0x6558_4d4d, 0x4d4d_566e];
-/// First MSR of Xen's range; writing a frame's address there would fill a hypercall page.
-const HYPERCALL_MSR: u32 = 0x4000_0000;
 /// CR4.OSXSAVE.
 const CR4_OSXSAVE: u64 = 1 << 18;
 
@@ -128,7 +126,7 @@ impl<P: Platform> Core<P> {
         match (leaf, subleaf) {
             (0, _) => [BASE + 5, b, c, d],
             (1, _) => [4 << 16 | 17, 0, 0, 0],
-            (2, _) => [1, HYPERCALL_MSR, 1, 0],
+            (2, _) => [1, abi::regs::msr::HYPERCALL_PAGE, 1, 0],
             // The TSC is native; RDTSCP is there where the CPU has it.
             (3, 0) => [self.platform.cpuid(0x8000_0001, 0)[3] >> 25 & 4, 0, 0, 0],
             (3, 2) => [tsc_khz(&self.platform), 0, 0, 0],

@@ -80,7 +80,7 @@ impl<P: Platform> Core<P> {
             let ((frames, most), (used, maps)) = (domain.grants.size(), domain.grants.in_use());
             let id = domain.id.0;
             self.log(format_args!("d{id}: {frames} of {most} grant frames, {used} grants in use, {maps} mappings"));
-            domain.grants.each_in_use(|gref, to, mfn, readers, writers| {
+            domain.grants.table.lock().each_in_use(|gref, to, mfn, readers, writers| {
                 self.log(format_args!("d{id} grant {gref}: frame {mfn:#x} to d{to}, {readers} read, {writers} write"));
             });
         }

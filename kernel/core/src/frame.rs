@@ -370,8 +370,8 @@ impl PageInfo {
 /// The frame table, and the clock by which it remembers TLB flushes.
 pub struct FrameTable {
     infos: &'static [PageInfo],
-    /// The machine's memory map, as the firmware gave it.
-    map: &'static [E820Entry],
+    /// The machine's memory map, as the firmware gave it; empty if it is not known.
+    pub(crate) memory_map: &'static [E820Entry],
     /// Ticks with every full flush of a TLB.
     clock: AtomicU64,
 }
@@ -379,13 +379,8 @@ pub struct FrameTable {
 impl FrameTable {
     /// A table over zeroed memory, one entry a frame from frame 0 on; and the machine's memory map, empty if it is not
     /// known, for who may see it.
-    pub fn new(infos: &'static [PageInfo], map: &'static [E820Entry]) -> Self {
-        Self { infos, map, clock: AtomicU64::new(1) }
-    }
-
-    /// The machine's memory map; empty if it is not known.
-    pub fn memory_map(&self) -> &'static [E820Entry] {
-        self.map
+    pub fn new(infos: &'static [PageInfo], memory_map: &'static [E820Entry]) -> Self {
+        Self { infos, memory_map, clock: AtomicU64::new(1) }
     }
 
     #[cfg(any(test, feature = "testing"))]

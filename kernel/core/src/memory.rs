@@ -63,8 +63,8 @@ pub struct Account {
     pub max_pages: u64,
     /// How many pages of the core it is charged with.
     pub core_pages: u32,
-    /// The memory map that its builder set.
-    memory_map: Vec<E820Entry>,
+    /// The memory map that its builder set; empty if none was.
+    pub(crate) memory_map: Vec<E820Entry>,
 }
 
 impl Account {
@@ -81,15 +81,6 @@ impl Account {
     /// Those that destruction has been over, too.
     pub(crate) fn all<'a>(&'a self, table: &'a FrameTable) -> impl Iterator<Item = Frame> + 'a {
         self.frames.iter(table).chain(self.kept.iter(table))
-    }
-
-    /// The memory map that its builder set; empty if none was.
-    pub(crate) fn memory_map(&self) -> &[E820Entry] {
-        &self.memory_map
-    }
-
-    pub(crate) fn set_memory_map(&mut self, regions: Vec<E820Entry>) {
-        self.memory_map = regions;
     }
 
     /// The first frame that destruction has not been over yet, which it is now.
@@ -192,7 +183,7 @@ impl<P: Platform> Core<P> {
         let vcpu = size_of::<Vcpu<P>>() + size_of::<Lock<P, Run>>() + size_of::<TrapTable>() + size_of::<FpuState>();
         let fixed = size_of::<Domain<P>>() + domain.vcpus.len() * vcpu + domain.grants.bytes() + domain.events.bytes();
         let account = domain.memory.lock();
-        fixed + account.core_pages as usize * PAGE_SIZE + size_of_val(account.memory_map())
+        fixed + account.core_pages as usize * PAGE_SIZE + size_of_val(&*account.memory_map)
     }
 
     /// Takes back the reference of a frame's allocation: it is freed with the last other reference. False if somebody

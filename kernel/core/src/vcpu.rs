@@ -7,6 +7,7 @@ use abi::regs::CpuUserRegs;
 use abi::{Errno, VcpuId};
 
 use crate::frame::Place;
+use crate::trap::TrapTable;
 use crate::{AddressSpace, Domain, Frame, Lock, Platform};
 
 /// Frames that a guest's descriptor table can have: `FIRST_RESERVED_GDT_PAGE` of the public headers.
@@ -46,7 +47,7 @@ pub struct Run {
     /// GS base of user mode.
     pub gs_base_user: u64,
     /// Where exceptions go, by vector.
-    pub traps: Box<crate::trap::TrapTable>,
+    pub traps: Box<TrapTable>,
     /// Where events, faults of the return path and system calls go.
     pub callbacks: crate::trap::Callbacks,
     /// DR0-DR3, DR6 and DR7 as the guest sees them.
@@ -104,17 +105,12 @@ impl FpuState {
         // XSTATE_BV: x87 and SSE.
         self.area[512] = 3;
     }
-
-    /// Copies the legacy area out.
-    pub fn get_legacy(&self, to: &mut [u8; 512]) {
-        to.copy_from_slice(&self.area[..512]);
-    }
 }
 
 impl Run {
     /// That of a vCPU which has no context yet: in kernel mode, all else zero. ENOMEM where there is no memory for it.
     pub fn new() -> Result<Self, Errno> {
-        crate::headroom(size_of::<FpuState>())?;
+        crate::headroom(size_of::<FpuState>() + size_of::<TrapTable>())?;
         let fpu = Box::new(FpuState { area: FpuState::INITIAL });
         Ok(Self {
             headroom: [0; 17],
@@ -129,7 +125,7 @@ impl Run {
             fs_base: 0,
             gs_base_kernel: 0,
             gs_base_user: 0,
-            traps: crate::trap::TrapTable::new()?,
+            traps: Box::new(TrapTable::EMPTY),
             callbacks: Default::default(),
             debug: [0; 8],
             gdt: [None; GDT_FRAMES],

@@ -37,8 +37,8 @@ const USUAL_FRAMES: u32 = 64;
 
 /// What a domain grants, and what it maps of others.
 pub struct Grants<P: Platform> {
-    table: Lock<P, Table>,
-    track: Lock<P, Track<P>>,
+    pub(crate) table: Lock<P, Table>,
+    pub(crate) track: Lock<P, Track<P>>,
 }
 
 impl<P: Platform> Grants<P> {
@@ -50,7 +50,8 @@ impl<P: Platform> Grants<P> {
 
     /// How many frames the table has, and may have.
     pub fn size(&self) -> (u32, u32) {
-        self.table.lock().size()
+        let table = self.table.lock();
+        (table.frames.len() as u32, table.limit)
     }
 
     /// Bytes of the heap that both take.
@@ -60,13 +61,7 @@ impl<P: Platform> Grants<P> {
 
     /// How many of its entries are in use, and how many mappings of others' it has. For debugging and audits.
     pub fn in_use(&self) -> (usize, usize) {
-        (self.table.lock().pinned(), self.track.lock().len())
-    }
-
-    /// Looks at each entry that is in use: its number, who uses it, the frame, how often for reading and for writing. For
-    /// debugging: the table is locked meanwhile.
-    pub fn each_in_use(&self, look: impl FnMut(usize, u16, u64, u16, u16)) {
-        self.table.lock().each_in_use(look);
+        (self.table.lock().pinned, self.track.lock().used)
     }
 }
 
@@ -76,17 +71,6 @@ impl<P: Platform> Core<P> {
     pub fn grow_grant_table(&self, domain: &Domain<P>, frames: u32) -> Result<(), GrantStatus> {
         refuse_if(domain.is_dying(), GrantStatus::GENERAL_ERROR)?;
         domain.grants.table.lock().grow(self, domain, frames)
-    }
-
-    /// The machine frame of one of a table's frames.
-    pub fn grant_frame(&self, domain: &Domain<P>, index: u32) -> Option<abi::Mfn> {
-        domain.grants.table.lock().frame(index).map(|frame| frame.mfn())
-    }
-
-    /// Looks at each frame that a domain has mapped for devices, and whether they may write it. For audits: the track
-    /// holds the references.
-    pub fn each_device_map(&self, domain: &Domain<P>, mut look: impl FnMut(crate::frame::Frame, bool)) {
-        domain.grants.track.lock().device_maps().for_each(|(frame, write)| look(frame, write));
     }
 
     /// Gives up all that a dying domain maps of others, a slice at a time: `Preempted` while there is more. Its page

@@ -15,15 +15,15 @@ const CHUNK: usize = 128;
 const MOST: u16 = 0x7fff;
 
 /// A domain's table.
-pub(super) struct Table {
+pub(crate) struct Table {
     /// The frames that are shared with the domain.
-    frames: Vec<Frame>,
+    pub(crate) frames: Vec<Frame>,
     /// How many there may be.
-    limit: u32,
+    pub(super) limit: u32,
     /// What is in use, by entry; allocated where it first is.
     active: Vec<Option<Box<[Active]>>>,
     /// How many entries are in use.
-    pinned: usize,
+    pub(super) pinned: usize,
 }
 
 /// The use of one entry. As long as there is any, frame and mapper stay what they were at first, whatever the granter
@@ -53,21 +53,9 @@ impl Table {
         Self { frames: Vec::new(), limit, active: Vec::new(), pinned: 0 }
     }
 
-    pub(super) fn size(&self) -> (u32, u32) {
-        (self.frames.len() as u32, self.limit)
-    }
-
     pub(super) fn bytes(&self) -> usize {
         let chunks = self.active.iter().flatten().map(|chunk| size_of_val(&**chunk)).sum::<usize>();
         chunks + size_of_val(&*self.active) + size_of_val(&*self.frames)
-    }
-
-    pub(super) fn pinned(&self) -> usize {
-        self.pinned
-    }
-
-    pub(super) fn frame(&self, index: u32) -> Option<Frame> {
-        self.frames.get(index as usize).copied()
     }
 
     pub(super) fn grow<P: Platform>(
@@ -109,7 +97,8 @@ impl Table {
         self.active.get_mut(gref.0 as usize / CHUNK)?.as_mut()?.get_mut(gref.0 as usize % CHUNK)
     }
 
-    pub(super) fn each_in_use(&self, mut look: impl FnMut(usize, u16, u64, u16, u16)) {
+    /// Looks at each entry that is in use: its number, who uses it, the frame, how often for reading and for writing.
+    pub(crate) fn each_in_use(&self, mut look: impl FnMut(usize, u16, u64, u16, u16)) {
         let entries = (0..).step_by(CHUNK).zip(&self.active).flat_map(|(at, chunk)| (at..).zip(chunk.iter().flatten()));
         entries.filter(|(_, a)| a.is_used()).for_each(|(gref, a)| look(gref, a.who.0, a.mfn.0, a.readers, a.writers));
     }

@@ -37,7 +37,8 @@ enum Slot<P: Platform> {
 pub struct Track<P: Platform> {
     chunks: Vec<Box<[Slot<P>]>>,
     free: u32,
-    used: usize,
+    /// How many there are.
+    pub(super) used: usize,
 }
 
 impl<P: Platform> Track<P> {
@@ -45,17 +46,12 @@ impl<P: Platform> Track<P> {
         Self { chunks: Vec::new(), free: NIL, used: 0 }
     }
 
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.used
-    }
-
     pub(super) fn bytes(&self) -> usize {
         self.chunks.iter().map(|chunk| size_of_val(&**chunk)).sum()
     }
 
-    /// The frames that devices reach by it, and whether they may write them. For audits.
-    pub(super) fn device_maps(&self) -> impl Iterator<Item = (Frame, bool)> {
+    /// The frames that devices reach by it, and whether they may write them. For audits: it holds their references.
+    pub(crate) fn device_maps(&self) -> impl Iterator<Item = (Frame, bool)> {
         let used = |slot: &Slot<P>| match slot {
             Slot::Used(m) if m.flags & gntmap::DEVICE_MAP != 0 => Some((m.frame, m.flags & gntmap::READONLY == 0)),
             _ => None,

@@ -193,7 +193,7 @@ fn vcpu_op<P: Platform>(c: &Caller<'_, P>, domain: &Arc<Domain<P>>, op: &mut Dom
             about.online = u8::from(!view.down());
             about.blocked = u8::from(view.blocked());
             about.running = u8::from(view.running());
-            about.cpu_time = c.core.run_times(vcpu, c.core.platform.now()).times[0];
+            about.cpu_time = c.core.run_times(vcpu, c.core.platform.now()).time[0];
             about.cpu = vcpu.sched.cpu().0;
             op.payload.set(&about);
             return Ok(true);

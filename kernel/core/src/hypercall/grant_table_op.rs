@@ -161,8 +161,9 @@ fn setup_table<P: Platform>(c: &mut Caller<'_, P>, it: &mut SetupTable) -> Resul
     let domain = target(c, it.dom)?;
     c.core.grow_grant_table(&domain, it.nr_frames)?;
     for index in 0..it.nr_frames {
-        let frame = c.core.grant_frame(&domain, index).ok_or(GrantStatus::GENERAL_ERROR)?;
-        c.put_at(it.frame_list.0, u64::from(index), &frame).map_err(|_| GrantStatus::BAD_VIRT_ADDR)?;
+        let frame = domain.grants.table.lock().frames.get(index as usize).copied();
+        let mfn = frame.ok_or(GrantStatus::GENERAL_ERROR)?.mfn();
+        c.put_at(it.frame_list.0, u64::from(index), &mfn).map_err(|_| GrantStatus::BAD_VIRT_ADDR)?;
     }
     Ok(())
 }

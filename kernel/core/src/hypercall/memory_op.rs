@@ -283,15 +283,15 @@ fn memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
     let map: MemoryMap = c.get(at)?;
     // Told under the lock, since the builder may set another; it is small.
     let account = c.domain.memory.lock();
-    tell_regions(c, at, map, account.memory_map())
+    tell_regions(c, at, map, &account.memory_map)
 }
 
 fn machine_memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
     c.need(Privilege::HARDWARE)?;
     let map: MemoryMap = c.get(at)?;
     // Xen wants room for one more than there are.
-    refuse_if(map.nr_entries as usize <= c.core.frames.memory_map().len(), Errno::EINVAL)?;
-    tell_regions(c, at, map, c.core.frames.memory_map())
+    refuse_if(map.nr_entries as usize <= c.core.frames.memory_map.len(), Errno::EINVAL)?;
+    tell_regions(c, at, map, c.core.frames.memory_map)
 }
 
 fn tell_regions<P: Platform>(c: &Caller<'_, P>, at: u64, mut map: MemoryMap, regions: &[E820Entry]) -> HcResult {
@@ -315,6 +315,6 @@ fn set_memory_map<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
     for index in 0..u64::from(new.map.nr_entries) {
         regions.push(c.get_at(new.map.buffer.0, index)?);
     }
-    domain.memory.lock().set_memory_map(regions);
+    domain.memory.lock().memory_map = regions;
     Ok(0)
 }

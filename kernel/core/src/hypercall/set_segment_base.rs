@@ -6,27 +6,25 @@
 //! - Notes: a selector that cannot be loaded is taken as 0.
 //! - Source: `arch-x86/xen-x86_64.h`.
 
-use crate::{Args, Caller, HcResult, Platform, refuse_if};
+use crate::{Args, Caller, HcResult, Platform, Run, refuse_if};
 use abi::{Errno, Vaddr};
 
-/// Which base.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Base {
-    /// FS.
-    Fs,
-    /// GS of user mode.
-    GsUser,
-    /// GS of kernel mode.
-    GsKernel,
-}
+/// Where a vCPU has one of its bases.
+pub type Base = fn(&mut Run) -> &mut u64;
+/// That of FS.
+pub const FS: Base = |run| &mut run.fs_base;
+/// That of user mode's GS.
+pub const GS_USER: Base = |run| &mut run.gs_base_user;
+/// That of kernel mode's GS.
+pub const GS_KERNEL: Base = |run| &mut run.gs_base_kernel;
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     let [which, value, ..] = a.0;
     let which = match which as u32 {
-        0 => Base::Fs,
-        1 => Base::GsUser,
-        2 => Base::GsKernel,
+        0 => FS,
+        1 => GS_USER,
+        2 => GS_KERNEL,
         3 => {
             c.core.platform.load_user_gs(c.run, value as u16);
             return Ok(0);
@@ -41,11 +39,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
 pub fn set<P: Platform>(c: &mut Caller<'_, P>, which: Base, base: u64) -> Result<(), Errno> {
     refuse_if(!Vaddr(base).is_canonical(), Errno::EINVAL)?;
     c.core.platform.save_bases(c.run);
-    match which {
-        Base::Fs => c.run.fs_base = base,
-        Base::GsUser => c.run.gs_base_user = base,
-        Base::GsKernel => c.run.gs_base_kernel = base,
-    }
+    *which(c.run) = base;
     c.core.platform.load_bases(c.run);
     Ok(())
 }

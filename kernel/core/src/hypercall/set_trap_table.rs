@@ -7,6 +7,7 @@
 //! - Notes: per vCPU. Preemptible between entries.
 //! - Source: `arch-x86/xen.h`.
 
+use crate::trap::TrapTable;
 use crate::{Args, Caller, HcResult, Platform, Stop, refuse_if};
 use abi::trap::TrapInfo;
 use abi::{Errno, Vaddr};
@@ -15,7 +16,7 @@ use abi::{Errno, Vaddr};
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     let [traps, ..] = &mut a.0;
     if *traps == 0 {
-        c.run.traps.clear();
+        *c.run.traps = TrapTable::EMPTY;
         return Ok(0);
     }
     loop {

@@ -35,7 +35,7 @@ fn update<P: Platform>(c: &Caller<'_, P>, a: &Args, owner: &MappedOwner<'_, P>) 
     let [va, entry, flags, ..] = a.0;
     {
         let session = c.core.mm(c.domain);
-        let root = c.kernel_root()?;
+        let root = c.run.kernel_root.ok_or(Errno::EINVAL)?;
         let (table, index) = session.find_l1(root, Vaddr(va)).ok_or(Errno::EINVAL)?;
         session.update_l1(table, index, Pte(entry), owner, Store::Plain)?;
     }

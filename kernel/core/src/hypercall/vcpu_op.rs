@@ -45,17 +45,16 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         VcpuOp::DOWN => take_down(c, vcpu),
         VcpuOp::IS_UP => return Ok(i64::from(!vcpu.sched.state.view().down())),
         VcpuOp::GET_RUNSTATE_INFO => {
-            let words = c.core.run_times(vcpu, c.core.platform.now()).words();
-            const { assert!(size_of::<[u64; 6]>() == size_of::<RunstateInfo>()) };
-            c.put(arg, &words)?;
+            let times: RunstateInfo = c.core.run_times(vcpu, c.core.platform.now());
+            c.put(arg, &times)?;
         }
         VcpuOp::REGISTER_RUNSTATE_MEMORY_AREA => {
             let at = area(c, arg)?;
-            c.core.set_runstate_area(vcpu, Some(c.space()?), at);
+            c.core.set_runstate_area(vcpu, c.space()?, at);
         }
         VcpuOp::REGISTER_VCPU_TIME_MEMORY_AREA => {
             let at = area(c, arg)?;
-            c.core.set_time_area(vcpu, Some(c.space()?), at);
+            c.core.set_time_area(vcpu, c.space()?, at);
         }
         VcpuOp::SET_PERIODIC_TIMER => {
             let SetPeriodicTimer { period_ns } = c.get(arg)?;

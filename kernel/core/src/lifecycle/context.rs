@@ -7,7 +7,7 @@ use abi::regs::rflags;
 use abi::vcpu::VcpuGuestContext;
 use abi::{Errno, Mfn, PAGE_SHIFT, Vaddr};
 
-use crate::trap::{CR0_TS, Callback, DR6_DEFAULT};
+use crate::trap::{CR0_TS, Callback, DR6_DEFAULT, TrapTable};
 use crate::{Core, Domain, Frame, Platform, Run, Stop, Vcpu};
 
 impl<P: Platform> Core<P> {
@@ -77,7 +77,7 @@ impl<P: Platform> Core<P> {
         run.hardware_root = run.root();
         (run.kernel_ss, run.kernel_sp) = (new.kernel_ss | 3, new.kernel_sp.0);
         (run.fs_base, run.gs_base_kernel, run.gs_base_user) = (new.fs_base, new.gs_base_kernel, new.gs_base_user);
-        run.traps.clear();
+        *run.traps = TrapTable::EMPTY;
         for (vector, info) in (0..=255u8).zip(new.trap_ctxt) {
             run.traps.set(abi::trap::TrapInfo { vector, cs: info.cs | 3, ..info });
         }
@@ -119,7 +119,7 @@ impl<P: Platform> Core<P> {
         for (vector, slot) in (0..=255u8).zip(&mut to.trap_ctxt) {
             *slot = run.traps.get(vector);
         }
-        run.fpu.get_legacy(&mut to.fpu_ctxt);
+        to.fpu_ctxt.copy_from_slice(&run.fpu.area[..512]);
         (to.ldt_base, to.ldt_ents) = (Vaddr(run.ldt_base), u64::from(run.ldt_entries));
         for (slot, frame) in to.gdt_frames.iter_mut().zip(run.gdt.iter().flatten()) {
             *slot = frame.mfn();

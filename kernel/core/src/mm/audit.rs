@@ -174,7 +174,7 @@ impl<P: Platform> Audit<'_, P> {
             }
         }
         self.core.each_event_frame(domain, |frame| self.hold(frame, true));
-        self.core.each_device_map(domain, |frame, write| self.hold(frame, write));
+        domain.grants.track.lock().device_maps().for_each(|(frame, write)| self.hold(frame, write));
         self.list(domain);
     }
 

@@ -1,19 +1,17 @@
 //! The roots that vCPUs walk.
 
-use abi::{Errno, Mfn};
+use core::sync::atomic::Ordering::Relaxed;
+
+use abi::Mfn;
 
 use super::Session;
 use super::entry::CORE_SLOTS;
-use crate::{Caller, Core, Domain, Frame, Platform, Run, Stop, guest};
+use crate::{Core, Domain, Frame, Platform, Run, Stop, guest};
 
 /// `VMASST_TYPE_m2p_strict` of the public headers: user mode does not see the machine-to-physical table.
 const M2P_STRICT: u64 = 1 << 32;
 
 impl<P: Platform> Session<'_, P> {
-    fn m2p_is_strict(&self) -> bool {
-        self.domain.assist.load(core::sync::atomic::Ordering::Relaxed) & M2P_STRICT != 0
-    }
-
     /// MMUEXT_NEW_BASEPTR: the calling vCPU, in kernel mode, walks another root. What is left of the old one is for
     /// [`finish`](Self::finish).
     ///
@@ -51,7 +49,7 @@ impl<P: Platform> Session<'_, P> {
             self.finish()?;
         }
         if let Some(root) = root
-            && self.m2p_is_strict()
+            && self.domain.assist.load(Relaxed) & M2P_STRICT != 0
         {
             self.core.show_m2p(root, false);
         }
@@ -98,12 +96,5 @@ impl<P: Platform> Core<P> {
             session.put_page_and_table(frame, 4);
         }
         session.finish()
-    }
-}
-
-impl<P: Platform> Caller<'_, P> {
-    /// The caller's kernel root. EINVAL without one (never so while it runs).
-    pub(crate) fn kernel_root(&self) -> Result<Frame, Errno> {
-        self.run.kernel_root.ok_or(Errno::EINVAL)
     }
 }

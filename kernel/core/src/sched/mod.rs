@@ -195,7 +195,7 @@ impl<P: Platform> Core<P> {
     pub fn schedule(&self, cpu: &Cpu<P>, current: Option<&Arc<Vcpu<P>>>) -> Next<P> {
         let now = self.platform.now();
         cpu.queue.set_idle(false);
-        let ran = now.saturating_sub(cpu.queue.since());
+        let ran = now.saturating_sub(cpu.queue.since.load(Ordering::Relaxed));
         let next = match current {
             Some(v) if self.may_stay(cpu, v, ran) => Next::Stay,
             _ => self.pick(cpu, current),
@@ -213,7 +213,7 @@ impl<P: Platform> Core<P> {
             Next::Stay => {}
             Next::Switch(v) => {
                 v.sched.cpu.store(cpu.id.0, Ordering::SeqCst);
-                cpu.queue.begin(now);
+                cpu.queue.since.store(now, Ordering::Relaxed);
                 self.note_runstate(v, now);
                 self.unpark(v);
                 self.fire_running(v, now);
@@ -231,7 +231,7 @@ impl<P: Platform> Core<P> {
             Next::Switch(v) => Some(v),
             Next::Idle => None,
         };
-        cpu.queue.set_until(runs.map_or(u64::MAX, |v| self.turn_ends(cpu, v)));
+        cpu.queue.until.store(runs.map_or(u64::MAX, |v| self.turn_ends(cpu, v)), Ordering::Relaxed);
         self.program(cpu, runs);
         next
     }
@@ -322,7 +322,7 @@ impl<P: Platform> Core<P> {
             && vcpu.sched.affinity().has(cpu.id)
             && !vcpu.sched.yielded.load(Ordering::Relaxed)
             && (vcpu.sched.slice.load(Ordering::Relaxed) > ran || cpu.queue.is_empty())
-            && !(cpu.queue.is_pressed() && ran >= POLICY.least())
+            && !(cpu.queue.pressed.load(Ordering::SeqCst) && ran >= POLICY.least())
     }
 
     /// The vCPU to run in place of `current`.
@@ -372,7 +372,7 @@ impl<P: Platform> Core<P> {
         }
         let left = if left == 0 && (stays || cpu.queue.is_empty()) { POLICY.slice() } else { left };
         vcpu.sched.slice.store(left, Ordering::Relaxed);
-        cpu.queue.begin(now);
+        cpu.queue.since.store(now, Ordering::Relaxed);
     }
 
     /// When the turn of the vCPU that runs ends: never, while nobody waits.
@@ -381,7 +381,7 @@ impl<P: Platform> Core<P> {
             return u64::MAX;
         }
         let slice = vcpu.sched.slice.load(Ordering::Relaxed);
-        let length = if cpu.queue.is_pressed() { slice.min(POLICY.least()) } else { slice };
-        cpu.queue.since().saturating_add(length)
+        let length = if cpu.queue.pressed.load(Ordering::SeqCst) { slice.min(POLICY.least()) } else { slice };
+        cpu.queue.since.load(Ordering::Relaxed).saturating_add(length)
     }
 }

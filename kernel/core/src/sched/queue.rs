@@ -16,11 +16,11 @@ pub struct Queue<P: Platform> {
     /// The CPU has nothing to run.
     idle: AtomicBool,
     /// One that was woken is in front and wants the CPU.
-    pressed: AtomicBool,
+    pub(super) pressed: AtomicBool,
     /// When the turn of the vCPU that runs began.
-    since: AtomicU64,
-    /// When it ends.
-    until: AtomicU64,
+    pub(super) since: AtomicU64,
+    /// When it ends, in system time; `u64::MAX` while nobody waits.
+    pub(crate) until: AtomicU64,
 }
 
 impl<P: Platform> Queue<P> {
@@ -120,28 +120,5 @@ impl<P: Platform> Queue<P> {
         if self.idle.load(Ordering::Relaxed) != idle {
             self.idle.store(idle, Ordering::SeqCst);
         }
-    }
-
-    /// Does one that was woken want the CPU?
-    pub(super) fn is_pressed(&self) -> bool {
-        self.pressed.load(Ordering::SeqCst)
-    }
-
-    pub(super) fn begin(&self, now: u64) {
-        self.since.store(now, Ordering::Relaxed);
-    }
-
-    pub(super) fn since(&self) -> u64 {
-        self.since.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set_until(&self, end: u64) {
-        self.until.store(end, Ordering::Relaxed);
-    }
-
-    /// When the turn of the vCPU that runs ends, in system time; `u64::MAX` while nobody waits.
-    #[inline(always)]
-    pub fn until(&self) -> u64 {
-        self.until.load(Ordering::Relaxed)
     }
 }

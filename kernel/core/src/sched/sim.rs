@@ -101,6 +101,6 @@ impl Sim {
 
     /// How long a vCPU has been in each runstate.
     pub(crate) fn times(&self, vcpu: &Vcpu<TestMachine>) -> [u64; 4] {
-        self.core.run_times(vcpu, self.core.platform.clock.load(SeqCst)).times
+        self.core.run_times(vcpu, self.core.platform.clock.load(SeqCst)).time
     }
 }

@@ -328,7 +328,7 @@ proptest! {
                 }
             }
             let times = sim.core.run_times(vcpu, sim.core.platform.clock.load(SeqCst));
-            prop_assert_eq!(times.times.iter().sum::<u64>(), sim.core.platform.clock.load(SeqCst));
+            prop_assert_eq!(times.time.iter().sum::<u64>(), sim.core.platform.clock.load(SeqCst));
             let state = match (on.is_some(), known.runnable(), known.blocked) {
                 (true, ..) => 0,
                 (_, true, _) => 1,

@@ -45,23 +45,12 @@ impl DomainClock {
 }
 
 impl<P: Platform> Core<P> {
-    /// Writes the time pages and the wall clock of a domain that is being created.
-    pub fn init_clock(&self, domain: &Domain<P>) {
-        domain.vcpus.iter().for_each(|v| self.update_time_page_of(domain, v));
-        self.update_wall_clock(domain);
-    }
-
     /// Writes a vCPU's time page, by the version protocol, wherever its `vcpu_info` is.
     ///
     /// The page refers to a fixed moment, so that this is needed only when it moves: on first use and on
     /// registration.
     pub fn update_time_page(&self, vcpu: &Vcpu<P>) {
-        if let Some(domain) = vcpu.domain.upgrade() {
-            self.update_time_page_of(&domain, vcpu);
-        }
-    }
-
-    fn update_time_page_of(&self, domain: &Domain<P>, vcpu: &Vcpu<P>) {
+        let Some(domain) = vcpu.domain.upgrade() else { return };
         let (frame, at) = vcpu.info.get();
         let store = |word: usize, value| guest::store(&self.platform, frame, at + layout::TIME + word, value);
         let [version, tsc, system, scale] = self.time_page(&domain.clock);
@@ -79,13 +68,11 @@ impl<P: Platform> Core<P> {
         [2, clock.tsc, clock.system, u64::from(mul) | u64::from(shift as u8) << 32 | TSC_STABLE << 40]
     }
 
-    /// Sets where a second copy of the time page goes: an address in the guest's kernel, which it is written to now
-    /// if the vCPU is the one that runs. An address that does not take it is forgotten, as is 0.
-    pub fn set_time_area(&self, vcpu: &Vcpu<P>, space: Option<AddressSpace>, at: u64) {
+    /// Sets where a second copy of the time page goes: an address in the guest's kernel, which it is written to now,
+    /// in `space`. An address that does not take it is forgotten, as is 0.
+    pub fn set_time_area(&self, vcpu: &Vcpu<P>, space: AddressSpace, at: u64) {
         vcpu.time.time_area.store(at, Relaxed);
-        if let Some(space) = space {
-            self.write_time_area(vcpu, space);
-        }
+        self.write_time_area(vcpu, space);
     }
 
     /// Writes the second copy of a vCPU's time page, if it wants one.
@@ -123,7 +110,7 @@ impl<P: Platform> Core<P> {
     /// Virtual time of a domain, in nanoseconds: how long its vCPUs have run.
     pub fn virtual_time(&self, domain: &Domain<P>) -> u64 {
         let now = self.platform.now();
-        domain.vcpus.iter().map(|v| self.run_times(v, now).times[0]).fold(0, u64::saturating_add)
+        domain.vcpus.iter().map(|v| self.run_times(v, now).time[0]).fold(0, u64::saturating_add)
     }
 
     /// Takes a watchdog, if one is not in use. Returns its number, from 1.

@@ -7,10 +7,11 @@ mod tests;
 mod timers;
 
 pub use clock::DomainClock;
-pub use runstate::{RunState, RunTimes};
 pub use timers::{NEVER, Timers};
 
 use core::sync::atomic::{AtomicU32, AtomicU64};
+
+use abi::vcpu::RunstateInfo;
 
 use crate::{Lock, Platform};
 
@@ -30,7 +31,7 @@ pub struct VcpuTime<P: Platform> {
     /// The CPU whose timer queue holds it; `u32::MAX` for none.
     parked: AtomicU32,
     /// How long it has been in which state.
-    times: Lock<P, RunTimes>,
+    times: Lock<P, RunstateInfo>,
     /// Where the guest wants the runstate written: an address of its own; 0 for nowhere.
     runstate_area: AtomicU64,
     /// Where the guest wants a second copy of its time page; 0 for nowhere.
@@ -46,7 +47,7 @@ impl<P: Platform> VcpuTime<P> {
             period: AtomicU64::new(TICK),
             ticked: AtomicU64::new(0),
             parked: AtomicU32::new(u32::MAX),
-            times: Lock::<P, _>::new(RunTimes::new()),
+            times: Lock::<P, _>::new(runstate::NEW),
             runstate_area: AtomicU64::new(0),
             time_area: AtomicU64::new(0),
         }

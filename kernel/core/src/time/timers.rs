@@ -135,11 +135,6 @@ impl<P: Platform> VcpuTime<P> {
             period => self.ticked.load(Relaxed).saturating_add(period),
         }
     }
-
-    /// Ends the poll's time limit.
-    pub(crate) fn stop_poll(&self) {
-        self.poll.store(NEVER, SeqCst);
-    }
 }
 
 /// Is the timer due? If so it is no longer set; one caller only is told so.
@@ -163,7 +158,7 @@ impl<P: Platform> Core<P> {
         if let Some(v) = current {
             self.fire_running(v, now);
         }
-        if now >= cpu.queue.until() {
+        if now >= cpu.queue.until.load(Relaxed) {
             cpu.post(pending::RESCHEDULE);
         }
         self.program(cpu, current);
@@ -193,7 +188,7 @@ impl<P: Platform> Core<P> {
     /// Sets the hardware's timer for the first thing to come on this CPU, if it is not set for that.
     pub(crate) fn program(&self, cpu: &Cpu<P>, current: Option<&Arc<Vcpu<P>>>) {
         let own = current.map_or(NEVER, |v| v.time.singleshot.load(SeqCst).min(v.time.next_tick()));
-        let next = cpu.timers.first.load(SeqCst).min(cpu.queue.until()).min(own);
+        let next = cpu.timers.first.load(SeqCst).min(cpu.queue.until.load(Relaxed)).min(own);
         if next != cpu.timers.programmed.load(Relaxed) {
             cpu.timers.programmed.store(next, Relaxed);
             self.platform.set_timer(next);
@@ -257,7 +252,7 @@ impl<P: Platform> Core<P> {
         }
         // A poll's time limit ends with the poll.
         if !vcpu.sched.state.view().polling() {
-            vcpu.time.stop_poll();
+            vcpu.time.poll.store(NEVER, SeqCst);
         }
     }
 

@@ -10,30 +10,15 @@ mod crash;
 #[cfg(test)]
 mod tests;
 
-use alloc::boxed::Box;
 use core::sync::atomic::Ordering::Relaxed;
 
 use crate::{Caller, Core, Platform, Run, Vcpu};
 use abi::layout::FLAT_RING3_CS32;
 use abi::regs::rflags;
-use abi::trap::{TrapInfo, vector};
-use abi::{Errno, Vaddr};
+use abi::trap::{TrapInfo, fault, vector};
+use abi::Vaddr;
 pub(crate) use bounce::ARCHITECTURAL_IOPL;
 pub use crash::Crash;
-
-/// Bits of a page fault's error code.
-pub mod fault {
-    /// The page was present: a protection violation.
-    pub const PRESENT: u32 = 1;
-    /// A write.
-    pub const WRITE: u32 = 2;
-    /// Seen from the guest: by its user mode.
-    pub const USER: u32 = 4;
-    /// A reserved bit was set in an entry.
-    pub const RESERVED: u32 = 8;
-    /// An instruction fetch.
-    pub const FETCH: u32 = 16;
-}
 
 /// CR0.TS.
 pub const CR0_TS: u64 = 8;
@@ -43,15 +28,11 @@ pub const DR6_DEFAULT: u64 = 0xffff_0ff0;
 pub const ENTRY_SYSCALL: u32 = 0x100;
 
 /// A guest's trap table: a handler for each vector.
-#[derive(Clone)]
 pub struct TrapTable([TrapInfo; 256]);
 
 impl TrapTable {
-    /// No handlers. ENOMEM where there is no memory for it.
-    pub fn new() -> Result<Box<Self>, Errno> {
-        crate::headroom(size_of::<Self>())?;
-        Ok(Box::new(Self([TrapInfo::default(); 256])))
-    }
+    /// No handlers.
+    pub const EMPTY: Self = Self([TrapInfo { vector: 0, flags: 0, cs: 0, _pad: 0, address: Vaddr::NULL }; 256]);
 
     /// The handler of a vector.
     pub fn get(&self, vector: u8) -> TrapInfo {
@@ -61,11 +42,6 @@ impl TrapTable {
     /// Replaces the handler of the vector that `info` names.
     pub fn set(&mut self, info: TrapInfo) {
         self.0[usize::from(info.vector)] = info;
-    }
-
-    /// Forgets all handlers.
-    pub fn clear(&mut self) {
-        self.0 = [TrapInfo::default(); 256];
     }
 }
 
