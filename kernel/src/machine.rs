@@ -354,15 +354,11 @@ impl Platform for Machine {
         apic::mask_line(line.0, masked);
     }
 
-    fn irq_eoi(&self, line: Line) {
-        apic::mask_line(line.0, false);
-    }
-
     fn msi_disable(&self, device: PciAddress, entry: Option<u16>) {
         pci::disable(device, entry);
     }
 
-    fn msix_table(&self, device: PciAddress) -> Option<::core::ops::RangeInclusive<u64>> {
+    fn msix_table(&self, device: PciAddress) -> Option<::core::ops::Range<u64>> {
         pci::msix_table(device)
     }
 

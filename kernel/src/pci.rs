@@ -119,9 +119,9 @@ fn enable_msix(device: PciAddress, entry: u16, line: Line) -> bool {
 }
 
 /// The frames that a device's MSI-X table is in.
-pub fn msix_table(device: PciAddress) -> Option<core::ops::RangeInclusive<u64>> {
+pub fn msix_table(device: PciAddress) -> Option<core::ops::Range<u64>> {
     let (_, start, entries) = msix(device)?;
-    Some(start >> 12..=(start + entries * 16 - 1) >> 12)
+    Some(start >> 12..(start + entries * 16).div_ceil(4096))
 }
 
 /// Masks one entry of MSI-X, or switches MSI off (no entry).

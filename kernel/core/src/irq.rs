@@ -7,7 +7,7 @@
 
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::ops::RangeInclusive;
+use core::ops::{Range, RangeInclusive};
 
 use abi::{Errno, Mfn};
 
@@ -43,14 +43,14 @@ pub struct PciAddress {
     pub devfn: u8,
 }
 
-/// A set of numbers as ranges that neither overlap nor touch, lowest first.
+/// A set of numbers as ranges that neither overlap nor touch.
 #[derive(Debug, Default)]
-pub struct Ranges(Vec<RangeInclusive<u64>>);
+pub struct Ranges(Vec<Range<u64>>);
 
 impl Ranges {
-    /// Are all of these in it?
-    pub fn has(&self, wanted: &RangeInclusive<u64>) -> bool {
-        self.0.iter().any(|r| r.contains(wanted.start()) && r.contains(wanted.end()))
+    /// Are all of these, of which there are some, in it?
+    pub fn has(&self, wanted: &Range<u64>) -> bool {
+        self.0.iter().any(|r| r.start <= wanted.start && wanted.end <= r.end)
     }
 
     /// Is there nothing in it?
@@ -59,36 +59,22 @@ impl Ranges {
     }
 
     /// Adds a range. ENOMEM where it would have too many pieces.
-    pub fn add(&mut self, new: RangeInclusive<u64>) -> Result<(), Errno> {
-        self.replace(&new.clone(), Some(new))
+    pub fn add(&mut self, new: &Range<u64>) -> Result<(), Errno> {
+        let touching = self.0.iter().filter(|r| r.start <= new.end && new.start <= r.end);
+        let whole = touching.fold(new.clone(), |all, r| all.start.min(r.start)..all.end.max(r.end));
+        self.replace(&whole, Some(whole.clone()))
     }
 
     /// Takes a range out. ENOMEM where it would have too many pieces.
-    pub fn remove(&mut self, gone: &RangeInclusive<u64>) -> Result<(), Errno> {
+    pub fn remove(&mut self, gone: &Range<u64>) -> Result<(), Errno> {
         self.replace(gone, None)
     }
 
-    fn replace(&mut self, hole: &RangeInclusive<u64>, with: Option<RangeInclusive<u64>>) -> Result<(), Errno> {
+    fn replace(&mut self, hole: &Range<u64>, with: Option<Range<u64>>) -> Result<(), Errno> {
         let mut pieces = Vec::new();
         pieces.try_reserve_exact(self.0.len() + 2).map_err(|_| Errno::ENOMEM)?;
-        for r in &self.0 {
-            let below = *r.start()..=(*r.end()).min(hole.start().wrapping_sub(1));
-            let above = (*r.start()).max(hole.end().wrapping_add(1))..=*r.end();
-            pieces.extend(
-                [(below, *hole.start() > 0), (above, *hole.end() < u64::MAX)]
-                    .into_iter()
-                    .filter_map(|(piece, real)| (real && !piece.is_empty()).then_some(piece)),
-            );
-        }
-        pieces.extend(with);
-        pieces.sort_unstable_by_key(|r| *r.start());
-        pieces.dedup_by(|next, last| {
-            let touches = last.end().checked_add(1) == Some(*next.start());
-            if touches {
-                *last = *last.start()..=*next.end();
-            }
-            touches
-        });
+        let around = |r: &Range<u64>| [r.start..r.end.min(hole.start), r.start.max(hole.end)..r.end];
+        pieces.extend(self.0.iter().flat_map(around).chain(with).filter(|piece| !piece.is_empty()));
         refuse_if(pieces.len() > MAX_RANGES, Errno::ENOMEM)?;
         self.0 = pieces;
         Ok(())
@@ -139,6 +125,13 @@ struct Sharer<P: Platform> {
     owes_eoi: bool,
 }
 
+impl<P: Platform> Sharer<P> {
+    /// Is it this pirq of this domain's?
+    fn is(&self, domain: &Domain<P>, pirq: u32) -> bool {
+        core::ptr::eq(self.domain.as_ptr(), domain) && self.pirq == pirq
+    }
+}
+
 /// Who has which line: a list of sharers by line.
 ///
 /// Its lock is also what makes one of the two port accesses that reach PCI configuration space.
@@ -173,31 +166,31 @@ impl<P: Platform> Core<P> {
         let last = port.saturating_add(u16::from(bytes) - 1);
         let core = CORE_PORTS.iter().any(|r| port <= *r.end() && last >= *r.start());
         let given = domain.privilege.contains(Privilege::HARDWARE)
-            || domain.devices.lock().ports.has(&(u64::from(port)..=u64::from(last)));
+            || domain.devices.lock().ports.has(&(u64::from(port)..u64::from(last) + 1));
         given && !core
     }
 
     /// May the domain map this frame, which is not RAM? True: writable too. EPERM where it was not given it.
     pub fn may_map(&self, domain: &Domain<P>, mfn: Mfn) -> Result<bool, Errno> {
         let core = CORE_FRAMES.iter().any(|r| r.contains(&mfn.0));
-        let given =
-            domain.privilege.contains(Privilege::HARDWARE) || domain.devices.lock().frames.has(&(mfn.0..=mfn.0));
+        let frame = mfn.0..mfn.0 + 1;
+        let given = domain.privilege.contains(Privilege::HARDWARE) || domain.devices.lock().frames.has(&frame);
         // No device answers at an address that the CPU cannot have: the walk would fault for a reserved bit.
         let width = self.platform.cpuid(0x8000_0008, 0)[0] & 0xff;
         refuse_if(core || !given || mfn.maddr().0.checked_shr(width) != Some(0), Errno::EPERM)?;
-        Ok(!self.lines.lock().tables.has(&(mfn.0..=mfn.0)))
+        Ok(!self.lines.lock().tables.has(&frame))
     }
 
     /// Protects a device's MSI-X table from now on: nobody maps it writable.
     pub fn protect_msix(&self, device: PciAddress) -> Result<(), Errno> {
         let mut lines = self.lines.lock();
-        self.platform.msix_table(device).map_or(Ok(()), |frames| lines.tables.add(frames))
+        self.platform.msix_table(device).map_or(Ok(()), |frames| lines.tables.add(&frames))
     }
 
     /// Was the domain given this GSI?
     pub fn may_have_line(&self, domain: &Domain<P>, gsi: u32) -> bool {
-        let line = u64::from(gsi);
-        let given = domain.privilege.contains(Privilege::HARDWARE) || domain.devices.lock().lines.has(&(line..=line));
+        let line = u64::from(gsi)..u64::from(gsi) + 1;
+        let given = domain.privilege.contains(Privilege::HARDWARE) || domain.devices.lock().lines.has(&line);
         given && gsi != CORE_LINE
     }
 
@@ -284,7 +277,7 @@ impl<P: Platform> Core<P> {
         let mut lines = self.lines.lock();
         let (mut sharers, mut all_share) = (0, true);
         for sharer in lines.of(pirq.line) {
-            if sharer.domain.as_ptr() == Arc::as_ptr(domain) && sharer.pirq == number {
+            if sharer.is(domain, number) {
                 self.platform.irq_mask(pirq.line, false);
                 return Ok(());
             }
@@ -311,7 +304,7 @@ impl<P: Platform> Core<P> {
         let mut lines = self.lines.lock();
         let (mut left, mut owed) = (false, false);
         lines.lines.retain(|(l, sharer)| {
-            let leaves = *l == line && core::ptr::eq(sharer.domain.as_ptr(), domain) && sharer.pirq == pirq;
+            let leaves = *l == line && sharer.is(domain, pirq);
             left |= leaves;
             owed |= leaves && sharer.owes_eoi;
             !leaves
@@ -319,7 +312,7 @@ impl<P: Platform> Core<P> {
         if left && lines.of(line).next().is_none() {
             self.platform.irq_mask(line, true);
         } else if owed && lines.of(line).all(|s| !s.owes_eoi) {
-            self.platform.irq_eoi(line);
+            self.platform.irq_mask(line, false);
         }
     }
 
@@ -335,14 +328,10 @@ impl<P: Platform> Core<P> {
     pub fn end_of_interrupt(&self, domain: &Domain<P>, number: u32) -> Result<(), Errno> {
         let pirq = domain.devices.lock().pirq(number).ok_or(Errno::EINVAL)?;
         let mut lines = self.lines.lock();
-        let mut owed = false;
-        for sharer in lines.of(pirq.line) {
-            if core::ptr::eq(sharer.domain.as_ptr(), domain) && sharer.pirq == number {
-                owed |= core::mem::take(&mut sharer.owes_eoi);
-            }
-        }
+        let owes = |sharer: &mut Sharer<P>| sharer.is(domain, number) && core::mem::take(&mut sharer.owes_eoi);
+        let owed = lines.of(pirq.line).any(owes);
         if owed && lines.of(pirq.line).all(|s| !s.owes_eoi) {
-            self.platform.irq_eoi(pirq.line);
+            self.platform.irq_mask(pirq.line, false);
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What the core asks of a machine. The only seam between logic and hardware.
 
-use core::ops::RangeInclusive;
+use core::ops::Range;
 use core::sync::atomic::AtomicU64;
 
 use abi::{Mfn, Vaddr};
@@ -139,12 +139,10 @@ pub trait Platform: Sized + Send + Sync + 'static {
     fn this_cpu(&self) -> CpuId;
     /// Does work wait that a long operation should make room for: an interrupt, a need to reschedule?
     fn preempt(&self) -> bool;
-    /// Routes, masks or unmasks an interrupt; see [`crate::irq`].
+    /// Masks an interrupt line, or lets it through (again, where it is level-triggered); see [`crate::irq`].
     fn irq_mask(&self, line: Line, masked: bool);
-    /// Acknowledges a level-triggered interrupt after its domain has served it.
-    fn irq_eoi(&self, line: Line);
     /// The frames in which a PCI function's MSI-X table is, if it has one.
-    fn msix_table(&self, device: PciAddress) -> Option<RangeInclusive<u64>>;
+    fn msix_table(&self, device: PciAddress) -> Option<Range<u64>>;
     /// Masks an MSI or MSI-X entry of a PCI function, for good until it is enabled again.
     fn msi_disable(&self, device: PciAddress, entry: Option<u16>);
     /// Programs an MSI or MSI-X entry of a PCI function to raise `line`; false if it cannot.

@@ -97,8 +97,6 @@ pub enum LineEvent {
     Masked,
     /// Unmasked.
     Unmasked,
-    /// Acknowledged.
-    Eoi,
     /// Programmed as an MSI.
     Enabled,
 }
@@ -362,7 +360,7 @@ impl Platform for TestMachine {
         run.regs.gs = selector;
     }
 
-    fn msix_table(&self, _device: crate::irq::PciAddress) -> Option<core::ops::RangeInclusive<u64>> {
+    fn msix_table(&self, _device: crate::irq::PciAddress) -> Option<core::ops::Range<u64>> {
         None
     }
 
@@ -439,10 +437,6 @@ impl Platform for TestMachine {
     fn irq_mask(&self, line: crate::irq::Line, masked: bool) {
         let event = if masked { LineEvent::Masked } else { LineEvent::Unmasked };
         self.lines.lock().unwrap().push((line, event));
-    }
-
-    fn irq_eoi(&self, line: crate::irq::Line) {
-        self.lines.lock().unwrap().push((line, LineEvent::Eoi));
     }
 
     fn msi_enable(&self, _device: crate::irq::PciAddress, _entry: Option<u16>, line: crate::irq::Line) -> bool {

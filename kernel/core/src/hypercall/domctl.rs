@@ -22,6 +22,7 @@ use abi::{DomId, Errno, VcpuId};
 use core::sync::atomic::Ordering;
 use zerocopy::{FromZeros, IntoBytes};
 
+use crate::irq::FIRST_MESSAGE;
 use crate::lifecycle::NewDomain;
 use crate::{
     Args, Caller, Core, CpuSet, Domain, HcResult, PageType, Platform, Privilege, Stage, Stop, Vcpu, guest, refuse_if,
@@ -156,29 +157,24 @@ fn hypercall_page<P: Platform>(core: &Core<P>, domain: &Domain<P>, page: Hyperca
 
 /// Gives a domain ports, frames or an interrupt of the machine, or takes them back. The caller has them itself.
 fn permit<P: Platform>(c: &Caller<'_, P>, domain: &Domain<P>, op: &Domctl) -> Result<(), Stop> {
-    fn change(set: &mut crate::irq::Ranges, range: core::ops::RangeInclusive<u64>, allow: u8) -> Result<(), Errno> {
-        if allow != 0 { set.add(range) } else { set.remove(&range) }
-    }
     c.need(Privilege::HARDWARE)?;
-    match op.cmd {
+    let devices = &mut *domain.devices.lock();
+    let (set, first, count, most, allow) = match op.cmd {
         DomctlOp::IOPORT_PERMISSION => {
             let p: IoportPermission = op.payload.get();
-            let end = p.first_port.checked_add(p.nr_ports).filter(|&end| end <= 0x1_0000 && p.nr_ports > 0);
-            let last = u64::from(end.ok_or(Errno::EINVAL)?) - 1;
-            change(&mut domain.devices.lock().ports, u64::from(p.first_port)..=last, p.allow_access)?;
+            (&mut devices.ports, p.first_port.into(), p.nr_ports.into(), 1 << 16, p.allow_access)
         }
         DomctlOp::IOMEM_PERMISSION => {
             let p: IomemPermission = op.payload.get();
-            let end = p.first_mfn.0.checked_add(p.nr_mfns).filter(|_| p.nr_mfns > 0).ok_or(Errno::EINVAL)?;
-            change(&mut domain.devices.lock().frames, p.first_mfn.0..=end - 1, p.allow_access)?;
+            (&mut devices.frames, p.first_mfn.0, p.nr_mfns, u64::MAX, p.allow_access)
         }
         _ => {
             let p: IrqPermission = op.payload.get();
-            let line = u64::from(p.pirq);
-            refuse_if(p.pirq >= crate::irq::FIRST_MESSAGE, Errno::EINVAL)?;
-            change(&mut domain.devices.lock().lines, line..=line, p.allow_access)?;
+            (&mut devices.lines, p.pirq.into(), 1, FIRST_MESSAGE.into(), p.allow_access)
         }
-    }
+    };
+    let end = first.checked_add(count).filter(|&end| count > 0 && end <= most).ok_or(Errno::EINVAL)?;
+    if allow != 0 { set.add(&(first..end))? } else { set.remove(&(first..end))? }
     Ok(())
 }
 

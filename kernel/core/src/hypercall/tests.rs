@@ -389,7 +389,7 @@ fn a_gsi_is_mapped_bound_raised_and_acknowledged() {
     assert_eq!(s.events(), [], "nothing was raised");
     s.core.line_interrupt(Line(11));
     assert_eq!((eoi(11), eoi(11)), (Ok(0), Ok(0)));
-    assert_eq!(s.events(), [(Line(11), LineEvent::Eoi)]);
+    assert_eq!(s.events(), [(Line(11), LineEvent::Unmasked)]);
     s.physdev(PhysdevOp::IRQ_STATUS_QUERY, &IrqStatusQuery { irq: 11, flags: 0 }).unwrap();
     assert_eq!(s.peek::<IrqStatusQuery>().flags, IrqStatusQuery::NEEDS_EOI);
     s.physdev(PhysdevOp::UNMAP_PIRQ, &UnmapPirq { domid: DomId::SELF, pirq: 11, _pad: 0 }).unwrap();
@@ -401,7 +401,7 @@ fn a_gsi_is_mapped_bound_raised_and_acknowledged() {
 fn a_shared_line_waits_for_all_who_have_it() {
     let s = setup(Privilege::all());
     let other = testing::guest(&s.core, Privilege::empty(), 4);
-    other.domain.devices.lock().lines.add(9..=9).unwrap();
+    other.domain.devices.lock().lines.add(&(9..10)).unwrap();
     s.core.map_gsi(&s.guest.domain, 9, None).unwrap();
     s.core.map_gsi(&other.domain, 9, None).unwrap();
     s.core.bind_pirq(&s.guest.domain, 9, true).unwrap();
@@ -412,12 +412,12 @@ fn a_shared_line_waits_for_all_who_have_it() {
     s.core.end_of_interrupt(&s.guest.domain, 9).unwrap();
     assert_eq!(s.events(), [], "the other has not served it");
     s.core.end_of_interrupt(&other.domain, 9).unwrap();
-    assert_eq!(s.events(), [(Line(9), LineEvent::Eoi)]);
+    assert_eq!(s.events(), [(Line(9), LineEvent::Unmasked)]);
     // One that dies owes nothing any more.
     s.core.line_interrupt(Line(9));
     s.core.end_of_interrupt(&s.guest.domain, 9).unwrap();
     s.core.unmap_pirq(&other.domain, 9).unwrap();
-    assert_eq!(s.events(), [(Line(9), LineEvent::Eoi)]);
+    assert_eq!(s.events(), [(Line(9), LineEvent::Unmasked)]);
     assert_eq!(s.core.is_shared(&s.guest.domain, 9), Ok(true));
 }
 
@@ -486,20 +486,20 @@ fn ranges_against_a_set_of_bits() {
     let mut bits = [false; 64];
     for _ in 0..5000 {
         let (a, b) = (random(64), random(64));
-        let range = a.min(b)..=a.max(b);
+        let range = a.min(b)..a.max(b) + 1;
         let add = random(2) == 0;
-        if add { ranges.add(range.clone()) } else { ranges.remove(&range) }.unwrap();
+        if add { ranges.add(&range) } else { ranges.remove(&range) }.unwrap();
         range.for_each(|n| bits[n as usize] = add);
         for from in 0..64u64 {
             let to = (from + random(8)).min(63);
             let all = (from..=to).all(|n| bits[n as usize]);
-            assert_eq!(ranges.has(&(from..=to)), all);
+            assert_eq!(ranges.has(&(from..to + 1)), all);
         }
     }
-    ranges.add(0..=u64::MAX).unwrap();
-    ranges.remove(&(u64::MAX..=u64::MAX)).unwrap();
-    assert!(ranges.has(&(0..=u64::MAX - 1)) && !ranges.has(&(u64::MAX..=u64::MAX)));
+    ranges.add(&(0..u64::MAX)).unwrap();
+    ranges.remove(&(u64::MAX - 1..u64::MAX)).unwrap();
+    assert!(ranges.has(&(0..u64::MAX - 1)) && !ranges.has(&(u64::MAX - 1..u64::MAX)));
     let mut many = Ranges::default();
-    let added = (0..1000u64).take_while(|n| many.add(n * 2..=n * 2).is_ok()).count();
+    let added = (0..1000u64).take_while(|n| many.add(&(n * 2..n * 2 + 1)).is_ok()).count();
     assert_eq!(added, 64, "bounded");
 }
