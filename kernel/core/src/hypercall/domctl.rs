@@ -174,7 +174,11 @@ fn permit<P: Platform>(c: &Caller<'_, P>, domain: &Domain<P>, op: &Domctl) -> Re
         }
     };
     let end = first.checked_add(count).filter(|&end| count > 0 && end <= most).ok_or(Errno::EINVAL)?;
-    if allow != 0 { set.add(&(first..end))? } else { set.remove(&(first..end))? }
+    if allow != 0 {
+        set.add(&(first..end))?
+    } else {
+        set.remove(&(first..end))?
+    }
     Ok(())
 }
 

@@ -12,7 +12,8 @@ use crate::{AddressSpace, Core, Platform, Run, Vcpu, guest};
 /// `VMASST_TYPE_runstate_update_flag` of `xen.h`.
 const ASSIST_UPDATE_FLAG: u64 = 1 << 5;
 /// A vCPU that has never been up.
-pub(super) const NEW: RunstateInfo = RunstateInfo { state: RunstateInfo::OFFLINE, _pad: 0, state_entry_time: 0, time: [0; 4] };
+pub(super) const NEW: RunstateInfo =
+    RunstateInfo { state: RunstateInfo::OFFLINE, _pad: 0, state_entry_time: 0, time: [0; 4] };
 
 /// The runstate that a vCPU's state word means.
 fn state_of(view: View) -> i32 {

@@ -13,10 +13,10 @@ mod tests;
 use core::sync::atomic::Ordering::Relaxed;
 
 use crate::{Caller, Core, Platform, Run, Vcpu};
+use abi::Vaddr;
 use abi::layout::FLAT_RING3_CS32;
 use abi::regs::rflags;
 use abi::trap::{TrapInfo, fault, vector};
-use abi::Vaddr;
 pub(crate) use bounce::ARCHITECTURAL_IOPL;
 pub use crash::Crash;
 
