@@ -6,7 +6,7 @@
 
 use abi::Mfn;
 
-use crate::frame::{FrameTable, NIL};
+use crate::frame::{FrameTable, List};
 use crate::{Core, Flush, Frame, Guard, Lock, Owner, Platform, State};
 
 /// Blocks are of `1 << order` frames, order 0 to 18 (1 GiB).
@@ -22,7 +22,7 @@ pub struct Allocator<P: Platform>(Lock<P, Blocks>);
 
 /// The free blocks.
 pub(crate) struct Blocks {
-    heads: [[u32; ORDERS]; 2],
+    lists: [[List; ORDERS]; 2],
     /// The orders that have a block, a bit each.
     have: [u32; 2],
     frames: u64,
@@ -33,7 +33,7 @@ impl<P: Platform> Allocator<P> {
     /// Nothing free yet. With `scatter`, frames are handed out one by one in a scattered order, and no larger block
     /// ever: a test that nothing relies on neighbours.
     pub fn new(scatter: bool) -> Self {
-        Self(Lock::<P, _>::new(Blocks { heads: [[NIL; ORDERS]; 2], have: [0; 2], frames: 0, scatter }))
+        Self(Lock::<P, _>::new(Blocks { lists: [[List::EMPTY; ORDERS]; 2], have: [0; 2], frames: 0, scatter }))
     }
 
     /// How many frames are free.
@@ -53,33 +53,17 @@ fn zone(frame: Frame) -> usize {
 
 impl Blocks {
     fn push(&mut self, table: &FrameTable, block: Frame, order: u8, stamp: u32) {
-        let zone = zone(block);
-        let Some(head) = self.heads[zone].get_mut(usize::from(order)) else { return };
-        self.have[zone] |= 1 << order;
-        let info = table.info(block);
-        info.set_owner(Owner::Free(Some(order)));
-        info.set_stamp(stamp);
-        info.set_prev(NIL);
-        info.set_next(*head);
-        if let Some(next) = table.link(*head) {
-            table.info(next).set_prev(block.index() as u32);
-        }
-        *head = block.index() as u32;
+        table.info(block).set_owner(Owner::Free(Some(order)));
+        table.info(block).set_stamp(stamp);
+        self.lists[zone(block)][usize::from(order)].push(table, block);
+        self.have[zone(block)] |= 1 << order;
     }
 
     fn unlink(&mut self, table: &FrameTable, block: Frame, order: u8) {
-        let (prev, next) = table.info(block).links();
-        match table.link(prev) {
-            Some(prev) => table.info(prev).set_next(next),
-            None => {
-                self.heads[zone(block)][usize::from(order)] = next;
-                if next == NIL {
-                    self.have[zone(block)] &= !(1 << order);
-                }
-            }
-        }
-        if let Some(next) = table.link(next) {
-            table.info(next).set_prev(prev);
+        let list = &mut self.lists[zone(block)][usize::from(order)];
+        list.unlink(table, block);
+        if list.first(table).is_none() {
+            self.have[zone(block)] &= !(1 << order);
         }
         table.info(block).set_owner(Owner::Free(None));
     }
@@ -116,21 +100,17 @@ impl Blocks {
             while orders != 0 {
                 let have = orders.trailing_zeros() as u8;
                 orders &= orders - 1;
-                let mut at = self.heads[zone][usize::from(have)];
-                for _ in 0..SCAN {
-                    let Some(block) = table.link(at) else { break };
-                    if block.mfn().0 + (1 << order) <= limit {
-                        self.unlink(table, block, have);
-                        let stamp = table.info(block).stamp();
-                        for half in (order..have).rev() {
-                            let upper = table.get(Mfn(block.mfn().0 + (1 << half)))?;
-                            self.push(table, upper, half, stamp);
-                        }
-                        self.frames -= 1 << order;
-                        return Some((block, stamp));
-                    }
-                    at = table.info(block).links().1;
+                let list = self.lists[zone][usize::from(have)];
+                let fits = |block: &Frame| block.mfn().0 + (1 << order) <= limit;
+                let Some(block) = list.iter(table).take(SCAN).find(fits) else { continue };
+                self.unlink(table, block, have);
+                let stamp = table.info(block).stamp();
+                for half in (order..have).rev() {
+                    let upper = table.get(Mfn(block.mfn().0 + (1 << half)))?;
+                    self.push(table, upper, half, stamp);
                 }
+                self.frames -= 1 << order;
+                return Some((block, stamp));
             }
         }
         None

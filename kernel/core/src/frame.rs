@@ -26,7 +26,9 @@ use abi::{DomId, Errno, Mfn};
 
 use crate::{Core, CpuSet, Domain, Flush, Platform, refuse_if};
 
+mod list;
 mod place;
+pub(crate) use list::List;
 pub use place::Place;
 
 /// A machine frame that is known to be in the frame table: RAM, so that its contents can be reached.
@@ -250,9 +252,6 @@ impl Owner {
     }
 }
 
-/// No frame, in a list.
-pub(crate) const NIL: u32 = u32::MAX;
-
 /// What the core knows of a frame: 24 bytes each, so that the frame table is 0.6 % of memory. All zeros is a frame
 /// that is not RAM.
 pub struct PageInfo {
@@ -475,7 +474,7 @@ impl FrameTable {
 
     /// The frame at a place in a list.
     pub(crate) fn link(&self, index: u32) -> Option<Frame> {
-        (index != NIL && (index as usize) < self.infos.len()).then_some(Frame(index))
+        ((index as usize) < self.infos.len()).then_some(Frame(index))
     }
 
     /// The frames of a block that starts with this one.

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use abi::memory::E820Entry;
 use abi::{Errno, PAGE_SIZE};
 
-use crate::frame::{FrameTable, NIL};
+use crate::frame::{FrameTable, List};
 use crate::trap::TrapTable;
 use crate::vcpu::FpuState;
 use crate::{Core, Domain, Frame, Lock, Owner, PageType, Platform, Run, State, Vcpu, guest, refuse_if};
@@ -13,43 +13,6 @@ use crate::{Core, Domain, Frame, Lock, Owner, PageType, Platform, Run, State, Vc
 /// The most pages of the core that one domain may be charged with, beyond its own memory: grant frames, status pages,
 /// event words.
 pub const MAX_CORE_PAGES: u32 = 1024;
-
-/// A list of frames, linked through the frame table.
-#[derive(Debug)]
-pub(crate) struct List {
-    head: u32,
-    tail: u32,
-}
-
-impl List {
-    pub(crate) const EMPTY: Self = Self { head: NIL, tail: NIL };
-
-    pub(crate) fn push(&mut self, table: &FrameTable, frame: Frame) {
-        let info = table.info(frame);
-        info.set_prev(self.tail);
-        info.set_next(NIL);
-        match table.link(self.tail) {
-            Some(last) => table.info(last).set_next(frame.index() as u32),
-            None => self.head = frame.index() as u32,
-        }
-        self.tail = frame.index() as u32;
-    }
-
-    fn iter<'a>(&'a self, table: &'a FrameTable) -> impl Iterator<Item = Frame> + 'a {
-        core::iter::successors(table.link(self.head), move |&frame| table.link(table.info(frame).links().1))
-    }
-
-    /// Takes the first frame of a list of frames that are nobody's.
-    pub(crate) fn pop(&mut self, table: &FrameTable) -> Option<Frame> {
-        let first = table.link(self.head)?;
-        self.head = table.info(first).links().1;
-        match table.link(self.head) {
-            Some(next) => table.info(next).set_prev(NIL),
-            None => self.tail = NIL,
-        }
-        Some(first)
-    }
-}
 
 /// A domain's frames, and how many it may have.
 #[derive(Debug)]
@@ -85,29 +48,15 @@ impl Account {
 
     /// The first frame that destruction has not been over yet, which it is now.
     pub(crate) fn next_to_relinquish(&mut self, table: &FrameTable) -> Option<Frame> {
-        let frame = table.link(self.frames.head)?;
-        self.unlink(table, frame);
+        let frame = self.frames.pop(table)?;
         self.kept.push(table, frame);
         Some(frame)
     }
 
+    /// Takes a frame off whichever list it is on: of the other it is at neither end.
     fn unlink(&mut self, table: &FrameTable, frame: Frame) {
-        let (prev, next) = table.info(frame).links();
-        let index = frame.index() as u32;
-        for list in [&mut self.frames, &mut self.kept] {
-            if list.head == index {
-                list.head = next;
-            }
-            if list.tail == index {
-                list.tail = prev;
-            }
-        }
-        if let Some(prev) = table.link(prev) {
-            table.info(prev).set_next(next);
-        }
-        if let Some(next) = table.link(next) {
-            table.info(next).set_prev(prev);
-        }
+        let list = if self.kept.has_end(frame) { &mut self.kept } else { &mut self.frames };
+        list.unlink(table, frame);
     }
 }
 
@@ -221,7 +170,7 @@ impl<P: Platform> Core<P> {
         let mut account = domain.memory.lock();
         let mut blocks = self.free.blocks();
         for done in 0..most {
-            let Some(frame) = self.frames.link(account.frames.head) else { return done };
+            let Some(frame) = account.frames.first(&self.frames) else { return done };
             if self.frames.info(frame).update(State::unshared).is_err() {
                 return done;
             }

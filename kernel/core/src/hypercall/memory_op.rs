@@ -20,7 +20,7 @@ use abi::memory::{
 };
 use abi::{Errno, Mfn, PAGE_SHIFT, PteFlags, Vaddr};
 
-use crate::memory::List;
+use crate::frame::List;
 use crate::{Args, Caller, Domain, Flush, HcResult, Platform, Privilege, Stop, guest, refuse_if};
 
 /// The largest extent a domain may ask for, by order: 2 MiB; 16 MiB for those that were given devices.
