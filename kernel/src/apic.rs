@@ -3,12 +3,13 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ferrule_core::sync::Lock;
+use heapless::Vec;
 use x86_64::instructions::port::Port;
 
-use crate::acpi_tables::{IoApic, Machine as Firmware};
+use crate::acpi_tables::Machine as Firmware;
 use crate::machine::Machine;
 use crate::paging::{self, Early};
-use crate::{layout, percpu};
+use crate::layout;
 
 /// Asks for a TLB flush.
 pub const FLUSH_VECTOR: u8 = 0xf0;
@@ -70,7 +71,7 @@ pub fn map(early: &mut Early, firmware: &Firmware) {
 }
 
 /// Switches this CPU's local APIC on.
-pub fn init_local(cpu: u32) -> u32 {
+pub fn init_local(cpu: u32) {
     let id = read(ID) >> 24;
     IDS[cpu as usize % 64].store(id, Ordering::Relaxed);
     write(TASK_PRIORITY, 0);
@@ -80,7 +81,6 @@ pub fn init_local(cpu: u32) -> u32 {
     write(DIVIDE, 0xb);
     write(TIMER, MASKED | u32::from(TIMER_VECTOR));
     write(SPURIOUS, 0x100 | u32::from(SPURIOUS_VECTOR));
-    id
 }
 
 /// The interrupt in service is done with.
@@ -121,16 +121,13 @@ pub fn counted() -> u32 {
 
 // ---- Interrupt lines ---------------------------------------------------------------------------------------------------
 
-static IO_APIC_COUNT: AtomicU32 = AtomicU32::new(0);
-static IO_APIC_FIRST: [AtomicU32; 8] = [const { AtomicU32::new(u32::MAX) }; 8];
+/// The first line of each I/O APIC. Index and window of one are two accesses: made with the lock held.
+static IO_APICS: Lock<Machine, Vec<u32, 8>> = Lock::<Machine, _>::new(Vec::new());
 /// Redirection entries as programmed, by line.
 static ENTRIES: [AtomicU64; LINES as usize] = [const { AtomicU64::new(0) }; LINES as usize];
 
-/// Index and window of an I/O APIC are two accesses; one at a time.
-static IO_APIC: Lock<Machine, ()> = Lock::<Machine, _>::new(());
-
-fn io_write(n: u32, index: u32, value: u32) {
-    let base = (layout::DEVICES + 0x1000 * (u64::from(n) + 1)) as *mut u32;
+fn io_write(n: usize, index: u32, value: u32) {
+    let base = (layout::DEVICES + 0x1000 * (n as u64 + 1)) as *mut u32;
     // SAFETY: the page is mapped uncached at boot; index and window are the I/O APIC's registers at 0 and 16.
     unsafe {
         base.write_volatile(index);
@@ -141,25 +138,17 @@ fn io_write(n: u32, index: u32, value: u32) {
 /// Masks the legacy PICs, and programs every line masked: ISA lines edge-triggered, others level and active low, but for
 /// the overrides.
 pub fn init_lines(firmware: &Firmware) {
-    for (port, value) in [
-        (0x20u16, 0x11u8),
-        (0xa0, 0x11),
-        (0x21, 0x20),
-        (0xa1, 0x28),
-        (0x21, 4),
-        (0xa1, 2),
-        (0x21, 1),
-        (0xa1, 1),
-        (0x21, 0xff),
-        (0xa1, 0xff),
-    ] {
-        // SAFETY: the standard initialisation of the two PICs, with all their lines masked at the end.
-        unsafe { Port::<u8>::new(port).write(value) };
+    for (command, first_vector, cascade) in [(0x20u16, 0x20u8, 4), (0xa0, 0x28, 2)] {
+        // SAFETY: the standard initialisation of a PIC, with all its lines masked at the end.
+        unsafe {
+            Port::<u8>::new(command).write(0x11);
+            for word in [first_vector, cascade, 1, 0xff] {
+                Port::<u8>::new(command + 1).write(word);
+            }
+        }
     }
-    for (n, &IoApic { first, .. }) in firmware.io_apics.iter().enumerate() {
-        IO_APIC_FIRST[n % 8].store(first, Ordering::Relaxed);
-    }
-    IO_APIC_COUNT.store(firmware.io_apics.len() as u32, Ordering::Relaxed);
+    let mut io_apics = IO_APICS.lock();
+    *io_apics = firmware.io_apics.iter().map(|io| io.first).collect();
     for line in 0..LINES {
         let isa = line < 16;
         let odd = firmware.overrides.iter().find(|o| o.gsi == line).map_or(0, |o| o.flags);
@@ -171,15 +160,13 @@ pub fn init_lines(firmware: &Firmware) {
             | u64::from(MASKED)
             | u64::from(IDS[0].load(Ordering::Relaxed)) << 56;
         ENTRIES[line as usize].store(entry, Ordering::Relaxed);
-        program(line, entry);
+        program(&io_apics, line, entry);
     }
 }
 
-fn program(line: u32, entry: u64) {
-    let count = IO_APIC_COUNT.load(Ordering::Relaxed);
-    let owner = (0..count).rfind(|&n| IO_APIC_FIRST[n as usize % 8].load(Ordering::Relaxed) <= line);
-    if let Some(n) = owner {
-        let pin = line - IO_APIC_FIRST[n as usize % 8].load(Ordering::Relaxed);
+fn program(io_apics: &[u32], line: u32, entry: u64) {
+    if let Some((n, first)) = io_apics.iter().enumerate().rfind(|&(_, first)| *first <= line) {
+        let pin = line - first;
         io_write(n, 0x11 + pin * 2, (entry >> 32) as u32);
         io_write(n, 0x10 + pin * 2, entry as u32);
     }
@@ -188,22 +175,17 @@ fn program(line: u32, entry: u64) {
 /// Masks or unmasks a line.
 pub fn mask_line(line: u32, masked: bool) {
     if let Some(entry) = ENTRIES.get(line as usize) {
-        let _one = IO_APIC.lock();
+        let io_apics = IO_APICS.lock();
         let old = entry.load(Ordering::Relaxed);
         let new = if masked { old | u64::from(MASKED) } else { old & !u64::from(MASKED) };
         entry.store(new, Ordering::Relaxed);
-        program(line, new);
+        program(&io_apics, line, new);
     }
 }
 
 /// Is the line level-triggered? Then it is masked from its interrupt until its domain has served it.
 pub fn is_level(line: u32) -> bool {
     ENTRIES.get(line as usize).is_some_and(|e| e.load(Ordering::Relaxed) & 1 << 15 != 0)
-}
-
-/// The identifier of this CPU's local APIC, as set up.
-pub fn local_id() -> u32 {
-    percpu::get().apic
 }
 
 /// The identifier of the first CPU's local APIC, where the machine's interrupts go.

@@ -9,7 +9,7 @@ use uart_16550::spec::registers::IER;
 use uart_16550::{Config, Uart16550};
 
 use crate::machine::{Machine, core};
-use crate::{apic, keys};
+use crate::keys;
 
 /// COM1's first port.
 const COM1: u16 = 0x3f8;
@@ -60,11 +60,6 @@ pub fn read(to: &mut [u8]) -> usize {
         taken += 1;
     }
     taken
-}
-
-/// Lets the port interrupt when something is typed.
-pub fn enable_interrupt() {
-    apic::mask_line(LINE, false);
 }
 
 /// The port's interrupt: takes what was typed. Ctrl-A three times in a row switches between the console's reader and the

@@ -33,8 +33,6 @@ pub struct PerCpu {
     pub cpu: Cell<Option<&'static Cpu<Machine>>>,
     /// Which CPU this is.
     pub id: u32,
-    /// Its local APIC's identifier.
-    pub apic: u32,
     /// Who runs here.
     pub current: UnsafeCell<Option<Current>>,
     /// Its descriptor tables.
@@ -49,7 +47,7 @@ const _: () = assert!(offset_of!(PerCpu, stack_top) == 24);
 
 impl PerCpu {
     /// A CPU's data, its own address not yet known.
-    pub fn new(id: u32, apic: u32, stack_top: u64) -> Self {
+    pub fn new(id: u32, stack_top: u64) -> Self {
         Self {
             this: core::ptr::null(),
             scratch: 0,
@@ -57,7 +55,6 @@ impl PerCpu {
             stack_top,
             cpu: Cell::new(None),
             id,
-            apic,
             current: UnsafeCell::new(None),
             tables: UnsafeCell::new(Tables::new()),
             root: UnsafeCell::new(0),

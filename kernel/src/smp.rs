@@ -27,7 +27,7 @@ static ONLINE: AtomicU32 = AtomicU32::new(1);
 
 /// Gives a CPU its area: stacks between unmapped pages, descriptor windows, its own data. Returns where the data is, as
 /// a machine address.
-pub fn make_area(early: &mut Early, cpu: u32, apic_id: u32, zero: u64) -> u64 {
+pub fn make_area(early: &mut Early, cpu: u32, zero: u64) -> u64 {
     let area = layout::cpu_area(cpu);
     let data = paging::PRESENT | paging::WRITE | paging::NO_EXECUTE;
     let bytes = size_of::<PerCpu>() as u64;
@@ -51,14 +51,14 @@ pub fn make_area(early: &mut Early, cpu: u32, apic_id: u32, zero: u64) -> u64 {
     }
     let stack_top = area + layout::STACK + layout::STACK_PAGES * 4096;
     // SAFETY: `own` has room for it, whole pages, and belongs to this CPU for good.
-    unsafe { physical::at::<PerCpu>(own).write(PerCpu::new(cpu, apic_id, stack_top)) };
+    unsafe { physical::at::<PerCpu>(own).write(PerCpu::new(cpu, stack_top)) };
     own
 }
 
 /// Wakes the other CPUs, one after the other. Returns how many CPUs are online.
 pub fn start_others(firmware: &Firmware, areas: &[u64]) -> u32 {
     copy_start_code();
-    let me = apic::local_id();
+    let me = apic::first_id();
     let others = firmware.cpus.iter().filter(|&&id| id != me);
     for ((cpu, &apic_id), &own) in (1u32..).zip(others).zip(areas.iter().skip(1)) {
         // SAFETY: only the CPU that is being woken reads these, and only one is woken at a time.

@@ -44,7 +44,7 @@ extern "C" fn start(magic: u32, info: u64) -> ! {
     paging::build(&mut early, &boot, range(m2p, frames * 8), zero);
     apic::map(&mut early, &firmware);
     let cpu_count = firmware.cpus.len().clamp(1, ferrule_core::cpu::MAX_CPUS) as u32;
-    let areas: heapless::Vec<u64, 64> = (0..cpu_count).map(|n| smp::make_area(&mut early, n, 0, zero)).collect();
+    let areas: heapless::Vec<u64, 64> = (0..cpu_count).map(|n| smp::make_area(&mut early, n, zero)).collect();
 
     // From here on the core's own tables are in force.
     physical::use_direct_map();
@@ -77,7 +77,7 @@ extern "C" fn start(magic: u32, info: u64) -> ! {
         time::tsc_hz() / 1000 % 1000
     );
     *keys::SPOIL.lock() = boot.option("audit-inject").map(Into::into);
-    console::enable_interrupt();
+    apic::mask_line(console::LINE, false);
     construct::initial_domain(&boot);
     for module in &boot.modules {
         // What was in them is the initial domain's now.
