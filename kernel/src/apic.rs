@@ -7,9 +7,9 @@ use heapless::Vec;
 use x86_64::instructions::port::Port;
 
 use crate::acpi_tables::Machine as Firmware;
+use crate::layout;
 use crate::machine::Machine;
 use crate::paging::{self, Early};
-use crate::layout;
 
 /// Asks for a TLB flush.
 pub const FLUSH_VECTOR: u8 = 0xf0;

@@ -8,8 +8,8 @@ use uart_16550::backend::PioBackend;
 use uart_16550::spec::registers::IER;
 use uart_16550::{Config, Uart16550};
 
-use crate::machine::{Machine, core};
 use crate::keys;
+use crate::machine::{Machine, core};
 
 /// COM1's first port.
 const COM1: u16 = 0x3f8;

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::convert::Infallible;
 
 use abi::vcpu::VcpuGuestContext;
-use abi::{Errno, Mfn, PAGE_SIZE, Pfn};
+use abi::{Errno, Maddr, Mfn, PAGE_SIZE, Pfn};
 use ferrule_core::frame::Frame;
 use ferrule_core::lifecycle::NewDomain;
 use ferrule_core::{Domain, Stop, guest};
@@ -70,13 +70,12 @@ fn build(plan: &Plan<'_>, pages: u64, vcpus: u32) -> Result<(), Errno> {
     let domain = core.create_domain(&NewDomain { max_pages: pages, ..NewDomain::initial(vcpus) })?;
     let mut memory = Memory::take(core, &domain, pages)?;
     let wiring = Wiring { shared_info: domain.shared_info.mfn().maddr(), ..Default::default() };
-    let Ok(start) = plan.build(&mut memory, &wiring);
     // 5 KiB: not for the stack.
     let mut context = VcpuGuestContext::new_box_zeroed().map_err(|_| Errno::ENOMEM)?;
+    let Ok(()) = plan.build(&mut memory, &wiring, &mut context);
     let vcpu = domain.vcpus.first().ok_or(Errno::EINVAL)?;
-    start.fill(&mut context);
     // Its root comes pinned, as other domains' do from their builder.
-    finish(|| core.mm(&domain).pin(start.root, 4))?;
+    finish(|| core.mm(&domain).pin(Maddr(context.ctrlreg[3]).mfn(), 4))?;
     finish(|| core.set_context(&domain, vcpu, &context))?;
     core.unpause_from_outside(&domain)
 }

@@ -28,25 +28,17 @@ pub struct Wiring {
     pub console_port: Port,
 }
 
-/// Where and how the first vCPU starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Start {
-    /// Virtual address of the first instruction.
-    pub entry: u64,
-    /// Virtual address of start_info, passed in rsi.
-    pub start_info: u64,
-    /// Virtual address just above the stack page.
-    pub stack: u64,
-    /// The L4 table.
-    pub root: Mfn,
-}
-
 impl Plan<'_> {
-    /// Writes everything and says how to start.
+    /// Writes everything, and the state that the first vCPU starts in to `context`, which is zero before.
     ///
     /// # Errors
     /// Only what `memory` returns.
-    pub fn build<M: GuestMemory>(&self, memory: &mut M, wiring: &Wiring) -> Result<Start, M::Error> {
+    pub fn build<M: GuestMemory>(
+        &self,
+        memory: &mut M,
+        wiring: &Wiring,
+        context: &mut VcpuGuestContext,
+    ) -> Result<(), M::Error> {
         for segment in self.image.segments().flatten() {
             write_at(memory, segment.paddr, segment.bytes)?;
             zero_range(memory, segment.paddr + segment.bytes.len() as u64, segment.end)?;
@@ -66,12 +58,16 @@ impl Plan<'_> {
         let info = self.start_info(memory, wiring);
         memory.write(self.start_info, 0, info.as_bytes())?;
         self.write_tables(memory)?;
-        Ok(Start {
-            entry: self.image.entry,
-            start_info: self.vaddr(self.start_info),
-            stack: self.vaddr(self.stack) + PAGE,
-            root: memory.mfn(Pfn(self.tables.root)),
-        })
+        // The start of day of xen.h: the address of start_info in rsi, the stack empty.
+        let (stack, regs) = (self.vaddr(self.stack) + PAGE, &mut context.user_regs);
+        (regs.rip, regs.rsp, regs.rflags) = (self.image.entry, stack, rflags::IF);
+        regs.rsi = self.vaddr(self.start_info);
+        // FLAT_RING3_DS64, of all others, is the null selector.
+        (regs.cs, regs.ss) = (FLAT_RING3_CS64, FLAT_RING3_SS64);
+        (context.kernel_ss, context.kernel_sp) = (FLAT_RING3_SS64.into(), Vaddr(stack));
+        context.ctrlreg[3] = memory.mfn(Pfn(self.tables.root)).maddr().0;
+        context.flags = VcpuGuestContext::VGCF_IN_KERNEL | VcpuGuestContext::VGCF_ONLINE;
+        Ok(())
     }
 
     /// What the domain is told at its start (xen.h).
@@ -123,17 +119,4 @@ impl Plan<'_> {
 fn copy(field: &mut [u8], text: &[u8]) {
     let room = field.len().saturating_sub(1);
     field.iter_mut().take(room).zip(text).for_each(|(to, from)| *to = *from);
-}
-
-impl Start {
-    /// Sets the state of the first vCPU in `context`, which is otherwise zero (xen.h, start of day).
-    pub fn fill(&self, context: &mut VcpuGuestContext) {
-        context.flags = VcpuGuestContext::VGCF_IN_KERNEL | VcpuGuestContext::VGCF_ONLINE;
-        let regs = &mut context.user_regs;
-        (regs.rip, regs.rsp, regs.rsi, regs.rflags) = (self.entry, self.stack, self.start_info, rflags::IF);
-        // FLAT_RING3_DS64, of all others, is the null selector.
-        (regs.cs, regs.ss) = (FLAT_RING3_CS64, FLAT_RING3_SS64);
-        (context.kernel_ss, context.kernel_sp) = (FLAT_RING3_SS64.into(), Vaddr(self.stack));
-        context.ctrlreg[3] = self.root.maddr().0;
-    }
 }

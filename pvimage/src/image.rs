@@ -13,21 +13,12 @@ use elf::segment::ProgramHeader;
 use crate::PAGE;
 use crate::notes::Notes;
 
-/// The features that a PV domain can have, as a kernel may require them: with a `!` before, in its note FEATURES.
+/// The features that a PV domain can have, as a kernel may require them: with a `!` before each, in its note FEATURES.
 ///
 /// `!writable_page_tables` binds only the builder, which hands over read-only tables either way; the kernels that
 /// say so (Linux) mean that they can do without it being announced.
-const FEATURES: [&str; 9] = [
-    "writable_page_tables",
-    "writable_descriptor_tables",
-    "pae_pgdir_above_4gb",
-    "mmu_pt_update_preserve_ad",
-    "highmem_assist",
-    "gnttab_map_avail_bits",
-    "dom0",
-    "memory_op_vnode_supported",
-    "direct_mapped",
-];
+const FEATURES: &str = "writable_page_tables|writable_descriptor_tables|pae_pgdir_above_4gb|\
+    mmu_pt_update_preserve_ad|highmem_assist|gnttab_map_avail_bits|dom0|memory_op_vnode_supported|direct_mapped";
 /// The bit of `dom0` in the note SUPPORTED_FEATURES (xen/features.h).
 const DOM0: u64 = 1 << abi::version::features::DOM0;
 
@@ -109,7 +100,7 @@ impl<'a> Image<'a> {
         }
         let words = notes.text(NoteType::FEATURES).split(|byte| *byte == b'|');
         let mut required = words.filter_map(|word| word.strip_prefix(b"!"));
-        if !required.all(|name| FEATURES.iter().any(|known| known.as_bytes() == name)) {
+        if !required.all(|name| FEATURES.split('|').any(|known| known.as_bytes() == name)) {
             return Err(ImageError::Unfit("note FEATURES: requires what PV domains do not have"));
         }
         let virt_base = base.unwrap_or(0);

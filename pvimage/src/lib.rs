@@ -21,7 +21,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use builder::{Start, Wiring};
+pub use builder::Wiring;
 pub use image::{Image, ImageError, Segment};
 pub use memory::GuestMemory;
 pub use plan::{MAX_PAGES, Plan, Request, Role};

@@ -2,10 +2,12 @@
 
 extern crate std;
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use abi::start_info::StartInfo;
-use abi::{Maddr, PAGE_SIZE, Pfn, Port, PteFlags, Vaddr};
+use abi::vcpu::VcpuGuestContext;
+use abi::{Maddr, Mfn, PAGE_SIZE, Pfn, Port, PteFlags, Vaddr};
 use proptest::prelude::*;
 use zerocopy::FromBytes;
 
@@ -21,7 +23,7 @@ fn guest(nr_pages: u64) -> Request<'static> {
 
 struct Built {
     memory: HeapMemory,
-    start: Start,
+    context: Box<VcpuGuestContext>,
     info: StartInfo,
 }
 
@@ -30,10 +32,11 @@ impl Built {
         let image = Image::parse(file).unwrap();
         let plan = Plan::new(&image, request).unwrap();
         let mut memory = HeapMemory::new(request.nr_pages);
-        let Ok(start) = plan.build(&mut memory, &WIRING);
+        let mut context = Box::new(VcpuGuestContext::default());
+        let Ok(()) = plan.build(&mut memory, &WIRING, &mut context);
         let page = memory.page(plan.start_info);
         let (info, _) = StartInfo::read_from_prefix(page).unwrap();
-        let built = Self { memory, start, info };
+        let built = Self { memory, context, info };
         built.check(&plan, &image);
         built
     }
@@ -42,7 +45,7 @@ impl Built {
     fn check(&self, plan: &Plan<'_>, image: &Image<'_>) {
         let end = image.virt_base + plan.tables.pages * 4096;
         assert!(end.is_multiple_of(4 << 20));
-        assert!(end - self.start.stack >= 512 << 10);
+        assert!(end - self.context.kernel_sp.0 >= 512 << 10);
         assert!(self.at(end).is_none() && self.at(image.virt_base.wrapping_sub(4096)).is_none());
         let tables: Vec<Pfn> = plan.tables.all().map(Pfn).collect();
         for page in 0..plan.tables.pages {
@@ -51,7 +54,7 @@ impl Built {
             assert_eq!(flags.contains(PteFlags::RW), !tables.contains(&pfn), "{pfn:?}");
             assert!(flags.contains(PteFlags::USER));
         }
-        let root = self.memory.pfn(self.start.root);
+        let root = self.memory.pfn(self.root());
         assert_eq!(self.at(self.info.pt_base.0).unwrap().0, root);
         assert_eq!(self.info.nr_pages, plan.request.nr_pages);
         let p2m: Vec<u8> =
@@ -81,8 +84,12 @@ impl Built {
         }
     }
 
+    fn root(&self) -> Mfn {
+        Maddr(self.context.ctrlreg[3]).mfn()
+    }
+
     fn at(&self, vaddr: u64) -> Option<(Pfn, PteFlags)> {
-        self.memory.walk(self.start.root, Vaddr(vaddr))
+        self.memory.walk(self.root(), Vaddr(vaddr))
     }
 
     fn byte(&self, vaddr: u64) -> u8 {
@@ -97,9 +104,9 @@ impl Built {
 #[test]
 fn a_small_guest() {
     let built = Built::new(&ImageMaker::small(LINUX).build(), guest(2048));
-    assert_eq!(built.start.entry, LINUX + 0x1000);
+    assert_eq!(built.context.user_regs.rip, LINUX + 0x1000);
     // Kernel 1..4, p2m 4..8, start_info, store, console, tables, stack.
-    assert_eq!(built.start.start_info, LINUX + 8 * 4096);
+    assert_eq!(built.context.user_regs.rsi, LINUX + 8 * 4096, "start_info");
     assert_eq!(built.info.mfn_list, Vaddr(LINUX + 4 * 4096));
     assert_eq!(built.info.pt_base, Vaddr(LINUX + 11 * 4096));
     assert_eq!(built.info.nr_pt_frames, 5, "L4, L3, L2 and two L1 for 4 MiB");
@@ -146,12 +153,11 @@ fn hypercall_page_is_filled() {
 #[test]
 fn initial_registers() {
     let built = Built::new(&ImageMaker::small(LINUX).build(), guest(1024));
-    let mut context = Default::default();
-    built.start.fill(&mut context);
+    let context = &built.context;
     assert_eq!((context.user_regs.cs, context.user_regs.ss), (0xe033, 0xe02b));
-    assert_eq!(context.user_regs.rsi, built.start.start_info);
+    assert_eq!(context.user_regs.rsp, context.kernel_sp.0);
     assert_eq!(context.user_regs.rsp % 4096, 0);
-    assert_eq!(context.ctrlreg[3], built.start.root.0 << 12);
+    assert_eq!(built.memory.pfn(built.root()), Pfn(9), "the L4");
     assert_eq!(context.flags, 0x24);
 }
 
@@ -237,7 +243,7 @@ fn exercise(file: &[u8], ramdisk: usize, role: Role) {
     let request = Request { role, ramdisk: &disk, ..guest(4096) };
     if let Ok(plan) = Plan::new(&image, request) {
         let mut memory = HeapMemory::new(4096);
-        let Ok(_) = plan.build(&mut memory, &WIRING);
+        let Ok(()) = plan.build(&mut memory, &WIRING, &mut Default::default());
     }
 }
 

@@ -131,13 +131,12 @@ fn fill<C: Control>(control: &mut C, domain: DomId, plan: &Plan<'_>, nr_pages: u
 
     let wiring = Wiring { shared_info: Maddr(shared_info.maddr().0), store_port, console_port };
     let mut memory = ForeignMemory::new(control, domain, &frames);
-    let start = plan.build(&mut memory, &wiring).map_err(refused(Step::Map))?;
+    let mut context = Box::new(VcpuGuestContext::default());
+    plan.build(&mut memory, &wiring, &mut context).map_err(refused(Step::Map))?;
     let (store, console) = (memory.mfn(plan.store), memory.mfn(plan.console));
     drop(memory); // a frame mapped writable cannot become a page table
 
-    control.pin(domain, start.root).map_err(refused(Step::Pin))?;
-    let mut context = Box::new(VcpuGuestContext::default());
-    start.fill(&mut context);
+    control.pin(domain, Maddr(context.ctrlreg[3]).mfn()).map_err(refused(Step::Pin))?;
     control.set_context(domain, &context).map_err(refused(Step::Context))?;
     Ok(Built { domain, store: (store, store_port), console: (console, console_port) })
 }

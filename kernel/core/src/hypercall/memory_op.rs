@@ -11,7 +11,9 @@
 //!   Preemptible between extents.
 //! - Source: `memory.h`.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use abi::layout::{MACH2PHYS_NR_ENTRIES, MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
 use abi::memory::{
@@ -82,52 +84,36 @@ fn reservation<P: Platform>(c: &Caller<'_, P>, a: &mut Args, kind: MemoryOp, sta
     if r.nr_extents > most || start >= r.nr_extents || r.extent_order > max_order(c) {
         return nothing;
     }
+    let list = r.extent_start.0;
+    let give_back = |extent| -> Result<(), Stop> {
+        let first: Mfn = c.get_at(list, extent)?;
+        for offset in 0..1 << r.extent_order {
+            let frame = c.core.get_page(Mfn(first.0.wrapping_add(offset)), &domain)?;
+            c.core.deallocate(frame);
+            c.core.put_page(frame);
+        }
+        Ok(())
+    };
+    // Its place in the list holds the PFN that it is to be, if it is `named`, and is told the frame.
+    let named = kind == MemoryOp::POPULATE_PHYSMAP;
+    let populate = |extent| -> Result<(), Stop> {
+        let pfn = if named { Some(c.get_at(list, extent)?) } else { None };
+        let first = c.core.alloc_domain_pages(&domain, r.extent_order as u8, limit, pfn)?;
+        if named || list != 0 { c.put_at(list, extent, &first.mfn()) } else { Ok(()) }
+    };
     let mut done = start;
     while done < r.nr_extents {
         if done > start && c.core.platform.preempt() {
             a.0[0] = u64::from(kind.0) | done << MemoryOp::EXTENT_SHIFT;
             return Err(Stop::Preempted);
         }
-        let extent = match kind {
-            MemoryOp::DECREASE_RESERVATION => give_back(c, &domain, &r, done),
-            _ => populate(c, &domain, &r, kind == MemoryOp::POPULATE_PHYSMAP, done, limit),
-        };
+        let extent = if kind == MemoryOp::DECREASE_RESERVATION { give_back(done) } else { populate(done) };
         if extent.is_err() {
             break;
         }
         done += 1;
     }
     Ok(done as i64)
-}
-
-fn give_back<P: Platform>(
-    c: &Caller<'_, P>,
-    domain: &Domain<P>,
-    r: &MemoryReservation,
-    extent: u64,
-) -> Result<(), Stop> {
-    let first: Mfn = c.get_at(r.extent_start.0, extent)?;
-    for offset in 0..1 << r.extent_order {
-        let frame = c.core.get_page(Mfn(first.0.wrapping_add(offset)), domain)?;
-        c.core.deallocate(frame);
-        c.core.put_page(frame);
-    }
-    Ok(())
-}
-
-/// One more extent. Its place in the list holds the PFN that it is to be, if it is `named`, and is told the frame.
-fn populate<P: Platform>(
-    c: &Caller<'_, P>,
-    domain: &Domain<P>,
-    r: &MemoryReservation,
-    named: bool,
-    extent: u64,
-    limit: u64,
-) -> Result<(), Stop> {
-    let list = r.extent_start;
-    let pfn = if named { Some(c.get_at(list.0, extent)?) } else { None };
-    let first = c.core.alloc_domain_pages(domain, r.extent_order as u8, limit, pfn)?;
-    if named || list != Vaddr::NULL { c.put_at(list.0, extent, &first.mfn()) } else { Ok(()) }
 }
 
 fn exchange<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
@@ -151,18 +137,17 @@ fn exchange_all<P: Platform>(c: &Caller<'_, P>, x: &mut MemoryExchange) -> Resul
     {
         return Err(Errno::EINVAL.into());
     }
-    let domain = c.target(input.domid)?;
-    let limit = limit(output.mem_flags).ok_or(Errno::EINVAL)?;
+    let (domain, limit) = (c.target(input.domid)?, limit(output.mem_flags).ok_or(Errno::EINVAL)?);
     // A chunk is the larger of the two extents, and so many of the input's.
     let inputs = 1u64 << (order - input.extent_order);
     let begin = x.nr_exchanged / inputs;
+    let mut pools = Pools { c, domain, input, output, taken: List::EMPTY, new: List::EMPTY };
     for chunk in begin..input.nr_extents / inputs {
         if chunk > begin && c.core.platform.preempt() {
             return Err(Stop::Preempted);
         }
-        let mut pools = Pools { taken: List::EMPTY, new: List::EMPTY };
-        let got = pools.fill(c, &domain, &input, &output, chunk * inputs..(chunk + 1) * inputs, limit);
-        let told = pools.settle(c, &domain, &output, chunk << order >> output.extent_order, got.is_ok());
+        let got = pools.fill(chunk * inputs..(chunk + 1) * inputs, limit);
+        let told = pools.settle(chunk << order >> output.extent_order, got.is_ok());
         got?;
         x.nr_exchanged = (chunk + 1) * inputs;
         told?;
@@ -171,38 +156,36 @@ fn exchange_all<P: Platform>(c: &Caller<'_, P>, x: &mut MemoryExchange) -> Resul
     Ok(())
 }
 
-/// The frames of one chunk, which belong to nobody while they are here.
-struct Pools {
+/// An exchange, and the frames of one of its chunks, which belong to nobody while they are here.
+struct Pools<'a, P: Platform> {
+    c: &'a Caller<'a, P>,
+    domain: Arc<Domain<P>>,
+    input: MemoryReservation,
+    output: MemoryReservation,
     taken: List,
     new: List,
 }
 
-impl Pools {
-    fn fill<P: Platform>(
-        &mut self,
-        c: &Caller<'_, P>,
-        domain: &Domain<P>,
-        input: &MemoryReservation,
-        output: &MemoryReservation,
-        extents: core::ops::Range<u64>,
-        limit: u64,
-    ) -> Result<(), Stop> {
+impl<P: Platform> Pools<'_, P> {
+    /// Takes the frames of these extents of the input, and new ones below `limit` for them.
+    fn fill(&mut self, extents: Range<u64>, limit: u64) -> Result<(), Stop> {
+        let core = self.c.core;
         let mut frames = 0u64;
         for extent in extents {
-            let first: Mfn = c.get_at(input.extent_start.0, extent)?;
-            for offset in 0..1u64 << input.extent_order {
-                let frame = c.core.frames.get(Mfn(first.0.wrapping_add(offset))).ok_or(Errno::EINVAL)?;
-                c.core.steal(domain, frame)?;
-                self.taken.push(&c.core.frames, frame);
+            let first: Mfn = self.c.get_at(self.input.extent_start.0, extent)?;
+            for offset in 0..1u64 << self.input.extent_order {
+                let frame = core.frames.get(Mfn(first.0.wrapping_add(offset))).ok_or(Errno::EINVAL)?;
+                core.steal(&self.domain, frame)?;
+                self.taken.push(&core.frames, frame);
                 frames += 1;
             }
         }
-        for _ in 0..frames >> output.extent_order {
-            let order = output.extent_order as u8;
-            let first = c.core.take_frames(order, limit).ok_or(Errno::ENOMEM)?;
-            for frame in c.core.frames.block(first, order) {
-                guest::clear(&c.core.platform, frame);
-                self.new.push(&c.core.frames, frame);
+        let order = self.output.extent_order as u8;
+        for _ in 0..frames >> order {
+            let first = core.take_frames(order, limit).ok_or(Errno::ENOMEM)?;
+            for frame in core.frames.block(first, order) {
+                guest::clear(&core.platform, frame);
+                self.new.push(&core.frames, frame);
             }
         }
         Ok(())
@@ -210,36 +193,29 @@ impl Pools {
 
     /// Makes the exchange, or undoes it. The output's extents, from `extent` on, say which PFN each is to be and hear
     /// which frame it is.
-    fn settle<P: Platform>(
-        mut self,
-        c: &Caller<'_, P>,
-        domain: &Domain<P>,
-        output: &MemoryReservation,
-        mut extent: u64,
-        done: bool,
-    ) -> Result<(), Stop> {
+    fn settle(&mut self, mut extent: u64, done: bool) -> Result<(), Stop> {
+        let (c, core, list) = (self.c, self.c.core, self.output.extent_start.0);
         let (free, give) = if done { (&mut self.taken, &mut self.new) } else { (&mut self.new, &mut self.taken) };
-        while let Some(frame) = free.pop(&c.core.frames) {
-            c.core.free_frame(frame);
+        while let Some(frame) = free.pop(&core.frames) {
+            core.free_frame(frame);
         }
         let mut told = Ok(());
-        let order = if done { output.extent_order as u8 } else { 0 };
-        while let Some(first) = give.pop(&c.core.frames) {
+        let order = if done { self.output.extent_order as u8 } else { 0 };
+        while let Some(first) = give.pop(&core.frames) {
             // The rest of its block.
             for _ in 1..1u64 << order {
-                give.pop(&c.core.frames);
+                give.pop(&core.frames);
             }
             if done {
-                let pfn = c.get_at(output.extent_start.0, extent);
-                let named = pfn.map(|pfn| c.core.set_pfns(first, order, pfn));
-                told = told.and(named).and(c.put_at(output.extent_start.0, extent, &first.mfn()));
+                let named = c.get_at(list, extent).map(|pfn| core.set_pfns(first, order, pfn));
+                told = told.and(named).and(c.put_at(list, extent, &first.mfn()));
                 extent += 1;
             } else {
                 // It lost its type, but a TLB may remember that it was writable.
-                c.core.flush(c.core.stale(c.core.online(), c.core.frames.info(first).stamp()), Flush::All);
+                core.flush(core.stale(core.online(), core.frames.info(first).stamp()), Flush::All);
             }
             // A domain that began to die has been taken apart already.
-            let _ = c.core.give(domain, first, order);
+            let _ = core.give(&self.domain, first, order);
         }
         told
     }
