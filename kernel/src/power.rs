@@ -24,6 +24,7 @@ pub fn halt(why: Halt) -> ! {
         Halt::Reboot => ("reboot", 0x10),
         Halt::DomainCrash => ("the initial domain crashed", 0x11),
     };
+    crate::machine::core().dump_tally();
     crate::say!("ferrule: {text}");
     if why == Halt::Reboot {
         reset();

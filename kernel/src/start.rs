@@ -122,6 +122,7 @@ fn make_core(frames: u64, boot: &BootInfo, used: Range, cpus: u32) -> &'static C
         cpus,
         lines: ferrule_core::Lock::<Machine, _>::new(ferrule_core::irq::Lines::new()),
         log_refusals: boot.option("log") == Some("debug"),
+        tally: boot.option("tally").map(|_| Default::default()),
         messages: Default::default(),
     }));
     for mfn in 0..frames {

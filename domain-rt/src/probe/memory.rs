@@ -24,7 +24,7 @@ unsafe extern "C" {
 }
 
 /// Virtual address of PFN 0.
-fn base() -> u64 {
+pub(super) fn base() -> u64 {
     #[cfg(target_os = "none")]
     {
         &raw const __image_start as u64

@@ -8,6 +8,7 @@
 mod bench;
 mod exec;
 mod memory;
+mod rough;
 mod vcpu;
 mod vector;
 
@@ -20,6 +21,7 @@ pub use memory::{
     Page, mfn_of, modify, page, peek, poke, pte_slot, set_shared_info, set_vcpu_info, shared_info, spare_va,
     start_tables, vcpu_info,
 };
+pub use rough::{constants, rough_context, rough_store};
 pub use vcpu::{ap_context, ap_progress, ap_runs, work};
 pub use vector::{enable_xsave, fill_ymm, set_xcr0, watched, watcher_context, xcr0, ymm_holds};
 

@@ -1,100 +1,96 @@
-//! What a CPU has done, counted: cheap enough to be always on, read by a debug key and by sysctl.
+//! What happened, counted: by CPU, for a debug key; and by hypercall, for those who ask which ways a run took.
 
+use alloc::collections::BTreeMap;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{Core, Cpu, Platform};
+use abi::hypercall::Hypercall;
 
-/// Hypercall numbers that are told apart; the last stands for all above.
-const HYPERCALLS: usize = 64;
-/// Sub-operations of a hypercall that are told apart; likewise.
-const SUB_OPS: usize = 16;
-/// Exception vectors.
-const VECTORS: usize = 32;
+use crate::dispatch::Handler;
+use crate::{Args, Caller, Core, HcResult, Lock, Platform, Stop};
 
-const VECTORS_AT: usize = HYPERCALLS * (1 + SUB_OPS);
-const EVENTS_AT: usize = VECTORS_AT + VECTORS;
-const COUNT: usize = EVENTS_AT + Event::Steal as usize + 1;
-
-/// What is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counter {
-    /// A hypercall, by number.
-    Hypercall(u32),
-    /// A sub-operation of one of the hypercalls that have them: number, operation.
-    Sub(u32, u32),
-    /// An exception raised by a guest, by vector.
-    Exception(u8),
-    /// Anything else.
-    Event(Event),
-}
-
-/// Things counted that are neither hypercalls nor exceptions.
+/// Things that a CPU counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Event {
-    /// A hypercall that was preempted, to be made again.
-    Continuation,
     /// Another vCPU than before was put on the CPU.
     Switch,
-    /// The CPU went idle.
-    Idle,
-    /// A root was loaded (CR3).
-    RootLoad,
-    /// A TLB flush that was asked of some set of CPUs.
-    Flush,
     /// Another CPU was interrupted to look at its flags.
     Kick,
-    /// An upcall was bounced into a guest.
-    Upcall,
-    /// An instruction was emulated.
-    Emulation,
-    /// A write to a page table was emulated.
-    TableWrite,
     /// The timer went off.
     Timer,
-    /// A vCPU was taken from another CPU's queue.
-    Steal,
-}
-
-impl Counter {
-    /// Where it is kept; what has no place of its own shares the last of its kind.
-    fn index(self) -> usize {
-        let within = |number: u32, count: usize| (number as usize).min(count - 1);
-        match self {
-            Self::Hypercall(n) => within(n, HYPERCALLS),
-            Self::Sub(n, op) => HYPERCALLS + within(n, HYPERCALLS) * SUB_OPS + within(op, SUB_OPS),
-            Self::Exception(v) => VECTORS_AT + usize::from(v) % VECTORS,
-            Self::Event(e) => EVENTS_AT + e as usize,
-        }
-    }
 }
 
 /// One CPU's counters. Only that CPU adds to them, so no locked instruction is needed; anybody reads.
-pub struct Counters([AtomicU64; COUNT]);
+#[derive(Default)]
+pub struct Counters([AtomicU64; 3]);
 
 impl Counters {
-    /// All zero.
-    pub fn new() -> Self {
-        Self([const { AtomicU64::new(0) }; COUNT])
-    }
-
     /// One more.
-    pub fn add(&self, what: Counter) {
-        if let Some(slot) = self.0.get(what.index()) {
-            slot.store(slot.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-        }
+    pub fn add(&self, what: Event) {
+        let slot = &self.0[what as usize];
+        slot.store(slot.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
     /// How often it has happened here.
-    pub fn get(&self, what: Counter) -> u64 {
-        self.0.get(what.index()).map_or(0, |slot| slot.load(Ordering::Relaxed))
+    pub fn get(&self, what: Event) -> u64 {
+        self.0[what as usize].load(Ordering::Relaxed)
     }
 }
 
+/// Hypercalls by number, operation and outcome: counted where the core's option `tally` asks for it.
+pub type Tally<P> = Option<Lock<P, BTreeMap<(u32, u32, i64), u64>>>;
+
+/// Outcome, other than 0 for success and an error's code: to be made again.
+const CONTINUED: i64 = 1;
+/// Outcome of a grant operation that failed: this, and its status, which is negative.
+const STATUS: i64 = -1000;
+/// Operations that are not told apart: above all numbers, and arrays of another length than 1.
+const OTHER: u32 = 255;
+/// Calls whose first argument is the operation, but for those that the code below names.
+const WITH_OPERATION: u64 = 1 << 17 | 1 << 18 | 1 << 24 | 1 << 25 | 1 << 28 | 1 << 29 | 1 << 30 | 3 << 32;
+
+/// The operation that a call asks for, 0 where it has none; and where the status will be of a grant operation.
+fn operation<P: Platform>(c: &Caller<'_, P>, number: u32, a: &Args) -> (u32, Option<u64>) {
+    let [first, second, third, ..] = a.0;
+    let read = || c.get(first).unwrap_or(OTHER);
+    let op = match Hypercall(number) {
+        Hypercall::MMU_UPDATE | Hypercall::MMUEXT_OP if second as u32 != 1 => OTHER,
+        Hypercall::MMU_UPDATE => read() & 3,
+        Hypercall::MMUEXT_OP | Hypercall::SYSCTL | Hypercall::DOMCTL => read(),
+        Hypercall::MEMORY_OP => first as u32 & 0x3f,
+        Hypercall::VM_ASSIST => second as u32,
+        Hypercall::GRANT_TABLE_OP => {
+            let at = [18, 20, 8, 2, 16, 36, 12, 20].get(first as u32 as usize).filter(|_| third as u32 == 1);
+            return ((first as u32).min(OTHER), at.map(|at| second.wrapping_add(*at)));
+        }
+        _ => first as u32 * (WITH_OPERATION >> number & 1) as u32,
+    };
+    (op.min(OTHER), None)
+}
+
+/// Makes a hypercall, and counts how it went.
+#[cold]
+pub fn tallied<P: Platform>(c: &mut Caller<'_, P>, number: u32, a: &mut Args, handler: Handler<P>) -> HcResult {
+    let (op, status) = operation(c, number, a);
+    let result = handler(c, a);
+    let status = status.map_or(0, |at| c.get::<i16>(at).unwrap_or(0)).min(0);
+    let outcome = match result {
+        Ok(_) if status != 0 => STATUS + i64::from(status),
+        Ok(value) => value.clamp(-999, 0),
+        Err(Stop::Error(errno)) => errno.code(),
+        Err(Stop::Preempted) => CONTINUED,
+        Err(Stop::Replaced) => 0,
+    };
+    c.core.tally.iter().for_each(|tally| *tally.lock().entry((number, op, outcome)).or_default() += 1);
+    result
+}
+
 impl<P: Platform> Core<P> {
-    /// Counts something that happens on `cpu`, which is the one this runs on.
-    pub fn count(&self, cpu: &Cpu<P>, what: Counter) {
-        cpu.counters.add(what);
+    /// One line for each hypercall, operation and outcome, and how often.
+    pub fn dump_tally(&self) {
+        for ((number, op, outcome), count) in self.tally.iter().flat_map(|tally| tally.lock().clone()) {
+            self.log(format_args!("tally: {number} {op} {outcome} {count}"));
+        }
     }
 }
 
@@ -104,27 +100,8 @@ mod tests {
 
     #[test]
     fn each_counter_has_its_own_place() {
-        let c = Counters::new();
-        c.add(Counter::Hypercall(32));
-        c.add(Counter::Sub(32, 4));
-        c.add(Counter::Exception(14));
-        c.add(Counter::Event(Event::Steal));
-        c.add(Counter::Event(Event::Steal));
-        assert_eq!(c.get(Counter::Hypercall(32)), 1);
-        assert_eq!(c.get(Counter::Sub(32, 4)), 1);
-        assert_eq!(c.get(Counter::Sub(32, 5)), 0);
-        assert_eq!(c.get(Counter::Exception(14)), 1);
-        assert_eq!(c.get(Counter::Event(Event::Steal)), 2);
-        assert_eq!(c.0.iter().map(|x| x.load(Ordering::Relaxed)).sum::<u64>(), 5);
-    }
-
-    #[test]
-    fn numbers_out_of_range_are_counted_with_the_last_never_a_panic() {
-        let c = Counters::new();
-        c.add(Counter::Hypercall(u32::MAX));
-        c.add(Counter::Sub(20, u32::MAX));
-        c.add(Counter::Sub(1, 1));
-        c.add(Counter::Exception(255));
-        assert_eq!(c.0.iter().map(|x| x.load(Ordering::Relaxed)).sum::<u64>(), 4);
+        let c = Counters::default();
+        [Event::Switch, Event::Timer, Event::Timer].iter().for_each(|event| c.add(*event));
+        assert_eq!([Event::Switch, Event::Kick, Event::Timer].map(|event| c.get(event)), [1, 0, 2]);
     }
 }

@@ -82,7 +82,7 @@ impl<P: Platform> Cpu<P> {
     pub fn new(id: CpuId) -> Self {
         Self {
             id,
-            counters: crate::counters::Counters::new(),
+            counters: crate::counters::Counters::default(),
             pending: AtomicU32::new(0),
             flushed: AtomicU64::new(1),
             idle: AtomicU64::new(0),

@@ -6,7 +6,7 @@ use abi::Virq;
 use abi::event::fifo::{MASKED, PENDING};
 use abi::event::{PortStatus, Status};
 
-use crate::{Core, Counter, Event, Platform, Privilege};
+use crate::{Core, Event, Platform, Privilege};
 
 impl<P: Platform> Core<P> {
     /// Something was typed on the machine's console: tells whoever reads it.
@@ -22,10 +22,10 @@ impl<P: Platform> Core<P> {
         self.log(format_args!("{} frames are free", self.free.frames()));
         let now = self.platform.now() / 1000;
         for cpu in &self.cpus {
-            let [switches, timers, kicks, upcalls] =
-                [Event::Switch, Event::Timer, Event::Kick, Event::Upcall].map(|e| cpu.counters.get(Counter::Event(e)));
+            let [switches, timers, kicks] =
+                [Event::Switch, Event::Timer, Event::Kick].map(|event| cpu.counters.get(event));
             self.log(format_args!(
-                "CPU {}: idle {} of {now} us, {switches} switches, {timers} timers, {kicks} kicks, {upcalls} upcalls",
+                "CPU {}: idle {} of {now} us, {switches} switches, {timers} timers, {kicks} kicks",
                 cpu.id.0,
                 cpu.idle.load(Relaxed) / 1000
             ));

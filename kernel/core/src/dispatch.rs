@@ -8,7 +8,7 @@ use abi::hypercall::Hypercall;
 use abi::{Errno, Vaddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::{AddressSpace, Core, Counter, Cpu, Domain, Event, Fault, Platform, Privilege, Run, Vcpu, guest};
+use crate::{AddressSpace, Core, Cpu, Domain, Fault, Platform, Privilege, Run, Vcpu, counters, guest};
 
 /// Who calls, and on what: the vCPU that runs on this CPU.
 pub struct Caller<'a, P: Platform> {
@@ -121,7 +121,6 @@ pub fn hypercall<P: Platform>(c: &mut Caller<'_, P>) {
         }
         Err(Stop::Replaced) => {}
         Err(Stop::Preempted) => {
-            c.core.count(c.cpu, Counter::Event(Event::Continuation));
             let regs = &mut c.run.regs;
             // SYSCALL is two bytes long: it is executed again, with what is left to do.
             regs.rip = regs.rip.wrapping_sub(SYSCALL_BYTES);
@@ -146,16 +145,15 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, number: u32, a: &mut Args) -> Hc
     let allowed = c.domain.hypercalls.load(Ordering::Relaxed);
     match Core::<P>::HANDLERS.get(number as usize) {
         Some(handler) if allowed >> (number & 63) & 1 != 0 => {
-            c.core.count(c.cpu, Counter::Hypercall(number));
             c.run.recent = c.run.recent << 8 | u64::from(number);
-            handler(c, a)
+            if c.core.tally.is_some() { counters::tallied(c, number, a, *handler) } else { handler(c, a) }
         }
         _ => Err(Errno::ENOSYS.into()),
     }
 }
 
 /// What makes one hypercall.
-type Handler<P> = fn(&mut Caller<'_, P>, &mut Args) -> HcResult;
+pub type Handler<P> = fn(&mut Caller<'_, P>, &mut Args) -> HcResult;
 
 impl<P: Platform> Core<P> {
     /// The hypercalls, by number.

@@ -38,7 +38,7 @@ pub mod time;
 pub mod trap;
 pub mod vcpu;
 
-pub use counters::{Counter, Event};
+pub use counters::Event;
 pub use cpu::{Cpu, CpuId, CpuSet};
 pub use dispatch::{Args, Caller, HcResult, Stop};
 pub use domain::{Domain, Privilege, Stage};
@@ -68,6 +68,8 @@ pub struct Core<P: Platform> {
     pub lines: sync::Lock<P, irq::Lines<P>>,
     /// Whether hypercalls that are refused are logged (`log=debug`).
     pub log_refusals: bool,
+    /// Hypercalls by outcome (`tally`).
+    pub tally: counters::Tally<P>,
     /// The last of what the core printed.
     pub messages: sync::Lock<P, log::Ring>,
 }

@@ -159,6 +159,7 @@ pub fn core_with(frames: usize, cpus: u32, scatter: bool) -> Box<TestCore> {
         cpus: (0..cpus).map(|id| Cpu::new(CpuId(id))).collect(),
         lines: crate::Lock::<TestMachine, _>::new(crate::irq::Lines::new()),
         log_refusals: false,
+        tally: None,
         messages: Default::default(),
     });
     for mfn in FIRST_RAM..frames as u64 {

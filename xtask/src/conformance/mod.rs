@@ -1,5 +1,6 @@
 //! `cargo xtask conformance`: each guest as the initial domain on Ferrule and on Debian's Xen, verdicts side by side.
 
+pub mod counts;
 pub mod list;
 pub mod verdict;
 
@@ -20,8 +21,8 @@ use verdict::Verdict;
 const AT_ONCE: usize = 2;
 /// Differences that docs/conformance.md may excuse.
 const EXCUSES: usize = 10;
-/// How long Ferrule may take to end the machine once the verdict is out.
-const FAREWELL: Duration = Duration::from_secs(10);
+/// How long Ferrule may take to print its counts and end the machine once the verdict is out.
+const FAREWELL: Duration = Duration::from_secs(60);
 
 /// What to run.
 #[derive(clap::Args)]
@@ -38,12 +39,15 @@ pub struct Options {
     /// CPUs of the machine, for every guest
     #[arg(long, value_name = "N")]
     smp: Option<u32>,
+    /// Also print how often each operation of each call was made, and how it went
+    #[arg(long, conflicts_with = "xen_only")]
+    counts: bool,
 }
 
 impl Options {
     /// On both, everything or what has `only` in its name.
     pub fn only(only: Option<String>) -> Options {
-        Options { only, xen_only: false, ferrule_only: false, smp: None }
+        Options { only, xen_only: false, ferrule_only: false, smp: None, counts: false }
     }
 }
 
@@ -116,6 +120,21 @@ pub fn run(place: &Place, options: &Options, no_install: bool) -> Result<Tally> 
     let page = std::fs::read_to_string(place.root.join("docs/conformance.md")).unwrap_or_default();
     let mut table = Table::new(&bench, &guests, &sides, excused(&page)?);
     judge_all(&bench, &guests, &sides, &mut table)?;
+    if !options.xen_only {
+        let mut taken = counts::Taken::new();
+        for guest in &guests {
+            let log = std::fs::read(log_path(place, guest, Side::Ferrule)?).unwrap_or_default();
+            counts::add(&mut taken, &String::from_utf8_lossy(&log));
+        }
+        let pages = counts::pages(place)?;
+        if options.counts {
+            counts::print(&pages, &taken);
+        }
+        // The list is of all guests.
+        if options.only.is_none() && !counts::check(place, &pages, &taken)? {
+            table.tally.failed += 1;
+        }
+    }
     println!("{} agree, {} differ   {:.1} s", table.tally.passed, table.tally.failed, start.elapsed().as_secs_f64());
     Ok(table.tally)
 }
@@ -188,7 +207,8 @@ fn machine(bench: &Bench, guest: &Guest, side: Side, image: &Path) -> Machine {
         (Side::Xen, Some(xen)) => xen,
         _ => &bench.core,
     };
-    let append = format!("{} {}", xen::COMMAND_LINE, guest.options);
+    let own = if side == Side::Ferrule { "tally " } else { "" };
+    let append = format!("{} {own}{}", xen::COMMAND_LINE, guest.options);
     let initrd = format!("{} {}", image.display(), guest.args);
     let mut machine = Machine::new(kernel, append.trim_end(), initrd.trim_end());
     (machine.smp, machine.mem) = (guest.smp, guest.mem);

@@ -12,12 +12,11 @@ use abi::event::{
     AllocUnbound, BindInterdomain, BindIpi, BindPirq, BindVcpu, BindVirq, EvtchnOp, ExpandArray, InitControl, PortArg,
     Reset, SetPriority, Status, fifo,
 };
-use abi::hypercall::Hypercall;
 use abi::{DomId, Errno};
 use core::sync::atomic::Ordering;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::{Args, Caller, Counter, HcResult, Platform, Stop, refuse_if};
+use crate::{Args, Caller, HcResult, Platform, Stop, refuse_if};
 
 /// `EVTCHNOP_reset_cont` of `event_channel.h`: a reset that goes on.
 const RESET_GOES_ON: EvtchnOp = EvtchnOp(14);
@@ -26,7 +25,6 @@ const RESET_GOES_ON: EvtchnOp = EvtchnOp(14);
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     let [op, arg, ..] = a.0;
     let op = EvtchnOp(op as u32);
-    c.core.count(c.cpu, Counter::Sub(Hypercall::EVENT_CHANNEL_OP.0, op.0));
     // Nearly all calls: apart from the others, so that it saves no more registers than it needs.
     if op == EvtchnOp::SEND {
         let PortArg { port } = c.get(arg)?;

@@ -15,13 +15,12 @@ use abi::grant::{
     Copy, GetVersion, GrantOp, GrantStatus, MapGrantRef, QuerySize, SetVersion, SetupTable, UnmapAndReplace,
     UnmapGrantRef,
 };
-use abi::hypercall::Hypercall;
 use abi::{DomId, Errno, Maddr, Vaddr};
 use alloc::sync::Arc;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::grant::{Copier, Mapper, Unmapped};
-use crate::{Args, Caller, Counter, Domain, HcResult, Platform, Stop, refuse_if};
+use crate::{Args, Caller, Domain, HcResult, Platform, Stop, refuse_if};
 
 /// Structures in a batch: what is copied in at once, and done between two looks at whether to make room.
 const BATCH: usize = 16;
@@ -29,7 +28,6 @@ const BATCH: usize = 16;
 /// See the head of this file.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     let op = GrantOp(a.0[0] as u32);
-    c.core.count(c.cpu, Counter::Sub(Hypercall::GRANT_TABLE_OP.0, op.0));
     refuse_if((a.0[2] as i32) < 0, Errno::EINVAL)?;
     match op {
         GrantOp::MAP_GRANT_REF => batches(c, a, map)?,

@@ -27,7 +27,9 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
             let set: SetIopl = c.get(arg)?;
             c.run.iopl = u8::try_from(set.iopl).ok().filter(|&level| level <= 3).ok_or(Errno::EINVAL)?;
         }
-        PhysdevOp::EOI | PhysdevOp::IRQ_UNMASK_NOTIFY => c.core.end_of_interrupt(c.domain, c.get::<Eoi>(arg)?.irq)?,
+        // Each interrupt has its own end.
+        PhysdevOp::IRQ_UNMASK_NOTIFY => {}
+        PhysdevOp::EOI => c.core.end_of_interrupt(c.domain, c.get::<Eoi>(arg)?.irq)?,
         PhysdevOp::IRQ_STATUS_QUERY => {
             let mut query: IrqStatusQuery = c.get(arg)?;
             let shared = if c.core.is_shared(c.domain, query.irq)? { IrqStatusQuery::SHARED } else { 0 };

@@ -9,20 +9,18 @@
 //!   the guest but one that was cancelled.
 //! - Source: `sched.h`.
 
-use abi::hypercall::Hypercall;
 use abi::sched::{Poll, RemoteShutdown, SchedOp, Shutdown, Watchdog};
 use abi::{Errno, Port};
 use core::sync::atomic::Ordering::SeqCst;
 
 use crate::cpu::pending;
 use crate::time::{NEVER, WATCHDOGS};
-use crate::{Args, Caller, Counter, HcResult, Platform, Privilege, Stop, refuse_if};
+use crate::{Args, Caller, HcResult, Platform, Privilege, Stop, refuse_if};
 
 /// See the head of this file.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     let [op, arg, ..] = a.0;
     let op = SchedOp(op as u32);
-    c.core.count(c.cpu, Counter::Sub(Hypercall::SCHED_OP.0, op.0));
     match op {
         SchedOp::YIELD => c.core.yield_now(c.cpu, c.vcpu),
         SchedOp::BLOCK => {

@@ -503,3 +503,35 @@ fn ranges_against_a_set_of_bits() {
     let added = (0..1000u64).take_while(|n| many.add(&(n * 2..n * 2 + 1)).is_ok()).count();
     assert_eq!(added, 64, "bounded");
 }
+
+#[test]
+fn a_tally_tells_operations_errors_statuses_and_continuations_apart() {
+    let mut s = setup(Privilege::empty());
+    s.core.tally = Some(Default::default());
+    assert_eq!(s.with(Hypercall::SYSCTL, 0, &0u64), Err(Errno::EFAULT));
+    assert_eq!(s.call(Hypercall::DOMCTL, &[s.guest.va(0).0]), Err(Errno::EACCES));
+    assert_eq!(s.call(Hypercall::SCHED_OP, &[77, 0]), Err(Errno::ENOSYS));
+    assert_eq!(s.call(Hypercall::XEN_VERSION, &[0]), Ok(0x4_0011));
+    // query_size of nobody.
+    s.guest.poke(&s.core, 0, 0, [77u32, 0, 0, 0].as_bytes());
+    assert_eq!(s.call(Hypercall::GRANT_TABLE_OP, &[6, s.guest.va(0).0, 1]), Ok(0));
+    // Two requests at once.
+    assert_eq!(s.call(Hypercall::MMUEXT_OP, &[0x10, 2, 0, DomId::SELF.0.into()]), Err(Errno::EFAULT));
+    // A batch of two, and something else to do after the first.
+    s.guest.poke(&s.core, 0, 0, [[17u64, 0, 0, 0, 0, 0, 0, 0]; 2].as_bytes());
+    s.core.platform.interrupt_every(1);
+    assert_eq!(s.call(Hypercall::MULTICALL, &[s.guest.va(0).0, 2]), Ok(0));
+    let tally: Vec<_> = s.core.tally.as_ref().unwrap().lock().clone().into_iter().collect();
+    let error = |errno: Errno| errno.code();
+    let wanted = [
+        ((13, 0, 0), 1),
+        ((13, 0, 1), 1),
+        ((17, 0, 0), 3),
+        ((20, 6, -1002), 1),
+        ((26, 255, error(Errno::EFAULT)), 1),
+        ((29, 77, error(Errno::ENOSYS)), 1),
+        ((35, 255, error(Errno::EFAULT)), 1),
+        ((36, 0, error(Errno::EACCES)), 1),
+    ];
+    assert_eq!(tally, wanted);
+}

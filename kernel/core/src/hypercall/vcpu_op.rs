@@ -14,7 +14,6 @@
 //!   4.17: a deadline in the past fires at once.
 //! - Source: `vcpu.h`.
 
-use abi::hypercall::Hypercall;
 use abi::sched::ShutdownReason;
 use abi::vcpu::{
     RegisterArea, RegisterVcpuInfo, RunstateInfo, SetPeriodicTimer, SetSingleshotTimer, VcpuGuestContext, VcpuInfo,
@@ -25,7 +24,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 
 use crate::time::NEVER;
-use crate::{AddressSpace, Args, Caller, Counter, HcResult, Platform, Stop, Vcpu, refuse_if};
+use crate::{AddressSpace, Args, Caller, HcResult, Platform, Stop, Vcpu, refuse_if};
 
 /// The shortest period of a periodic timer, in nanoseconds.
 const SHORTEST: u64 = 1_000_000;
@@ -34,7 +33,6 @@ const SHORTEST: u64 = 1_000_000;
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     let [op, vcpu, arg, ..] = a.0;
     let op = VcpuOp(op as u32);
-    c.core.count(c.cpu, Counter::Sub(Hypercall::VCPU_OP.0, op.0));
     let vcpu = &c.domain.vcpu(VcpuId(vcpu as u32)).ok_or(Errno::ENOENT)?.clone();
     let own = Arc::ptr_eq(vcpu, c.vcpu);
     let inval = Err(Errno::EINVAL.into());

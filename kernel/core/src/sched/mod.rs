@@ -27,7 +27,7 @@ pub use state::Resched;
 use state::State;
 
 use crate::cpu::pending;
-use crate::{Core, Counter, Cpu, CpuId, CpuSet, Domain, Event, Platform, Vcpu, refuse_if};
+use crate::{Core, Cpu, CpuId, CpuSet, Domain, Event, Platform, Vcpu, refuse_if};
 
 /// The policy in use.
 const POLICY: RoundRobin = RoundRobin;
@@ -211,21 +211,20 @@ impl<P: Platform> Core<P> {
             }
         }
         match &next {
-            Next::Stay => {}
+            Next::Stay | Next::Idle => {}
             Next::Switch(v) => {
                 v.sched.cpu.store(cpu.id.0, Ordering::SeqCst);
                 cpu.queue.since.store(now, Ordering::Relaxed);
                 self.note_runstate(v, now);
                 self.unpark(v);
                 self.fire_running(v, now);
-                self.count(cpu, Counter::Event(Event::Switch));
+                cpu.counters.add(Event::Switch);
                 match current {
                     Some(_) => self.share(cpu),
                     // It was idle, so that others may have counted on it: somebody else is to take from them.
                     None => self.cpus.iter().for_each(|cpu| self.share(cpu)),
                 }
             }
-            Next::Idle => self.count(cpu, Counter::Event(Event::Idle)),
         }
         let runs = match &next {
             Next::Stay => current,
@@ -282,7 +281,7 @@ impl<P: Platform> Core<P> {
         if cpu != here {
             self.platform.kick(cpu);
             if let Some(cpu) = self.cpu(here) {
-                self.count(cpu, Counter::Event(Event::Kick));
+                cpu.counters.add(Event::Kick);
             }
         }
     }
@@ -347,7 +346,6 @@ impl<P: Platform> Core<P> {
         match stolen {
             Some(v) => {
                 cpu.queue.set_idle(false);
-                self.count(cpu, Counter::Event(Event::Steal));
                 Next::Switch(v)
             }
             None if current.is_some() => Next::Idle,

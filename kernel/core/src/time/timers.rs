@@ -15,7 +15,7 @@ use abi::sched::ShutdownReason;
 
 use super::VcpuTime;
 use crate::cpu::pending;
-use crate::{Core, Counter, Cpu, CpuId, Event, Lock, Platform, Vcpu};
+use crate::{Core, Cpu, CpuId, Event, Lock, Platform, Vcpu};
 
 /// The deadline of a timer that is not set.
 pub const NEVER: u64 = u64::MAX;
@@ -138,7 +138,7 @@ fn take_due(timer: &AtomicU64, now: u64) -> bool {
 impl<P: Platform> Core<P> {
     /// The timer of `cpu`, which this runs on, went off: does all that is due, and sets it again.
     pub fn run_timers(&self, cpu: &Cpu<P>, current: Option<&Arc<Vcpu<P>>>) {
-        self.count(cpu, Counter::Event(Event::Timer));
+        cpu.counters.add(Event::Timer);
         cpu.timers.programmed.store(NEVER, Relaxed);
         let now = self.platform.now();
         while let Some((vcpu, due)) = cpu.timers.pop(now) {

@@ -89,6 +89,8 @@ fn assists(t: &mut Test) {
 fn nmi(t: &mut Test) {
     let mut arg = NmiCallback { handler_address: Vaddr(probe::code_page()), _pad: 0 };
     t.ok("nmi_op register", call_with(Hypercall::NMI_OP, &[0], &mut arg));
+    arg.handler_address = Vaddr(1 << 63);
+    t.err("nmi_op of no address", call_with(Hypercall::NMI_OP, &[0], &mut arg), Errno::EINVAL);
     t.ok("nmi_op unregister", call(Hypercall::NMI_OP, &[1, 0]));
     t.err("nmi_op unknown", call(Hypercall::NMI_OP, &[2, 0]), Errno::ENOSYS);
     t.err("nmi_op nowhere", call(Hypercall::NMI_OP, &[0, 0x1000]), Errno::EFAULT);

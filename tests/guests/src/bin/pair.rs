@@ -13,7 +13,7 @@ use conformance_guests::abi::vcpu::VcpuGuestContext;
 use conformance_guests::abi::{DomId, Errno, GrantRef, Maddr, Mfn, Port, Pte, Vaddr, VcpuId, Virq};
 use conformance_guests::child::{self, Child, control, map_foreign};
 use conformance_guests::domain_rt::probe::{self, call};
-use conformance_guests::ops::{MAP, READ, evtchn, grant, memory, mmu_update_for, sched, update_va};
+use conformance_guests::ops::{MAP, READ, evtchn, grant, memory, mmu_update_for, sched, system_time, update_va};
 use conformance_guests::{Test, guest};
 
 guest!(run);
@@ -142,6 +142,7 @@ fn refusals(t: &mut Test, child: &Child) {
         child.call_with(Hypercall::EVENT_CHANNEL_OP, &op(EvtchnOp::BIND_PIRQ), &mut pirq),
         Errno::EPERM,
     );
+    t.err("a PCI device", child.call_with(Hypercall::PHYSDEV_OP, &[25], &mut [0u64; 2]), Errno::EPERM);
     t.err("build_id", child.call(Hypercall::XEN_VERSION, &[10, 0]), Errno::EPERM);
     t.ok("commandline", child.call(Hypercall::XEN_VERSION, &[9, child::DATA]));
     t.eq("is denied", probe::peek(child.data), u64::from_le_bytes(*b"<denied>"));
@@ -459,6 +460,11 @@ fn crash(t: &mut Test) {
     child.ask(Hypercall::XEN_VERSION, &[0]);
     t.ok("unpause", control(DomctlOp::UNPAUSEDOMAIN, child.id));
     t.eq("does not answer", child.wait(20 * MS), None);
+    // Xen prints its story first.
+    let end = system_time(probe::vcpu_info()) + 2000 * MS;
+    while flags(child.id) & GetDomainInfo::DOMINF_SHUTDOWN == 0 && system_time(probe::vcpu_info()) < end {
+        call(Hypercall::SCHED_OP, &[0, 0]);
+    }
     let reason = flags(child.id) >> GetDomainInfo::SHUTDOWN_SHIFT & 0xff;
     t.eq(
         "has crashed",

@@ -21,6 +21,7 @@ const COMMAND: u64 = 0x64;
 fn run(t: &mut Test) {
     arguments(t);
     ports(t);
+    devices(t);
     mapping(t);
     binding(t);
 }
@@ -41,6 +42,20 @@ fn ports(t: &mut Test) {
     for level in [3, 1] {
         t.ok("set_iopl", physdev(PhysdevOp::SET_IOPL, &mut SetIopl { iopl: level }));
     }
+}
+
+/// What dom0 says of PCI devices that it found: the host bridge, as each call names it.
+fn devices(t: &mut Test) {
+    for op in [PhysdevOp::MANAGE_PCI_ADD, PhysdevOp::MANAGE_PCI_ADD_EXT, PhysdevOp::RESTORE_MSI] {
+        t.ok("a device by bus and number", physdev(op, &mut [0u64; 4]));
+    }
+    for op in [PhysdevOp::PCI_DEVICE_ADD, PhysdevOp::RESTORE_MSI_EXT, PhysdevOp::PCI_DEVICE_REMOVE] {
+        t.ok("a device by segment too", physdev(op, &mut [0u64; 4]));
+    }
+    t.ok("and there again", physdev(PhysdevOp::PCI_DEVICE_ADD, &mut [0u64; 4]));
+    let mut gsi = SetupGsi { gsi: LINE, ..SetupGsi::default() };
+    t.ok("setup_gsi", physdev(PhysdevOp::SETUP_GSI, &mut gsi));
+    t.ok("IRQ_UNMASK_NOTIFY takes no argument", call(Hypercall::PHYSDEV_OP, &[4, 0x1000]));
 }
 
 fn map(kind: MapPirqType, index: i32, pirq: i32, domid: DomId) -> (i64, i32) {
