@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -73,6 +74,8 @@ pub struct Machine {
     pub accel: Accel,
     /// Count instructions: one virtual nanosecond each, one CPU, exact.
     pub icount: bool,
+    /// Under icount: idle time passes as the host's does, for a machine that talks to the host. Else it is skipped.
+    pub idles: bool,
     /// Let the core end QEMU with its own exit codes; without it a power-off goes by ACPI.
     pub debug_exit: bool,
     /// Devices and whatever else.
@@ -90,6 +93,7 @@ impl Machine {
             mem: 256,
             accel: Accel::Tcg,
             icount: false,
+            idles: false,
             debug_exit: true,
             extra: Vec::new(),
         }
@@ -103,7 +107,8 @@ impl Machine {
         add(&["-m", &format!("{}M", self.mem)]);
         if self.icount {
             add(&["-accel", "tcg,thread=single", "-cpu", "qemu64", "-smp", "1"]);
-            add(&["-icount", "shift=0,sleep=off", "-rtc", "base=2020-01-01,clock=vm"]);
+            add(&["-icount", if self.idles { "shift=0" } else { "shift=0,sleep=off" }]);
+            add(&["-rtc", "base=2020-01-01,clock=vm"]);
         } else {
             let accel = if self.accel == Accel::Kvm { "kvm" } else { "tcg,thread=multi" };
             // QEMU 7.2 faults a ring-3 iretq to ring 3 under SMAP: docs/caveats.md.
@@ -322,14 +327,38 @@ impl Running {
     pub fn end(mut self) -> String {
         let _ = self.guard.child().kill();
         let _ = self.guard.child().wait();
+        self.said()
+    }
+
+    /// Why something waited for did not come, for whoever reads the error: the time was over, or the machine.
+    pub fn missed(&mut self, limit: Duration) -> String {
+        match self.ended() {
+            true => format!("before QEMU ended; it says: {:?}", self.said()),
+            false => format!("within {} s", limit.as_secs()),
+        }
+    }
+
+    /// What QEMU itself printed, to its end; once.
+    fn said(&mut self) -> String {
         self.messages.take().and_then(|reader| reader.join().ok()).unwrap_or_default()
     }
 }
 
-/// A TCP port of 127.0.0.1 that nobody listens on at this moment.
+/// Ports below those that Linux gives to outgoing connections: one of these could take a port before QEMU does.
+const PORTS: std::ops::Range<u16> = 20_000..32_768;
+/// Where the next search begins.
+static NEXT: AtomicU16 = AtomicU16::new(0);
+
+/// A TCP port of 127.0.0.1 that nobody listens on at this moment; another one each time.
 pub fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
-    Ok(listener.local_addr()?.port())
+    // Programs that look at the same time begin at different places.
+    let first = std::process::id().wrapping_mul(97) as usize;
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let mut ports = PORTS.map(|_| {
+        let at = first + usize::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        PORTS.start + (at % PORTS.len()) as u16
+    });
+    ports.find(is_free).context("no free port of 127.0.0.1 from 20000 to 32767")
 }
 
 /// Refuses a port that somebody else listens on.

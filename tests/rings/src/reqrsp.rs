@@ -4,7 +4,7 @@
 use crate::Set;
 use crate::pair::{Line, both, least};
 use domain_rt::page::HostPages;
-use ring_proto::ring::{Back, Front, RingClass};
+use ring_proto::ring::{Back, Front, Half, RingClass, Side};
 use std::hint::{black_box, spin_loop};
 use std::sync::atomic::{AtomicU64, Ordering::*};
 
@@ -133,13 +133,7 @@ fn front<const Q: usize, const S: usize>(
                 idle = 0;
             }
         }
-        if idle > IDLE && case.events {
-            if !rings.iter_mut().any(|ring| ring.0.final_check() == Ok(true)) {
-                seen = next(woken, seen);
-            }
-        } else if idle > 0 {
-            spin_loop();
-        }
+        seen = rest(&mut rings, case, idle, woken, seen);
     }
     events
 }
@@ -170,15 +164,22 @@ fn back<const Q: usize, const S: usize>(
                 idle = 0;
             }
         }
-        if idle > IDLE && case.events {
-            if !rings.iter_mut().any(|ring| ring.0.final_check() == Ok(true)) {
-                seen = next(woken, seen);
-            }
-        } else if idle > 0 {
-            spin_loop();
-        }
+        seen = rest(&mut rings, case, idle, woken, seen);
     }
     events
+}
+
+/// What a half does when it has looked at every ring, `idle` times in turn without finding anything: polls on, or waits
+/// for an event after `seen`; the last event it has seen.
+fn rest<S: Side>(rings: &mut [Line<Half<HostPages, S>>], case: Case, idle: u32, woken: &AtomicU64, seen: u64) -> u64 {
+    if idle > IDLE && case.events {
+        if !rings.iter_mut().any(|ring| ring.0.final_check() == Ok(true)) {
+            return next(woken, seen);
+        }
+    } else if idle > 0 {
+        spin_loop();
+    }
+    seen
 }
 
 /// Sleeps, as far as threads of a benchmark do, until there is an event that was not seen yet.

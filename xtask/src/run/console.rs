@@ -12,7 +12,7 @@ const PROMPT: &str = "dom0# ";
 pub fn attach(machine: &mut Running, limit: Duration) -> Result<()> {
     match machine.wait_for(0, limit, |lines, partial| is_idle(lines, partial).then_some(0)) {
         Some(_) => Ok(()),
-        None => bail!("no prompt of dom0 within {} s", limit.as_secs()),
+        None => bail!("no prompt of dom0 {}", machine.missed(limit)),
     }
 }
 
@@ -37,8 +37,9 @@ pub fn with_core(machine: &mut Running, line: &str, limit: Duration) -> Result<V
         is_idle(lines.get(echoed + 1..).unwrap_or_default(), partial).then_some(echoed)
     });
     let Some(echoed) = done else {
+        let missed = machine.missed(limit);
         let last = machine.lines().last().map_or("", |line| line.text.as_str());
-        bail!("no answer to {line:?} within {} s; the last line: {last}", limit.as_secs());
+        bail!("no answer to {line:?} {missed}; the last line: {last}");
     };
     let printed = machine.lines().get(echoed + 1..).unwrap_or_default().iter().map(|line| line.text.clone());
     let is_result = |line: &String| Entry::parse(line).is_none() && !line.starts_with(PROMPT);
@@ -94,7 +95,10 @@ mod tests {
     #[test]
     fn a_machine_that_says_nothing_is_given_up() {
         let limit = Duration::from_millis(50);
-        assert!(attach(&mut machine("printf 'no prompt'; sleep 5"), limit).is_err());
+        let error = attach(&mut machine("printf 'no prompt'; sleep 5"), limit).unwrap_err();
+        assert!(error.to_string().ends_with("within 0 s"), "{error}");
+        let error = attach(&mut machine("echo 'that port is taken' >&2"), SOON).unwrap_err();
+        assert!(error.to_string().contains("that port is taken"), "{error}");
         let mut silent = machine("printf 'dom0# '; sleep 5");
         attach(&mut silent, SOON).unwrap();
         assert!(command(&mut silent, "list", limit).is_err());

@@ -58,6 +58,9 @@ pub struct Options {
     /// What executes guest code
     #[arg(long, value_enum, default_value_t = Accel::Tcg)]
     accel: Accel,
+    /// Count instructions: one CPU, whose clock does not depend on how busy the host is
+    #[arg(long)]
+    icount: bool,
     /// Wait for a debugger before the first instruction
     #[arg(long)]
     gdb: bool,
@@ -240,6 +243,7 @@ impl Options {
     fn applied(&self, place: &Place, mut machine: Machine, mem: u32, accel: Accel) -> Result<Machine> {
         self.hypervisor.under(place, &mut machine, &self.core)?;
         (machine.smp, machine.mem, machine.accel) = (self.smp, mem, accel);
+        (machine.icount, machine.idles) = (self.icount, true);
         machine.extra.extend(self.qemu.iter().cloned());
         if self.gdb {
             let symbols = crate::toolchain::Route::ready().map(|route| route.artefact(place, crate::build::CORE));
@@ -270,7 +274,7 @@ fn count_instructions(machine: &Machine, dir: &Path, options: &Options) -> Count
         return Box::new(|| None);
     }
     let mut counted = machine.clone();
-    (counted.icount, counted.extra) = (true, Vec::new());
+    (counted.icount, counted.idles, counted.extra) = (true, false, Vec::new());
     let log = dir.join("run-icount.log");
     let thread = std::thread::spawn(move || -> Option<f64> {
         let mut running = counted.start(&log).ok()?;

@@ -3,7 +3,7 @@
 
 use super::e2e::{Case, PATIENCE, Setting};
 use super::shell::{expect_log, power_off};
-use super::system::boot;
+use super::system::{DRIVERS, boot};
 use crate::qemu::Running;
 use crate::run::console::command;
 use crate::run::http::fetch;
@@ -13,20 +13,8 @@ use std::time::{Duration, Instant};
 
 pub const CASES: &[Case] = &[("copies", copies)];
 
-/// `web` serves a file to `client` and to the host; `disk` works on a RAM disk. By DHCP `client` might come first.
+/// Beside the drivers: `web` serves a file to `client` and to the host; `disk` works on a RAM disk. By DHCP `client` might come first.
 const MANIFEST: &str = r#"
-[[domain]]
-name = "netback"
-kernel = "netback"
-memory = 16
-pci = ["00:02.0"]
-serves = ["vif"]
-[[domain]]
-name = "blkback"
-kernel = "blkback"
-memory = 24
-pci = ["00:03.0"]
-serves = ["vbd"]
 [[domain]]
 name = "web"
 kernel = "web"
@@ -60,7 +48,7 @@ const SETTLE: Duration = Duration::from_secs(15);
 fn copies(setting: &Setting<'_>) -> Result<()> {
     std::fs::create_dir_all(setting.dir())?;
     let config = setting.dir().join("copies.toml");
-    std::fs::write(&config, MANIFEST)?;
+    std::fs::write(&config, [DRIVERS, MANIFEST].concat())?;
     let mut system = boot(setting, &config)?;
     expect_log(&mut system.machine, "client", "console: client: SUCCESS")?;
     expect_log(&mut system.machine, "disk", "console: bench-rings: SUCCESS")?;

@@ -4,6 +4,7 @@
 use super::copies::Figures;
 use super::e2e::{Case, PATIENCE, Setting};
 use super::shell::{expect_log, power_off, tell};
+use super::system::DRIVERS;
 use super::tool::WHOLE;
 use crate::qemu::{Running, free_port};
 use crate::run::console::attach;
@@ -17,21 +18,6 @@ use dom0::manifest::Forward;
 
 pub const CASES: &[Case] = &[("features", all_or_none)];
 pub const ASKED: &[Case] = &[("each-feature", one_by_one)];
-
-const DRIVERS: &str = r#"
-[[domain]]
-name = "netback"
-kernel = "netback"
-memory = 16
-pci = ["00:02.0"]
-serves = ["vif"]
-[[domain]]
-name = "blkback"
-kernel = "blkback"
-memory = 32
-pci = ["00:03.0"]
-serves = ["vbd"]
-"#;
 
 /// The host's addresses of the guests, in the order in which they ask.
 fn address(guest: usize) -> String {

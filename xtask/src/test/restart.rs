@@ -2,7 +2,7 @@
 
 use super::e2e::{Case, PATIENCE, Setting};
 use super::shell::{expect_log, has, power_off, tell};
-use super::system::{System, boot, join, under_way};
+use super::system::{DRIVERS, System, boot, join, under_way};
 use crate::qemu::Running;
 use crate::run::console::attach;
 use crate::run::held::audited;
@@ -26,18 +26,6 @@ const TIMES: usize = 3;
 
 /// `web` on both drivers, and who is started by hand.
 const MANIFEST: &str = r#"
-[[domain]]
-name = "netback"
-kernel = "netback"
-memory = 16
-pci = ["00:02.0"]
-serves = ["vif"]
-[[domain]]
-name = "blkback"
-kernel = "blkback"
-memory = 16
-pci = ["00:03.0"]
-serves = ["vbd"]
 [[domain]]
 name = "web"
 kernel = "web"
@@ -68,7 +56,7 @@ pub const ONCE: &[Case] = &[("echoback-hangs", echoback_hangs)];
 fn start(setting: &Setting<'_>) -> Result<(System, u16)> {
     std::fs::create_dir_all(setting.dir())?;
     let config = setting.dir().join("restart.toml");
-    std::fs::write(&config, MANIFEST)?;
+    std::fs::write(&config, [DRIVERS, MANIFEST].concat())?;
     let mut system = boot(setting, &config)?;
     let port = system.port_of("web")?;
     Ok((system, port))

@@ -3,7 +3,7 @@
 
 use super::e2e::{Case, PATIENCE, Setting};
 use super::shell::{expect_log, has, power_off, tell};
-use super::system::boot;
+use super::system::{DRIVERS, boot};
 use crate::qemu::Running;
 use crate::run::console::command;
 use crate::run::held::audited;
@@ -13,12 +13,6 @@ use anyhow::{Context, Result, ensure};
 pub const CASES: &[Case] = &[("unpacking", unpacking)];
 
 const MANIFEST: &str = r#"
-[[domain]]
-name = "netback"
-kernel = "netback"
-memory = 16
-pci = ["00:02.0"]
-serves = ["vif"]
 [[domain]]
 name = "first"
 kernel = "first"
@@ -46,7 +40,7 @@ const LEFT: f64 = 64.0;
 fn unpacking(setting: &Setting<'_>) -> Result<()> {
     std::fs::create_dir_all(setting.dir())?;
     let config = setting.dir().join("unpacking.toml");
-    std::fs::write(&config, MANIFEST)?;
+    std::fs::write(&config, [DRIVERS, MANIFEST].concat())?;
     let mut machine = boot(setting, &config)?.machine;
     let before = heap(&mut machine)?;
     for (round, end) in ["\x03", "destroy linux\n"].into_iter().enumerate() {
