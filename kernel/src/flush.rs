@@ -49,8 +49,9 @@ pub fn local(what: Flush) {
 pub fn on(cpus: CpuSet, what: Flush) {
     let me = ferrule_core::CpuId(percpu::id());
     let others = cpus.without(me);
-    if !others.is_empty() {
-        ask(others);
+    for cpu in others.iter() {
+        requests(cpu.0).wanted.fetch_add(1, Ordering::AcqRel);
+        apic::send(cpu.0, apic::FLUSH_VECTOR);
     }
     if cpus.has(me) {
         local(what);
@@ -62,12 +63,5 @@ pub fn on(cpus: CpuSet, what: Flush) {
             serve();
             core::hint::spin_loop();
         }
-    }
-}
-
-fn ask(others: CpuSet) {
-    for cpu in others.iter() {
-        requests(cpu.0).wanted.fetch_add(1, Ordering::AcqRel);
-        apic::send(cpu.0, apic::FLUSH_VECTOR);
     }
 }

@@ -108,8 +108,7 @@ fn write_msr(msr: u32, value: u64) {
 
 /// A base that is not canonical would fault: it becomes 0.
 fn canonical(base: u64) -> u64 {
-    let extended = (base << 16).cast_signed() >> 16;
-    if extended.cast_unsigned() == base { base } else { 0 }
+    if Vaddr(base).is_canonical() { base } else { 0 }
 }
 
 fn frame_bytes(frame: Frame, offset: usize, want: usize) -> (*mut u8, usize) {

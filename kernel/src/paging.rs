@@ -184,24 +184,28 @@ fn map_range(early: &mut Early, virt: u64, range: Range, flags: u64) {
 
 /// Maps one page, large or not; `entry` is the last level's.
 fn map(early: &mut Early, virt: u64, entry: u64, large: bool) {
-    let stop = if large { 21 } else { 12 };
-    let mut table = root();
-    for shift in [39, 30, 21] {
-        let slot = table + (virt >> shift & 511) * 8;
-        if shift == stop {
-            return write_entry(slot, entry);
-        }
-        let mut next: u64 = physical::read(slot);
+    if let Some(at) = slot(virt, if large { 21 } else { 12 }, Some((early, entry & USER))) {
+        write_entry(at, entry);
+    }
+}
+
+/// The machine address of the entry that maps `1 << last` bytes at an address. The tables on the way to it that are
+/// missing are made, if with `make` there is memory for them, and flags. None where one is missing, or a large page.
+fn slot(virt: u64, last: u32, mut make: Option<(&mut Early, u64)>) -> Option<u64> {
+    let mut at = root() + (virt >> 39 & 511) * 8;
+    for shift in [30, 21, 12].into_iter().filter(|&shift| shift >= last) {
+        let mut next: u64 = physical::read(at);
         if next & PRESENT == 0 {
-            next = early.take(PAGE) | PRESENT | WRITE | (entry & USER);
-            write_entry(slot, next);
+            let (early, flags) = make.as_mut()?;
+            next = early.take(PAGE) | PRESENT | WRITE | *flags;
+            write_entry(at, next);
         }
         if next & LARGE != 0 {
-            return;
+            return None;
         }
-        table = next & ADDRESS;
+        at = (next & ADDRESS) + (virt >> shift & 511) * 8;
     }
-    write_entry(table + (virt >> 12 & 511) * 8, entry);
+    Some(at)
 }
 
 fn write_entry(at: u64, entry: u64) {
@@ -216,13 +220,5 @@ pub fn map_page(early: &mut Early, virt: u64, address: u64, flags: u64) {
 
 /// Where the last-level entry of an address of the core's own range is, if its tables exist.
 pub fn entry_of(virt: u64) -> Option<*mut u64> {
-    let mut table = root();
-    for shift in [39, 30, 21] {
-        let next: u64 = physical::read(table + (virt >> shift & 511) * 8);
-        if next & PRESENT == 0 || next & LARGE != 0 {
-            return None;
-        }
-        table = next & ADDRESS;
-    }
-    Some(physical::at(table + (virt >> 12 & 511) * 8))
+    slot(virt, 12, None).map(physical::at)
 }

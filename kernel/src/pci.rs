@@ -1,13 +1,13 @@
 //! The one thing the core does in PCI configuration space: message-signalled interrupts, since whoever writes their
 //! address and data can interrupt anybody.
+//!
+//! Configuration accesses take two ports. They are one at a time, since all callers hold the lock of `Core::lines`.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use ferrule_core::irq::{Line, PciAddress};
-use ferrule_core::sync::Lock;
 use x86_64::instructions::port::Port;
 
-use crate::machine::Machine;
 use crate::{apic, layout, paging};
 
 const CAPABILITY_MSI: u8 = 0x05;
@@ -17,16 +17,12 @@ const HAS_CAPABILITIES: u32 = 1 << 20;
 const FIRST_CAPABILITY: u8 = 0x34;
 const BAR0: u8 = 0x10;
 
-/// Configuration accesses take two ports; one at a time.
-static CONFIG: Lock<Machine, ()> = Lock::<Machine, _>::new(());
-
 fn config_port(device: PciAddress, offset: u8) -> u32 {
     0x8000_0000 | u32::from(device.bus) << 16 | u32::from(device.devfn) << 8 | u32::from(offset & !3)
 }
 
 fn read(device: PciAddress, offset: u8) -> u32 {
-    let _one = CONFIG.lock();
-    // SAFETY: the chip set's configuration ports; the core's accesses and those it makes for domains hold the lock.
+    // SAFETY: the chip set's configuration ports; the core's accesses and those it makes for domains hold one lock.
     unsafe {
         Port::<u32>::new(0xcf8).write(config_port(device, offset));
         Port::<u32>::new(0xcfc).read()
@@ -34,7 +30,6 @@ fn read(device: PciAddress, offset: u8) -> u32 {
 }
 
 fn write(device: PciAddress, offset: u8, value: u32) {
-    let _one = CONFIG.lock();
     // SAFETY: as for `read`; only the message registers of a device that its domain was given are written.
     unsafe {
         Port::<u32>::new(0xcf8).write(config_port(device, offset));

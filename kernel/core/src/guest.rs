@@ -39,13 +39,6 @@ pub fn set_bits<P: Platform>(platform: &P, frame: Frame, index: usize, bits: u64
     platform.word(frame, index).fetch_or(bits, Ordering::SeqCst)
 }
 
-/// Clears bits of a word; returns what it was.
-#[inline(always)]
-pub fn clear_bits<P: Platform>(platform: &P, frame: Frame, index: usize, bits: u64) -> u64 {
-    dirtied(frame);
-    platform.word(frame, index).fetch_and(!bits, Ordering::SeqCst)
-}
-
 /// A word that guest and core change at once, for the event paths that are written apart from where their words are.
 #[inline(always)]
 pub(crate) fn shared_word<P: Platform>(platform: &P, frame: Frame, index: usize) -> &crate::sync::atomic::AtomicU64 {
@@ -142,7 +135,7 @@ impl<P: Platform> Core<P> {
     /// The frame, and the byte in it, that a guest's own access would reach.
     fn reach(&self, space: AddressSpace, at: u64, write: bool) -> Result<(Frame, usize), Fault> {
         refuse_if(!crate::mm::is_guest_address(Vaddr(at)), Fault)?;
-        let entry = self.walk(space, Vaddr(at)).target(write).ok_or(Fault)?;
+        let entry = self.translate(space, Vaddr(at), write).ok_or(Fault)?;
         let frame = self.frames.get(entry.mfn()).ok_or(Fault)?;
         Ok((frame, at as usize % PAGE_SIZE))
     }

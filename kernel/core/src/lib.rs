@@ -79,6 +79,12 @@ pub(crate) fn refuse_if<E>(it: bool, with: E) -> Result<(), E> {
     if it { Err(with) } else { Ok(()) }
 }
 
+/// Those of some flags whose condition holds.
+#[inline(always)]
+pub(crate) fn flags<const N: usize>(all: [(bool, u64); N]) -> u64 {
+    all.iter().fold(0, |flags, (holds, flag)| if *holds { flags | flag } else { flags })
+}
+
 /// Is there memory for `bytes` more, and for what others take at the same time? ENOMEM where there is not.
 ///
 /// Asked right before something is put into a `Box` or an `Arc`, which cannot report that there is none.

@@ -84,17 +84,8 @@ pub const ARITHMETIC: u64 = rflags::CF | rflags::PF | rflags::AF | rflags::ZF | 
 /// Flags by a result alone: zero, sign, parity.
 pub fn flags_of(result: u64, bytes: u8) -> u64 {
     let result = result & mask(bytes);
-    let mut flags = 0;
-    if result == 0 {
-        flags |= rflags::ZF;
-    }
-    if result >> (8 * u32::from(bytes) - 1) & 1 != 0 {
-        flags |= rflags::SF;
-    }
-    if (result as u8).count_ones().is_multiple_of(2) {
-        flags |= rflags::PF;
-    }
-    flags
+    let (negative, ones) = (result >> (8 * u32::from(bytes) - 1) & 1 != 0, (result as u8).count_ones());
+    crate::flags([(result == 0, rflags::ZF), (negative, rflags::SF), (ones.is_multiple_of(2), rflags::PF)])
 }
 
 /// `a + b`, or `a - b`: the result and its flags.
@@ -107,13 +98,6 @@ pub fn add(a: u64, b: u64, bytes: u8, subtract: bool) -> (u64, u64) {
         true => (a < b, (a ^ b) & (a ^ result)),
         false => (result < a, !(a ^ b) & (a ^ result)),
     };
-    let mut flags = flags_of(result, bytes);
-    if carry {
-        flags |= rflags::CF;
-    }
-    if overflow >> sign & 1 != 0 {
-        flags |= rflags::OF;
-    }
-    flags |= (a ^ b ^ result) & rflags::AF;
-    (result, flags)
+    let carries = crate::flags([(carry, rflags::CF), (overflow >> sign & 1 != 0, rflags::OF)]);
+    (result, flags_of(result, bytes) | carries | (a ^ b ^ result) & rflags::AF)
 }

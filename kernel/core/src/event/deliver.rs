@@ -34,10 +34,8 @@ impl<P: Platform> Core<P> {
     #[inline(always)]
     pub fn set_upcall_mask(&self, vcpu: &Vcpu<P>, masked: bool) -> bool {
         let (frame, at) = vcpu.info.get();
-        let old = match masked {
-            true => guest::set_bits(&self.platform, frame, at + layout::UPCALL, 1 << 8),
-            false => guest::clear_bits(&self.platform, frame, at + layout::UPCALL, layout::UPCALL_MASK),
-        };
+        let word = guest::shared_word(&self.platform, frame, at + layout::UPCALL);
+        let old = if masked { word.fetch_or(1 << 8, SeqCst) } else { word.fetch_and(!layout::UPCALL_MASK, SeqCst) };
         old & layout::UPCALL_MASK != 0
     }
 

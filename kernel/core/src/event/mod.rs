@@ -41,7 +41,7 @@ pub struct Events<P: Platform> {
     /// Is there a FIFO layout? Changed with both locks held.
     is_fifo: AtomicBool,
     /// How many of its vCPUs wait in SCHEDOP_poll.
-    pollers: AtomicU32,
+    pub(crate) pollers: AtomicU32,
 }
 
 /// What is guarded by the lock of a domain's ports.
@@ -175,11 +175,6 @@ impl<P: Platform> Events<P> {
         let ports = self.ports.lock();
         let fifo = self.fifo.lock().as_ref().map_or(0, fifo::Fifo::bytes);
         fifo + ports.buckets.len() * size_of::<[Channel<P>; BUCKET]>() + size_of_val(&*ports.pirqs)
-    }
-
-    /// A vCPU no longer polls.
-    pub(crate) fn poll_ended(&self) {
-        self.pollers.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -32,15 +32,13 @@ fn place(host_addr: u64, flags: u32) -> MapAt {
 
 /// The page-table entry of a mapping.
 fn entry(frame: Frame, flags: u32) -> Pte {
-    let mut bits = PteFlags::PRESENT.0 | PteFlags::ACCESSED.0 | PteFlags::DIRTY.0;
-    if flags & gntmap::READONLY == 0 {
-        bits |= PteFlags::RW.0;
-    }
-    if flags & gntmap::APPLICATION_MAP != 0 {
-        bits |= PteFlags::USER.0;
-    }
-    bits |= u64::from(flags >> gntmap::GUEST_AVAIL_SHIFT) << 9 & PteFlags::AVAIL.0;
-    Pte::new(frame.mfn(), PteFlags(bits))
+    let access = crate::flags([
+        (flags & gntmap::READONLY == 0, PteFlags::RW.0),
+        (flags & gntmap::APPLICATION_MAP != 0, PteFlags::USER.0),
+    ]);
+    let available = u64::from(flags >> gntmap::GUEST_AVAIL_SHIFT) << 9 & PteFlags::AVAIL.0;
+    let always = PteFlags::PRESENT.0 | PteFlags::ACCESSED.0 | PteFlags::DIRTY.0;
+    Pte::new(frame.mfn(), PteFlags(always | access | available))
 }
 
 /// A batch of mappings, or of their ends: the page tables and the track of the domain that maps, locked.

@@ -12,6 +12,8 @@ use crate::trap::DR6_DEFAULT;
 use crate::{Args, Caller, HcResult, Platform, Run, Stop, refuse_if};
 use abi::Errno;
 
+/// The bits of DR6 that are always zero.
+const DR6_ZEROS: u64 = 0x1000;
 /// CR4.DE: I/O breakpoints.
 const CR4_DE: u64 = 8;
 
@@ -55,7 +57,8 @@ pub fn write<P: Platform>(c: &mut Caller<'_, P>, register: u32, value: u64) -> R
 pub fn admit(run: &mut Run, register: u32, value: u64) -> Result<(), Errno> {
     let register = resolve(run, register).ok_or(Errno::ENODEV)?;
     let value = match register {
-        6 => admit6(value)?,
+        6 if value >> 32 != 0 => return Err(Errno::EINVAL),
+        6 => value & !DR6_ZEROS | DR6_DEFAULT,
         7 => {
             let (hardware, io) = admit7(value, run.cr4 & CR4_DE != 0)?;
             run.debug[5] = io;
@@ -68,11 +71,6 @@ pub fn admit(run: &mut Run, register: u32, value: u64) -> Result<(), Errno> {
         *slot = value;
     }
     Ok(())
-}
-
-fn admit6(value: u64) -> Result<u64, Errno> {
-    const ZEROS: u64 = 0x1000;
-    if value >> 32 != 0 { Err(Errno::EINVAL) } else { Ok(value & !ZEROS | DR6_DEFAULT) }
 }
 
 /// DR7 for the hardware, and the enable bits of I/O breakpoints taken out of it.

@@ -115,14 +115,17 @@ pub fn info<P: Platform>(core: &Core<P>, domain: &Domain<P>) -> GetDomainInfo {
     let views = || domain.vcpus.iter().map(|v| v.sched.state.view());
     let up = views().filter(|v| !v.down()).count() as u32;
     let stage = domain.stage();
-    let flags = [
-        (stage >= Stage::Dying, GetDomainInfo::DOMINF_DYING),
-        (stage == Stage::Shutdown, GetDomainInfo::DOMINF_SHUTDOWN),
-        (domain.paused.load(Ordering::SeqCst) > 0, GetDomainInfo::DOMINF_PAUSED),
-        (views().all(|v| v.down() || v.blocked()), GetDomainInfo::DOMINF_BLOCKED),
-        (views().any(|v| v.running()), GetDomainInfo::DOMINF_RUNNING),
-        (domain.privilege.contains(Privilege::STORE), GetDomainInfo::DOMINF_XS_DOMAIN),
-    ];
+    let flags = crate::flags(
+        [
+            (stage >= Stage::Dying, GetDomainInfo::DOMINF_DYING),
+            (stage == Stage::Shutdown, GetDomainInfo::DOMINF_SHUTDOWN),
+            (domain.paused.load(Ordering::SeqCst) > 0, GetDomainInfo::DOMINF_PAUSED),
+            (views().all(|v| v.down() || v.blocked()), GetDomainInfo::DOMINF_BLOCKED),
+            (views().any(|v| v.running()), GetDomainInfo::DOMINF_RUNNING),
+            (domain.privilege.contains(Privilege::STORE), GetDomainInfo::DOMINF_XS_DOMAIN),
+        ]
+        .map(|(holds, flag)| (holds, flag.into())),
+    );
     let reason = domain.life.load(Ordering::SeqCst) >> 8 & GetDomainInfo::SHUTDOWN_MASK;
     let (tot_pages, max_pages) = {
         let account = domain.memory.lock();
@@ -130,8 +133,7 @@ pub fn info<P: Platform>(core: &Core<P>, domain: &Domain<P>) -> GetDomainInfo {
     };
     GetDomainInfo {
         domain: domain.id,
-        flags: flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum::<u32>()
-            | reason << GetDomainInfo::SHUTDOWN_SHIFT,
+        flags: flags as u32 | reason << GetDomainInfo::SHUTDOWN_SHIFT,
         tot_pages,
         max_pages,
         shared_info_frame: domain.shared_info.mfn(),
@@ -249,16 +251,11 @@ fn affinity<P: Platform>(c: &Caller<'_, P>, vcpu: &Arc<Vcpu<P>>, which: VcpuAffi
     if which.flags & VcpuAffinity::HARD == 0 {
         return if which.flags & VcpuAffinity::SOFT != 0 { Ok(()) } else { Err(Errno::EINVAL.into()) };
     }
-    let mut map = [0u8; 8];
+    let mut map = if set { [0; 8] } else { vcpu.sched.affinity().0.to_le_bytes() };
     let part = map.get_mut(..bytes(&which.hard)).unwrap_or_default();
-    if set {
-        c.core.platform.copy_from_guest(c.space()?, which.hard.bitmap, part)?;
-        c.core.set_affinity(vcpu, CpuSet(u64::from_le_bytes(map)))?;
-        return Ok(());
+    if !set {
+        return Ok(c.core.platform.copy_to_guest(c.space()?, which.hard.bitmap, part)?);
     }
-    for (slot, byte) in part.iter_mut().zip(vcpu.sched.affinity().0.to_le_bytes()) {
-        *slot = byte;
-    }
-    c.core.platform.copy_to_guest(c.space()?, which.hard.bitmap, part)?;
-    Ok(())
+    c.core.platform.copy_from_guest(c.space()?, which.hard.bitmap, part)?;
+    Ok(c.core.set_affinity(vcpu, CpuSet(u64::from_le_bytes(map)))?)
 }

@@ -243,8 +243,8 @@ fn machphys_mfn_list<P: Platform>(c: &Caller<'_, P>, at: u64) -> HcResult {
     let mut written = 0;
     while written < list.max_extents && u64::from(written) * STEP < bytes {
         let va = Vaddr(MACH2PHYS_VIRT_START.0 + u64::from(written) * STEP);
-        let walk = c.core.walk(c.space()?, va);
-        let leaf = if walk.entries[2].has(PteFlags::PSE) { walk.entries[2] } else { walk.entries[3] };
+        let [.., large, small] = c.core.walk(c.space()?, va);
+        let leaf = if large.has(PteFlags::PSE) { large } else { small };
         if !leaf.present() {
             break;
         }

@@ -105,17 +105,13 @@ impl<P: Platform> Core<P> {
         *to = VcpuGuestContext::default();
         to.user_regs = run.regs;
         to.user_regs.rflags = run.regs.rflags & !rflags::IOPL | u64::from(run.iopl) << 12;
-        to.flags = [
+        to.flags = crate::flags([
             (true, VcpuGuestContext::VGCF_I387_VALID),
             (up, VcpuGuestContext::VGCF_ONLINE),
             (run.kernel_mode, VcpuGuestContext::VGCF_IN_KERNEL),
             (run.callbacks.failsafe.masks, VcpuGuestContext::VGCF_FAILSAFE_DISABLES_EVENTS),
             (run.callbacks.syscall.masks, VcpuGuestContext::VGCF_SYSCALL_DISABLES_EVENTS),
-        ]
-        .iter()
-        .filter(|(set, _)| *set)
-        .map(|(_, flag)| flag)
-        .sum();
+        ]);
         for (vector, slot) in (0..=255u8).zip(&mut to.trap_ctxt) {
             *slot = run.traps.get(vector);
         }

@@ -2,7 +2,6 @@
 
 use abi::{Errno, PAGE_SHIFT, Vaddr};
 
-use super::walk::Walk;
 use crate::guest::{self, WORDS};
 use crate::vcpu::LDT_FRAMES;
 use crate::{Caller, Core, Frame, PageType, Platform, Run, refuse_if};
@@ -61,8 +60,7 @@ impl<P: Platform> Caller<'_, P> {
         }
         let va = Vaddr(self.run.ldt_base.wrapping_add(offset));
         let Some(root) = self.run.kernel_root else { return false };
-        let walk: Walk = self.core.walk(crate::platform::AddressSpace { root }, va);
-        let Some(pte) = walk.target(false) else { return false };
+        let Some(pte) = self.core.translate(crate::AddressSpace { root }, va, false) else { return false };
         let Some(slot) = self.run.ldt.get_mut((offset >> PAGE_SHIFT) as usize) else { return false };
         if slot.is_some() {
             return false;

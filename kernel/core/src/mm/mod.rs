@@ -40,7 +40,6 @@ pub use ldt::descriptors_are_fit;
 pub use trapped::Trapped;
 pub use update::MappedOwner;
 pub(crate) use update::Store;
-pub use walk::Walk;
 
 use crate::frame::OwnerWord;
 use crate::{Core, Domain, Frame, Guard, Owner, Platform, Stop};

@@ -119,7 +119,7 @@ impl<P: Platform> Core<P> {
     pub fn wake(&self, vcpu: &Arc<Vcpu<P>>) {
         let (polled, todo) = vcpu.sched.state.unblock();
         if polled && let Some(domain) = vcpu.domain.upgrade() {
-            domain.events.poll_ended();
+            domain.events.pollers.fetch_sub(1, Ordering::SeqCst);
         }
         self.apply(vcpu, todo);
     }

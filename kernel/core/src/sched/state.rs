@@ -161,15 +161,8 @@ impl State {
     /// A CPU has taken it off a queue and would run it. False if it may not run any more: then it is in nobody's
     /// hands.
     pub fn take(&self) -> bool {
-        let mut old = self.0.load(SeqCst);
-        loop {
-            let run = View(old).runnable();
-            let new = old & !QUEUED | if run { RUNNING } else { 0 };
-            match self.0.compare_exchange(old, new, SeqCst, SeqCst) {
-                Ok(_) => return run,
-                Err(now) => old = now,
-            }
-        }
+        let taken = |word: u32| Some(word & !QUEUED | if View(word).runnable() { RUNNING } else { 0 });
+        self.0.fetch_update(SeqCst, SeqCst, taken).is_ok_and(|before| View(before).runnable())
     }
 
     /// The CPU that runs it will store its state.

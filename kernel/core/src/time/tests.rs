@@ -23,9 +23,10 @@ fn ticked(core: &TestCore, vcpu: &Vcpu<TestMachine>, port: Port) -> bool {
     let domain = vcpu.domain.upgrade().unwrap();
     let bit = 1 << port.0;
     let (frame, at) = vcpu.info.get();
-    guest::clear_bits(&core.platform, frame, at + layout::SELECTOR, u64::MAX);
-    guest::clear_bits(&core.platform, frame, at + layout::UPCALL, layout::UPCALL_PENDING);
-    guest::clear_bits(&core.platform, domain.shared_info, layout::PENDING, bit) & bit != 0
+    let clear = |frame, at, bits: u64| guest::shared_word(&core.platform, frame, at).fetch_and(!bits, SeqCst);
+    clear(frame, at + layout::SELECTOR, u64::MAX);
+    clear(frame, at + layout::UPCALL, layout::UPCALL_PENDING);
+    clear(domain.shared_info, layout::PENDING, bit) & bit != 0
 }
 
 fn now(core: &TestCore) -> u64 {

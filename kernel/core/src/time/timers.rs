@@ -60,6 +60,7 @@ impl<P: Platform> Timers<P> {
     }
 
     /// Is there nothing to come but of vCPUs that run?
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.first.load(SeqCst) == NEVER
     }

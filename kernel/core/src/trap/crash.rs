@@ -65,7 +65,7 @@ impl<P: Platform> Core<P> {
         self.log(format_args!("d{}v{} crashed: {why}", c.domain.id.0, c.vcpu.id.0));
         self.log_state(c);
         if let (Some(address), Some(space)) = (why.address(), c.run.space()) {
-            let [l4, l3, l2, l1] = self.walk(space, abi::Vaddr(address)).entries.map(|entry| entry.0);
+            let [l4, l3, l2, l1] = self.walk(space, abi::Vaddr(address)).map(|entry| entry.0);
             self.log(format_args!("  walk of {address:#018x}: L4 {l4:x} L3 {l3:x} L2 {l2:x} L1 {l1:x}"));
         }
         self.shutdown(c.domain, ShutdownReason::CRASH);

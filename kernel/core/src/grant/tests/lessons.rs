@@ -365,7 +365,7 @@ fn a_guests_bits_and_user_flag_go_into_the_entry() {
     let (core, from, to) = pair();
     let flags = HOST | gntmap::APPLICATION_MAP | 5 << gntmap::GUEST_AVAIL_SHIFT;
     assert_eq!(map(&core, &to, map_op(&from, 8, flags, to.va(HOLE).0)).0, OKAY);
-    let pte = core.walk(to.space(), to.va(HOLE)).entries[3];
+    let [.., pte] = core.walk(to.space(), to.va(HOLE));
     assert_eq!(pte.mfn(), from.frames[1].mfn());
     assert_eq!(pte.0 & PteFlags::AVAIL.0, 5 << 9);
     assert!(pte.has(PteFlags::USER | PteFlags::RW));
