@@ -7,7 +7,7 @@ use abi::{Mfn, PAGE_SIZE, Vaddr};
 use ferrule_core::frame::Frame;
 use ferrule_core::irq::{Line, PciAddress};
 use ferrule_core::platform::{AddressSpace, Fault, Flush, Halt, Platform};
-use ferrule_core::vcpu::{GDT_FRAMES, LDT_FRAMES, Run};
+use ferrule_core::vcpu::{LDT_FRAMES, Run};
 use ferrule_core::{Cpu, CpuId, CpuSet};
 use x86_64::instructions::interrupts;
 use x86_64::instructions::port::Port;
@@ -198,15 +198,10 @@ impl Platform for Machine {
             let at = frame.map_or(zero, |f| f.mfn().0 * PAGE_SIZE as u64);
             at | paging::PRESENT | paging::NO_EXECUTE | if frame.is_some() { paging::WRITE } else { 0 }
         };
-        for n in 0..GDT_FRAMES {
-            set_window(area + layout::GDT_WINDOW + (n * PAGE_SIZE) as u64, entry(run.gdt[n]));
-        }
+        set_window(area + layout::GDT_WINDOW, run.gdt.map(entry));
         if run.ldt_entries != 0 {
-            for n in 0..LDT_FRAMES {
-                // What is not there is mapped when the guest uses it: see `ldt_offset`.
-                let entry = run.ldt[n].map_or(0, |frame| entry(Some(frame)));
-                set_window(area + layout::LDT_WINDOW + (n * PAGE_SIZE) as u64, entry);
-            }
+            // What is not there is mapped when the guest uses it: see `ldt_offset`.
+            set_window(area + layout::LDT_WINDOW, run.ldt.map(|frame| frame.map_or(0, |frame| entry(Some(frame)))));
         }
         // SAFETY: this CPU's own tables, and interrupts are off.
         unsafe { (*percpu::get().tables.get()).load_ldt(percpu::id(), run.ldt_entries) };
@@ -396,14 +391,18 @@ pub fn load_cr3(root: u64) {
     }
 }
 
-/// Changes one page of a window, and drops its translation if it was another.
-fn set_window(at: u64, entry: u64) {
-    let Some(slot) = paging::entry_of(at) else { return };
-    // SAFETY: the slot is the last-level entry of this CPU's own window; the CPU may set its accessed and dirty bits.
-    unsafe {
-        if slot.read_volatile() & !0x60 != entry {
-            slot.write_volatile(entry);
-            flush::local(Flush::Page(Vaddr(at)));
+/// Changes the pages of a window that are not as they are to be, and drops their translations.
+fn set_window<const N: usize>(at: u64, entries: [u64; N]) {
+    let Some(slots) = paging::entry_of(at) else { return };
+    for (n, entry) in entries.into_iter().enumerate() {
+        // SAFETY: the last-level entries of this CPU's own window, which lie in one table as it begins at a multiple of 16
+        // pages; the CPU may set their accessed and dirty bits.
+        unsafe {
+            let slot = slots.add(n);
+            if slot.read_volatile() & !0x60 != entry {
+                slot.write_volatile(entry);
+                flush::local(Flush::Page(Vaddr(at + (n * PAGE_SIZE) as u64)));
+            }
         }
     }
 }

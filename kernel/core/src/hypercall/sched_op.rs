@@ -14,7 +14,7 @@ use abi::{Errno, Port};
 use core::sync::atomic::Ordering::SeqCst;
 
 use crate::cpu::pending;
-use crate::time::{NEVER, WATCHDOGS};
+use crate::time::NEVER;
 use crate::{Args, Caller, HcResult, Platform, Privilege, Stop, refuse_if};
 
 /// See the head of this file.
@@ -89,21 +89,21 @@ fn poll_finds<P: Platform>(c: &Caller<'_, P>, poll: &Poll, only: Option<Port>) -
 
 fn watchdog<P: Platform>(c: &mut Caller<'_, P>, arg: u64) -> HcResult {
     let Watchdog { id, timeout } = c.get(arg)?;
-    let used = &c.domain.clock.watchdogs_used;
-    let is_used = |which| used.load(SeqCst) >> which & 1 != 0;
-    let which = match id {
-        0 => (0..WATCHDOGS).find(|which| used.fetch_or(1 << which, SeqCst) >> which & 1 == 0),
-        _ => (0..WATCHDOGS).find(|&which| which + 1 == id as usize && is_used(which)),
-    };
-    let Some(which) = which else {
-        return if id == 0 { Ok(i64::from(Errno::ENOSPC.code() as u32)) } else { Err(Errno::EINVAL.into()) };
-    };
-    if id != 0 && timeout == 0 {
-        c.core.set_watchdog(c.cpu, c.vcpu, which, NEVER);
-        used.fetch_and(!(1 << which), SeqCst);
-    } else {
-        let length = u64::from(timeout).saturating_mul(1_000_000_000);
-        c.core.set_watchdog(c.cpu, c.vcpu, which, c.core.platform.now().saturating_add(length));
+    let deadline = c.core.platform.now().saturating_add(u64::from(timeout).saturating_mul(1_000_000_000));
+    let clock = &c.domain.clock;
+    if id == 0 {
+        let Some(id) = c.core.take_watchdog(c.domain) else { return Ok(i64::from(Errno::ENOSPC.code() as u32)) };
+        if let Some(which) = clock.watchdogs.get(id - 1) {
+            c.core.set_watchdog(c.cpu, c.domain, which, deadline);
+        }
+        return Ok(id as i64);
     }
-    Ok(if id == 0 { which as i64 + 1 } else { 0 })
+    let which = clock.watchdogs.get(id as usize - 1).ok_or(Errno::EINVAL)?;
+    let bit = 1 << (id - 1);
+    refuse_if(clock.watchdogs_used.load(SeqCst) & bit == 0, Errno::EINVAL)?;
+    c.core.set_watchdog(c.cpu, c.domain, which, if timeout == 0 { NEVER } else { deadline });
+    if timeout == 0 {
+        clock.watchdogs_used.fetch_and(!bit, SeqCst);
+    }
+    Ok(0)
 }

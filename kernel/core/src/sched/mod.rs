@@ -97,21 +97,20 @@ impl<P: Platform> Core<P> {
         self.cpus.get(id.0 as usize)
     }
 
-    /// Makes room in all queues for the vCPUs of all domains and of one more with `vcpus`, so that nothing is allocated
-    /// when a vCPU is woken or sleeps. ENOMEM if there is none. Called before its vCPUs run, with the domain table
-    /// locked.
+    /// Makes room in all queues for the vCPUs and the watchdogs of all domains and of one more with `vcpus`, so that
+    /// nothing is allocated when a vCPU is woken or sleeps. ENOMEM if there is none. Called before its vCPUs run, with
+    /// the domain table locked.
     pub(crate) fn make_room(&self, domains: &[Arc<Domain<P>>], vcpus: usize) -> Result<(), Errno> {
         let all = domains.iter().fold(vcpus, |sum, domain| sum.saturating_add(domain.vcpus.len()));
-        let fits = |cpu: &Cpu<P>| cpu.queue.reserve(all) && cpu.timers.reserve(all);
+        let fits = |cpu: &Cpu<P>| cpu.queue.reserve(all) && cpu.timers.reserve(all.saturating_add(domains.len() + 1));
         refuse_if(!self.cpus.iter().all(fits), Errno::ENOMEM)
     }
 
     /// Takes the vCPUs of a domain, which are all down or paused and run nowhere, off all queues.
     pub fn discharge(&self, domain: &Arc<Domain<P>>) {
-        let is_own = |vcpu: &Arc<Vcpu<P>>| domain.vcpus.iter().any(|own| Arc::ptr_eq(own, vcpu));
         for cpu in &self.cpus {
-            cpu.queue.remove(is_own);
-            cpu.timers.retain(|vcpu| !is_own(vcpu));
+            cpu.queue.remove(|v| domain.vcpus.iter().any(|own| Arc::ptr_eq(own, v)));
+            cpu.timers.forget(domain);
         }
     }
 

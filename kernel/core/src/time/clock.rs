@@ -1,15 +1,18 @@
 //! What guests read the time from: `vcpu_time_info` and the wall clock in `shared_info`.
 
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicI64, AtomicU32};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 
 use abi::Vaddr;
 
+use super::timers::{NEVER, nowhere};
 use crate::event::layout;
 use crate::{AddressSpace, Core, Domain, Platform, Vcpu, guest};
 
 /// `XEN_PVCLOCK_TSC_STABLE_BIT`: what a vCPU reads can be compared with what another of its domain reads.
 const TSC_STABLE: u64 = 1;
+/// How many watchdogs a domain has.
+const WATCHDOGS: usize = 2;
 
 /// A domain's clock.
 pub struct DomainClock {
@@ -19,8 +22,12 @@ pub struct DomainClock {
     system: u64,
     /// Seconds that its wall clock is ahead of the machine's.
     offset: AtomicI64,
-    /// Which of its watchdogs are in use: a bit each.
+    /// When its watchdogs go off.
+    pub(crate) watchdogs: [AtomicU64; WATCHDOGS],
+    /// Which of them are in use: a bit each.
     pub(crate) watchdogs_used: AtomicU32,
+    /// The CPU whose timer queue holds the watchdogs.
+    pub(crate) watched: AtomicU32,
 }
 
 impl DomainClock {
@@ -30,7 +37,9 @@ impl DomainClock {
             tsc: platform.tsc(),
             system: platform.now(),
             offset: AtomicI64::new(0),
+            watchdogs: [const { AtomicU64::new(NEVER) }; WATCHDOGS],
             watchdogs_used: AtomicU32::new(0),
+            watched: nowhere(),
         }
     }
 }
@@ -102,5 +111,10 @@ impl<P: Platform> Core<P> {
     pub fn virtual_time(&self, domain: &Domain<P>) -> u64 {
         let now = self.platform.now();
         domain.vcpus.iter().map(|v| self.run_times(v, now).time[0]).fold(0, u64::saturating_add)
+    }
+
+    /// Takes a watchdog, if one is not in use. Returns its number, from 1.
+    pub(crate) fn take_watchdog(&self, domain: &Domain<P>) -> Option<usize> {
+        (0..WATCHDOGS).find(|n| domain.clock.watchdogs_used.fetch_or(1 << n, SeqCst) & 1 << n == 0).map(|n| n + 1)
     }
 }

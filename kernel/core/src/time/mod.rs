@@ -18,17 +18,12 @@ use crate::{Lock, Platform};
 /// The period of the ticker that a vCPU starts with, in nanoseconds.
 const TICK: u64 = 10_000_000;
 
-/// How many watchdogs a domain has.
-pub const WATCHDOGS: usize = 2;
-
 /// A vCPU's timers and runstate. Times are system time in nanoseconds.
 pub struct VcpuTime<P: Platform> {
     /// When its single-shot timer goes off.
     singleshot: AtomicU64,
     /// When its poll is over.
     poll: AtomicU64,
-    /// When the watchdogs go off that it poked last of its domain's vCPUs.
-    watchdogs: [AtomicU64; WATCHDOGS],
     /// The period of its periodic timer; 0 for none. It ticks only while the vCPU runs, as Xen's does.
     period: AtomicU64,
     /// When it ticked last.
@@ -49,7 +44,6 @@ impl<P: Platform> VcpuTime<P> {
         Self {
             singleshot: AtomicU64::new(NEVER),
             poll: AtomicU64::new(NEVER),
-            watchdogs: [const { AtomicU64::new(NEVER) }; WATCHDOGS],
             period: AtomicU64::new(TICK),
             ticked: AtomicU64::new(0),
             parked: AtomicU32::new(u32::MAX),

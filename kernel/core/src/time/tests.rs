@@ -169,7 +169,7 @@ fn the_end_of_a_domain_takes_its_timers_off_the_queues() {
     sim.settle();
     let cpu = sim.runs_on(&vcpu).unwrap().0 as usize;
     sim.on(cpu).core.set_singleshot(&sim.core.cpus[cpu], &vcpu, u64::MAX / 2);
-    sim.core.set_watchdog(&sim.core.cpus[cpu], &vcpu, 0, u64::MAX / 2);
+    sim.core.set_watchdog(&sim.core.cpus[cpu], &domain, &domain.clock.watchdogs[0], u64::MAX / 2);
     sim.block(&vcpu);
     assert!(!sim.core.cpus[cpu].timers.is_empty());
     sim.core.pause_domain(&domain);

@@ -1,5 +1,4 @@
-//! Timers: the single-shot, periodic and poll timers of vCPUs. A domain's watchdogs are timers too, of the vCPU that
-//! poked them last.
+//! Timers: the single-shot, periodic and poll timers of vCPUs, and the watchdogs of domains.
 //!
 //! The timers of the vCPU that runs are looked up in the vCPU itself, so that setting one is a store. When a vCPU
 //! stops running with a timer set, it is *parked*: put on the timer queue of the CPU it ran on, and taken off when
@@ -7,20 +6,26 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use abi::Virq;
 use abi::sched::ShutdownReason;
 
 use super::VcpuTime;
 use crate::cpu::pending;
-use crate::{Core, Cpu, CpuId, Event, Lock, Platform, Vcpu};
+use crate::{Core, Cpu, CpuId, Domain, Event, Lock, Platform, Vcpu};
 
 /// The deadline of a timer that is not set.
 pub const NEVER: u64 = u64::MAX;
 /// No CPU.
 const NOWHERE: u32 = u32::MAX;
+
+/// Whose timer it is.
+pub(super) enum Owner<P: Platform> {
+    Vcpu(Arc<Vcpu<P>>),
+    Watchdog(Arc<Domain<P>>),
+}
 
 /// Which of a vCPU's timers went off.
 pub(super) struct Due {
@@ -28,14 +33,12 @@ pub(super) struct Due {
     tick: bool,
     /// Its poll is over.
     poll: bool,
-    /// Its domain has not poked a watchdog in time.
-    watchdog: bool,
 }
 
 /// A CPU's timer queue.
 pub struct Timers<P: Platform> {
-    /// The latest deadline first, so that the next one is taken off the end. There is room for every vCPU
-    /// ([`Core::make_room`]).
+    /// The latest deadline first, so that the next one is taken off the end. There is room for every vCPU and a
+    /// watchdog of every domain ([`Core::make_room`]).
     queue: Lock<P, Parked<P>>,
     /// The first deadline in the queue; to be read without the lock.
     first: AtomicU64,
@@ -44,7 +47,7 @@ pub struct Timers<P: Platform> {
 }
 
 /// Deadlines, and whose they are.
-type Parked<P> = Vec<(u64, Arc<Vcpu<P>>)>;
+type Parked<P> = Vec<(u64, Owner<P>)>;
 
 impl<P: Platform> Timers<P> {
     /// Empty.
@@ -52,7 +55,7 @@ impl<P: Platform> Timers<P> {
         Self { queue: Lock::<P, _>::new(Vec::new()), first: AtomicU64::new(NEVER), programmed: AtomicU64::new(NEVER) }
     }
 
-    /// Makes room for `most` vCPUs; false if there is no memory.
+    /// Makes room for `most` owners of timers; false if there is no memory.
     pub(crate) fn reserve(&self, most: usize) -> bool {
         let mut queue = self.queue.lock();
         let missing = most.saturating_sub(queue.len());
@@ -65,34 +68,44 @@ impl<P: Platform> Timers<P> {
         self.first.load(SeqCst) == NEVER
     }
 
-    fn insert(&self, deadline: u64, vcpu: Arc<Vcpu<P>>) {
+    fn insert(&self, deadline: u64, owner: Owner<P>) {
         let mut queue = self.queue.lock();
-        insert(&mut queue, deadline, vcpu);
+        insert(&mut queue, deadline, owner);
         self.note_first(&queue);
     }
 
     /// Takes the first one that is due. A vCPU that has another timer set stays on the queue for that: all in one
     /// step, so that whoever runs it meanwhile finds it there or not at all.
-    pub(super) fn pop(&self, now: u64) -> Option<(Arc<Vcpu<P>>, Due)> {
+    pub(super) fn pop(&self, now: u64) -> Option<(Owner<P>, Due)> {
         if self.first.load(SeqCst) > now {
             return None;
         }
         let mut queue = self.queue.lock();
-        let (_, vcpu) = queue.pop_if(|(d, _)| *d <= now)?;
-        let due = vcpu.time.take_due(now);
-        match vcpu.time.asleep_until() {
-            NEVER => vcpu.time.parked.store(NOWHERE, SeqCst),
-            next => insert(&mut queue, next, vcpu.clone()),
+        let (_, owner) = queue.pop_if(|(d, _)| *d <= now)?;
+        let mut due = Due { tick: false, poll: false };
+        if let Owner::Vcpu(v) = &owner {
+            due = v.time.take_due(now);
+            match v.time.asleep_until() {
+                NEVER => v.time.parked.store(NOWHERE, SeqCst),
+                next => insert(&mut queue, next, Owner::Vcpu(v.clone())),
+            }
         }
         self.note_first(&queue);
-        Some((vcpu, due))
+        Some((owner, due))
     }
 
-    /// Takes off all but those to keep.
-    pub(crate) fn retain(&self, keep: impl Fn(&Arc<Vcpu<P>>) -> bool) {
+    fn retain(&self, keep: impl Fn(&Owner<P>) -> bool) {
         let mut queue = self.queue.lock();
-        queue.retain(|(_, vcpu)| keep(vcpu));
+        queue.retain(|(_, owner)| keep(owner));
         self.note_first(&queue);
+    }
+
+    /// Takes off all that belongs to a domain.
+    pub(crate) fn forget(&self, domain: &Arc<Domain<P>>) {
+        self.retain(|owner| match owner {
+            Owner::Vcpu(v) => !domain.vcpus.iter().any(|own| Arc::ptr_eq(own, v)),
+            Owner::Watchdog(d) => !Arc::ptr_eq(d, domain),
+        });
     }
 
     fn note_first(&self, queue: &Parked<P>) {
@@ -100,25 +113,20 @@ impl<P: Platform> Timers<P> {
     }
 }
 
-fn insert<P: Platform>(queue: &mut Parked<P>, deadline: u64, vcpu: Arc<Vcpu<P>>) {
+fn insert<P: Platform>(queue: &mut Parked<P>, deadline: u64, owner: Owner<P>) {
     let at = queue.partition_point(|(d, _)| *d > deadline);
-    queue.insert(at, (deadline, vcpu));
+    queue.insert(at, (deadline, owner));
 }
 
 impl<P: Platform> VcpuTime<P> {
     /// The deadline of the timers that go on while it does not run.
     fn asleep_until(&self) -> u64 {
-        let vcpu = self.singleshot.load(SeqCst).min(self.poll.load(SeqCst));
-        self.watchdogs.iter().fold(vcpu, |first, watchdog| first.min(watchdog.load(SeqCst)))
+        self.singleshot.load(SeqCst).min(self.poll.load(SeqCst))
     }
 
     /// Which of these are due. Each is no longer set then; one caller only is told so.
     fn take_due(&self, now: u64) -> Due {
-        Due {
-            tick: take_due(&self.singleshot, now),
-            poll: take_due(&self.poll, now),
-            watchdog: self.watchdogs.iter().any(|watchdog| take_due(watchdog, now)),
-        }
+        Due { tick: take_due(&self.singleshot, now), poll: take_due(&self.poll, now) }
     }
 
     /// The next tick of the periodic timer.
@@ -142,8 +150,11 @@ impl<P: Platform> Core<P> {
         cpu.counters.add(Event::Timer);
         cpu.timers.programmed.store(NEVER, Relaxed);
         let now = self.platform.now();
-        while let Some((vcpu, due)) = cpu.timers.pop(now) {
-            self.fire(&vcpu, due);
+        while let Some((owner, due)) = cpu.timers.pop(now) {
+            match owner {
+                Owner::Vcpu(v) => self.fire(&v, due),
+                Owner::Watchdog(domain) => self.watch(cpu, domain, now),
+            }
         }
         if let Some(v) = current {
             self.fire_running(v, now);
@@ -165,12 +176,9 @@ impl<P: Platform> Core<P> {
     }
 
     fn fire(&self, vcpu: &Arc<Vcpu<P>>, due: Due) {
-        if (due.tick || due.watchdog)
+        if due.tick
             && let Some(domain) = vcpu.domain.upgrade()
         {
-            if due.watchdog {
-                return self.shutdown(&domain, ShutdownReason::WATCHDOG);
-            }
             self.send_virq(&domain, Some(vcpu.id), Virq::TIMER);
         }
         if due.poll {
@@ -180,7 +188,7 @@ impl<P: Platform> Core<P> {
 
     /// Sets the hardware's timer for the first thing to come on this CPU, if it is not set for that.
     pub(crate) fn program(&self, cpu: &Cpu<P>, current: Option<&Arc<Vcpu<P>>>) {
-        let own = current.map_or(NEVER, |v| v.time.asleep_until().min(v.time.next_tick()));
+        let own = current.map_or(NEVER, |v| v.time.singleshot.load(SeqCst).min(v.time.next_tick()));
         let next = cpu.timers.first.load(SeqCst).min(cpu.queue.until.load(Relaxed)).min(own);
         if next != cpu.timers.programmed.load(Relaxed) {
             cpu.timers.programmed.store(next, Relaxed);
@@ -232,7 +240,7 @@ impl<P: Platform> Core<P> {
         let deadline = vcpu.time.asleep_until();
         if deadline != NEVER {
             vcpu.time.parked.store(cpu.id.0, SeqCst);
-            cpu.timers.insert(deadline, vcpu.clone());
+            cpu.timers.insert(deadline, Owner::Vcpu(vcpu.clone()));
             self.program_by(cpu, deadline);
         }
     }
@@ -241,7 +249,7 @@ impl<P: Platform> Core<P> {
     pub(crate) fn unpark(&self, vcpu: &Arc<Vcpu<P>>) {
         let at = vcpu.time.parked.swap(NOWHERE, SeqCst);
         if let Some(cpu) = self.cpu(CpuId(at)) {
-            cpu.timers.retain(|parked| !Arc::ptr_eq(parked, vcpu));
+            cpu.timers.retain(|owner| !matches!(owner, Owner::Vcpu(v) if Arc::ptr_eq(v, vcpu)));
         }
         // A poll's time limit ends with the poll.
         if !vcpu.sched.state.view().polling() {
@@ -249,13 +257,31 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// Sets the watchdog `which` of the domain of `vcpu`, which runs on `cpu`, to go off at `deadline`.
-    pub(crate) fn set_watchdog(&self, cpu: &Cpu<P>, vcpu: &Vcpu<P>, which: usize, deadline: u64) {
-        let Some(domain) = vcpu.domain.upgrade() else { return };
-        for other in &domain.vcpus {
-            let own = core::ptr::eq(&**other, vcpu);
-            other.time.watchdogs[which].store(if own { deadline } else { NEVER }, SeqCst);
+    /// Sets a domain's watchdog `which` to go off at `deadline`.
+    pub(crate) fn set_watchdog(&self, cpu: &Cpu<P>, domain: &Arc<Domain<P>>, which: &AtomicU64, deadline: u64) {
+        which.store(deadline, SeqCst);
+        // One entry a domain, at the first deadline it had: poking a watchdog later is the store alone.
+        if deadline != NEVER && domain.clock.watched.compare_exchange(NOWHERE, cpu.id.0, SeqCst, SeqCst).is_ok() {
+            cpu.timers.insert(deadline, Owner::Watchdog(domain.clone()));
+            self.program_by(cpu, deadline);
         }
-        self.program_by(cpu, deadline);
     }
+
+    /// A domain's watchdogs are to be looked at.
+    fn watch(&self, cpu: &Cpu<P>, domain: Arc<Domain<P>>, now: u64) {
+        domain.clock.watched.store(NOWHERE, SeqCst);
+        if domain.clock.watchdogs.iter().any(|w| take_due(w, now)) {
+            self.shutdown(&domain, ShutdownReason::WATCHDOG);
+            return;
+        }
+        let next = domain.clock.watchdogs.iter().map(|w| w.load(SeqCst)).min().unwrap_or(NEVER);
+        if next != NEVER && domain.clock.watched.compare_exchange(NOWHERE, cpu.id.0, SeqCst, SeqCst).is_ok() {
+            cpu.timers.insert(next, Owner::Watchdog(domain));
+        }
+    }
+}
+
+/// No CPU's timer queue holds it.
+pub(super) const fn nowhere() -> AtomicU32 {
+    AtomicU32::new(NOWHERE)
 }
