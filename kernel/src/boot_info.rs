@@ -1,5 +1,6 @@
 //! What the loader says: memory, modules, command line, ACPI root. Multiboot 1 and 2 give one type.
 
+use abi::memory::E820Entry;
 use heapless::Vec;
 
 use crate::physical;
@@ -11,15 +12,6 @@ pub struct Range {
     pub start: u64,
     /// The byte behind it.
     pub end: u64,
-}
-
-/// A range of the memory map.
-#[derive(Clone, Copy, Debug)]
-pub struct Region {
-    /// Where.
-    pub range: Range,
-    /// What, as E820 has it: 1 usable, 2 reserved, 3 ACPI tables, 4 ACPI NVS, 5 bad.
-    pub kind: u32,
 }
 
 /// A module: an image or a ramdisk, and its own command line.
@@ -38,7 +30,7 @@ pub type Text = Vec<u8, 1024>;
 #[derive(Debug)]
 pub struct BootInfo {
     /// The memory map, as the firmware gave it.
-    pub regions: Vec<Region, 64>,
+    pub regions: Vec<E820Entry, 64>,
     /// The modules, in order.
     pub modules: Vec<Module, 8>,
     /// The core's own options.
@@ -64,8 +56,13 @@ impl BootInfo {
     }
 
     fn add_region(&mut self, start: u64, length: u64, kind: u32) {
-        let region = Region { range: Range { start, end: start.saturating_add(length) }, kind };
-        let _ = self.regions.push(region);
+        let _ = self.regions.push(E820Entry { addr: start, size: length.min(u64::MAX - start), kind });
+    }
+
+    /// The regions of one of these kinds: 1 usable, 2 reserved, 3 ACPI tables, 4 ACPI NVS, 5 bad.
+    pub fn regions_of(&self, kinds: &[u32]) -> impl Iterator<Item = Range> {
+        let wanted = self.regions.iter().filter(|region| kinds.contains(&{ region.kind }));
+        wanted.map(|region| Range { start: region.addr, end: region.addr + region.size })
     }
 
     fn add_module(&mut self, start: u64, end: u64, text: Text) {

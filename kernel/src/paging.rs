@@ -74,13 +74,13 @@ pub fn free_ranges(boot: &BootInfo, used: Option<Range>) -> Vec<Range, 128> {
     let mut taken: Vec<Range, 16> = boot.modules.iter().map(|m| m.range).chain(known).chain(used).collect();
     taken.sort_unstable_by_key(|r| r.start);
     let mut free = Vec::new();
-    for region in boot.regions.iter().filter(|r| r.kind == 1) {
-        let mut start = region.range.start;
-        for hole in taken.iter().filter(|t| t.end > region.range.start && t.start < region.range.end) {
+    for region in boot.regions_of(&[1]) {
+        let mut start = region.start;
+        for hole in taken.iter().filter(|t| t.end > region.start && t.start < region.end) {
             push_pages(&mut free, start, hole.start);
             start = start.max(hole.end);
         }
-        push_pages(&mut free, start, region.range.end);
+        push_pages(&mut free, start, region.end);
     }
     free
 }
@@ -125,8 +125,7 @@ pub fn build(early: &mut Early, boot: &BootInfo, m2p: Range, zero: u64) {
     ROOT.store(root, Ordering::Relaxed);
     M2P.store(m2p.start, Ordering::Relaxed);
     let data = PRESENT | WRITE | GLOBAL | NO_EXECUTE;
-    for region in boot.regions.iter().filter(|r| matches!(r.kind, 1 | 3 | 4)) {
-        let range = region.range;
+    for range in boot.regions_of(&[1, 3, 4]) {
         let (start, end) = (range.start & !(LARGE_PAGE - 1), range.end.next_multiple_of(LARGE_PAGE));
         map_range(early, layout::DIRECT + start, Range { start, end }, data);
     }
@@ -152,8 +151,7 @@ pub fn build(early: &mut Early, boot: &BootInfo, m2p: Range, zero: u64) {
 /// The frame table has memory where there is RAM; elsewhere a page of zeros says that there is none.
 fn map_frame_table(early: &mut Early, boot: &BootInfo, zero: u64) {
     let entry = size_of::<PageInfo>() as u64;
-    let usable = boot.regions.iter().filter(|r| r.kind == 1);
-    let parts = usable.map(|r| (r.range.start / PAGE * entry) & !(PAGE - 1)..(r.range.end / PAGE * entry));
+    let parts = boot.regions_of(&[1]).map(|r| (r.start / PAGE * entry) & !(PAGE - 1)..(r.end / PAGE * entry));
     let mut parts: Vec<core::ops::Range<u64>, 128> = parts.collect();
     parts.sort_unstable_by_key(|part| part.start);
     let mut at = 0;

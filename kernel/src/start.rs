@@ -5,7 +5,6 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::Mfn;
-use abi::memory::E820Entry;
 use ferrule_core::buddy::Allocator;
 use ferrule_core::domain::Domains;
 use ferrule_core::frame::{FrameTable, PageInfo};
@@ -36,7 +35,7 @@ extern "C" fn start(magic: u32, info: u64) -> ! {
     let Some(mut early) = Early::new(&boot) else { panic!("the loader's memory map has no usable memory") };
 
     // The tables for every frame up to the end of usable memory.
-    let frames = boot.regions.iter().filter(|r| r.kind == 1).map(|r| r.range.end >> 12).max().unwrap_or(0);
+    let frames = boot.regions_of(&[1]).map(|range| range.end >> 12).max().unwrap_or(0);
     let m2p = early.take(frames * 8);
     let heap = early.take(HEAP_BYTES);
     let zero = early.take(4096);
@@ -104,12 +103,7 @@ fn make_core(frames: u64, boot: &BootInfo, used: Range, cpus: u32) -> &'static C
     // and only what is RAM is ever written.
     let infos: &'static [PageInfo] =
         unsafe { core::slice::from_raw_parts(layout::FRAMES as *const PageInfo, frames as usize) };
-    let entry = |r: &crate::boot_info::Region| E820Entry {
-        addr: r.range.start,
-        size: r.range.end - r.range.start,
-        kind: r.kind,
-    };
-    let map: Vec<_> = boot.regions.iter().map(entry).collect();
+    let map: Vec<_> = boot.regions.iter().copied().collect();
     let table = FrameTable::new(infos, Box::leak(map.into_boxed_slice()));
     let cpus: Vec<_> = (0..cpus).map(|n| Cpu::new(CpuId(n))).collect();
     let free = Allocator::new(boot.option("scatter").is_some());
@@ -128,8 +122,8 @@ fn make_core(frames: u64, boot: &BootInfo, used: Range, cpus: u32) -> &'static C
     for mfn in 0..frames {
         core.platform.set_m2p(Mfn(mfn), u64::MAX);
     }
-    for region in boot.regions.iter().filter(|r| r.kind == 1) {
-        for mfn in region.range.start.div_ceil(4096)..region.range.end >> 12 {
+    for range in boot.regions_of(&[1]) {
+        for mfn in range.start.div_ceil(4096)..range.end >> 12 {
             core.frames.add_ram(Mfn(mfn));
         }
     }

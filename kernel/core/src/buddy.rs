@@ -128,12 +128,10 @@ impl<P: Platform> Core<P> {
             info.set_owner(Owner::Free(None));
         }
         if blocks.scatter {
-            // One by one. A stride that shares no factor with the count visits every frame once, far apart.
-            let mut stride = (count * 5 / 8) | 1;
-            while gcd(stride, count) > 1 {
-                stride += 2;
-            }
-            let scattered = (0..count).flat_map(|step| frames(first.0 + step * stride % count, 1));
+            // One by one, each step's bits in reverse: every frame once, far apart.
+            let unused = count.next_power_of_two().leading_zeros() + 1;
+            let steps = (0..count.next_power_of_two()).map(|step| step.reverse_bits().checked_shr(unused).unwrap_or(0));
+            let scattered = steps.filter(|at| *at < count).flat_map(|at| frames(first.0 + at, 1));
             return scattered.for_each(|frame| blocks.free(&self.frames, frame, 0, 0));
         }
         let (mut at, end) = (first.0, first.0 + count);
@@ -169,8 +167,4 @@ impl<P: Platform> Core<P> {
         let stamp = self.frames.stamp_now();
         blocks.free(&self.frames, frame, 0, stamp);
     }
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }

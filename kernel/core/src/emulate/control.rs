@@ -69,6 +69,7 @@ impl<P: Platform> Core<P> {
 
     /// MOV to and from control and debug registers. None: done, go on behind it.
     fn move_special(&self, c: &mut Caller<'_, P>, opcode: u8, special: u8, number: u8) -> Option<Outcome> {
+        let given = *general(&mut c.run.regs, number);
         match opcode {
             0x20 => {
                 let value = match special {
@@ -84,16 +85,8 @@ impl<P: Platform> Core<P> {
                 Some(value) => *general(&mut c.run.regs, number) = value,
                 None => return Some(Outcome::Raise(Exception::new(vector::UD))),
             },
-            0x22 => {
-                let value = *general(&mut c.run.regs, number);
-                return self.write_control(c, special, value);
-            }
-            _ => {
-                let value = *general(&mut c.run.regs, number);
-                if debugreg::write(c, u32::from(special), value).is_err() {
-                    return Some(Outcome::Refused);
-                }
-            }
+            0x22 => return self.write_control(c, special, given),
+            _ => return debugreg::write(c, u32::from(special), given).err().map(|_| Outcome::Refused),
         }
         None
     }

@@ -13,8 +13,7 @@ const NO_PMU: (u64, u64) = (1 << 7, 1 << 11 | 1 << 12 | 1 << 23);
 impl<P: Platform> Core<P> {
     pub(super) fn read_msr(&self, c: &mut Caller<'_, P>, length: u64) -> Outcome {
         let number = c.run.regs.rcx as u32;
-        let base = matches!(number, msr::FS_BASE | msr::GS_BASE | msr::KERNEL_GS_BASE);
-        if base {
+        if (msr::FS_BASE..=msr::KERNEL_GS_BASE).contains(&number) {
             self.platform.save_bases(c.run);
         }
         let value = match number {

@@ -19,14 +19,13 @@ impl<P: Platform> Core<P> {
     /// Decodes and executes an I/O instruction.
     pub(super) fn emulate_io(&self, c: &mut Caller<'_, P>, code: &[u8]) -> Outcome {
         let i = Decoder::with_ip(64, code, c.run.regs.rip, DecoderOptions::NONE).decode();
-        let length = i.len() as u64;
         let done = match i.mnemonic() {
             _ if i.is_invalid() || i.has_lock_prefix() => None,
-            Mnemonic::In => self.io_register(c, &i, 1, true).map(|()| Outcome::Done(length)),
-            Mnemonic::Out => self.io_register(c, &i, 0, false).map(|()| Outcome::Done(length)),
+            Mnemonic::In => self.io_register(c, &i, 1, true),
+            Mnemonic::Out => self.io_register(c, &i, 0, false),
             _ => None,
         };
-        done.unwrap_or(Outcome::Refused)
+        done.map_or(Outcome::Refused, |()| Outcome::Done(i.len() as u64))
     }
 
     /// IN and OUT: the port is operand `which`, the accumulator the other.

@@ -106,21 +106,18 @@ impl State {
 
     /// Changes what may keep it from running. Returns what the word said, and what there is to do.
     fn change(&self, to: impl Fn(u32) -> u32) -> (View, Resched) {
-        let mut old = self.0.load(SeqCst);
-        loop {
+        let mut todo = Resched::Stay;
+        let changed = self.0.fetch_update(SeqCst, SeqCst, |old| {
             let new = View(to(old));
-            let (new, todo) = if new.runnable() && new.0 & (RUNNING | QUEUED) == 0 {
-                (new.0 | QUEUED, Resched::Enqueue)
-            } else if new.running() && !new.runnable() && View(old).runnable() {
-                (new.0, Resched::Vacate)
-            } else {
-                (new.0, Resched::Stay)
-            };
-            match self.0.compare_exchange(old, new, SeqCst, SeqCst) {
-                Ok(_) => return (View(old), todo),
-                Err(now) => old = now,
+            let vacates = new.running() && !new.runnable() && View(old).runnable();
+            todo = if vacates { Resched::Vacate } else { Resched::Stay };
+            if new.runnable() && new.0 & (RUNNING | QUEUED) == 0 {
+                todo = Resched::Enqueue;
+                return Some(new.0 | QUEUED);
             }
-        }
+            Some(new.0)
+        });
+        (View(changed.unwrap_or_default()), todo)
     }
 
     /// The running vCPU begins to wait. It has to look for events afterwards, and [`unblock`](Self::unblock) if it
