@@ -101,6 +101,7 @@ impl<P: Platform> Core<P> {
         [r.rax, r.rbx, r.rcx, r.rdx] = answer.map(u64::from);
     }
 
+    #[inline(always)]
     fn finish(&self, c: &mut Caller<'_, P>, outcome: Outcome) -> bool {
         match outcome {
             Outcome::Done(length) => self.retire(c, length),
