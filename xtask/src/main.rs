@@ -8,6 +8,7 @@
 mod bench;
 mod build;
 mod campaign;
+mod chaos;
 mod check;
 mod conformance;
 mod counts;
@@ -92,6 +93,8 @@ enum Task {
     Lint,
     /// Run each test guest on Ferrule and on Debian's Xen, and compare their verdicts
     Conformance(conformance::Options),
+    /// Hostile domains by seed, beside an innocent one, for so many minutes
+    Chaos(chaos::Options),
     /// Every check there is: lint, unit, loom, conformance, end to end
     Test(test::Options),
     /// Long runs, a claim a row, that can be resumed
@@ -134,6 +137,10 @@ fn dispatch(cli: Cli) -> Result<()> {
         Some(Task::Conformance(options)) => {
             need(&setup::for_qemu())?;
             conformance::command(&place, &options, cli.no_install)?;
+        }
+        Some(Task::Chaos(options)) => {
+            need(&setup::for_qemu())?;
+            chaos::command(&place, &options)?;
         }
         Some(Task::Test(options)) => {
             need(&setup::for_test())?;

@@ -107,6 +107,14 @@ pub fn missing(pages: &[Page], taken: &Taken) -> BTreeSet<(String, String)> {
     missing
 }
 
+/// The operations of the pages that nobody asked for, however it went.
+pub fn unasked<'a>(pages: &'a [Page], taken: &Taken) -> Vec<(&'a str, u32)> {
+    let asked = |number, op| taken.keys().any(|(call, operation, _)| (*call, *operation) == (number, op));
+    let of = |page: &'a Page| page.operations.iter().map(move |op| (page, *op));
+    let missed = pages.iter().flat_map(of).filter(|(page, op)| !asked(page.number, *op));
+    missed.map(|(page, op)| (page.name.as_str(), op)).collect()
+}
+
 /// The rows that docs/conformance.md has under its heading: call and what; the third column is the reason.
 pub fn listed(page: &str) -> BTreeSet<(String, String)> {
     let section = page.split("\n## ").find(|section| section.starts_with(HEADING)).unwrap_or("");

@@ -2,7 +2,7 @@
 
 use super::tally::Tally;
 use super::{
-    audit, balloon, copies, features, figures, flood, linux, memory, refusals, restart, routes, runtime, shell,
+    audit, balloon, chaos, copies, features, figures, flood, linux, memory, refusals, restart, routes, runtime, shell,
     signals, system, time, tool, unpacking,
 };
 use crate::build::{Part, build, built};
@@ -57,6 +57,7 @@ const MACHINES: &[&[Case]] = &[
     system::CASES,
     flood::CASES,
     time::CASES,
+    chaos::CASES,
 ];
 /// What is the same on any machine, taken once.
 const ONCE: &[&[Case]] = &[
@@ -71,6 +72,7 @@ const ONCE: &[&[Case]] = &[
     features::CASES,
     unpacking::CASES,
     balloon::CASES,
+    chaos::ONCE,
 ];
 /// What takes a minute and more: only when asked for by its name.
 const ASKED: &[&[Case]] = &[features::ASKED];

@@ -2,6 +2,7 @@
 
 mod audit;
 mod balloon;
+mod chaos;
 mod copies;
 mod e2e;
 mod features;

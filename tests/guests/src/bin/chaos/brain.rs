@@ -73,10 +73,9 @@ impl Brain {
     fn make(&mut self, number: H, args: &[u64]) -> i64 {
         let ret = call(number, args);
         let op = args.first().copied().unwrap_or(0) as usize;
-        let single = args.get(2) == Some(&1);
-        let failed = match STATUS.get(op) {
-            Some(at) if number == H::GRANT_TABLE_OP && single => {
-                (peek(args.get(1).copied().unwrap_or(0).wrapping_add(*at)) as i16) < 0
+        let failed = match (STATUS.get(op), args) {
+            (Some(at), [_, place, 1, ..]) if number == H::GRANT_TABLE_OP && *place == self.args() => {
+                (peek(place + at) as i16) < 0
             }
             _ => false,
         };
@@ -200,7 +199,7 @@ impl Brain {
         let (cmd, arg1, arg2) = match self.dice.below(14) {
             0 => (Cmd(self.dice.below(4) as u32), self.dice.frame().0, 0),
             1 | 2 => (Cmd::UNPIN_TABLE, self.dice.own_frame().0, 0),
-            3 => (Cmd::NEW_BASEPTR, if self.dice.percent(90) { own.0 } else { self.dice.own_frame().0 }, 0),
+            3 => (Cmd::NEW_BASEPTR, if self.dice.percent(99) { own.0 } else { self.dice.own_frame().0 }, 0),
             4 => (Cmd::NEW_USER_BASEPTR, if self.dice.percent(40) { 0 } else { self.dice.frame().0 }, 0),
             5 => (Cmd(6 + self.dice.below(2) as u32), self.dice.address(), 0),
             6 => (Cmd(8 + self.dice.below(4) as u32), self.dice.address(), self.args()),
@@ -366,14 +365,14 @@ impl Brain {
         let soon = self.now() + self.dice.below(1 << 16);
         match self.dice.below(40) {
             0..16 => _ = self.make(H::SCHED_OP, &[0, 0]),
-            16..22 => {
+            16 if self.dice.percent(10) => {
                 // The timer wakes it, whatever was made of the port or its mask.
                 self.with(H::EVENT_CHANNEL_OP, Ev::BIND_VIRQ.0, &[u64::from(Virq::TIMER.0) | self.vcpu << 32]);
                 (0..64).for_each(|index| _ = rough_store(at(SHARED) + 2560 + 8 * index, 0));
                 self.make(H::SET_TIMER_OP, &[soon]);
                 self.make(H::SCHED_OP, &[1, 0]);
             }
-            22..34 => {
+            17..34 => {
                 let list = self.args() + 128;
                 (0..4).for_each(|index| {
                     let ports = u64::from(self.dice.port()) | u64::from(self.dice.port()) << 32;
@@ -483,8 +482,8 @@ impl Brain {
                 self.make(H::UPDATE_DESCRIPTOR, &[place, descriptor]);
             }
             9 => {
-                // A handler of a vector that nothing raises.
-                let at = self.args();
+                // A handler of a vector that nothing raises; rarely, all handlers gone.
+                let at = if self.dice.percent(99) { self.args() } else { self.dice.address() };
                 [0xe033_0000 | (0x80 + self.dice.below(64)), self.dice.address(), 0, 0]
                     .into_iter()
                     .zip(0..)
@@ -492,11 +491,13 @@ impl Brain {
                 self.make(H::SET_TRAP_TABLE, &[at]);
             }
             10 => {
-                let (command, kind) = (self.dice.below(3), self.dice.below(7));
+                let (command, kind) = (self.dice.below(3), self.dice.of(&[0, 1, 2, 3, 4, 5, 6, 32], 0));
                 self.make(H::VM_ASSIST, &[command, kind]);
             }
             _ => {
-                let kind = self.dice.of(&[CallbackType::NMI.0, CallbackType::SYSCALL.0, CallbackType::FAILSAFE.0], 0);
+                // An NMI would go there.
+                let nmi = self.dice.percent(2);
+                let kind = if nmi { CallbackType::NMI.0 } else { CallbackType::SYSCALL.0 };
                 let address = self.dice.address();
                 let op = self.dice.below(3) as u32;
                 self.with(H::CALLBACK_OP, op, &[u64::from(kind), address]);

@@ -2,7 +2,7 @@
 //! innocent one beside them that must not notice; and this one, which builds them, meddles, ends them, and looks.
 //!
 //! A round is one life of both hostile domains. On the command line: `seed=N`, `seconds=S` of system time, `rounds=N` at
-//! most, `calls=N` of a vCPU a round. Not a conformance guest: its verdict is of Ferrule alone. `cargo xtask chaos`.
+//! most, `calls=N` of a vCPU a round, `harm=1` to see that what happens to the innocent one is found. Not a conformance guest: its verdict is of Ferrule alone. `cargo xtask chaos`.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![forbid(unsafe_code)]
 
@@ -33,7 +33,7 @@ guest!(run);
 
 const MS: u64 = 1_000_000;
 /// Without a call for so long, the hostile domains are ended: they wait for what does not come, or lost their memory.
-const STUCK: u64 = 100 * MS;
+const STUCK: u64 = 300 * MS;
 /// How long the innocent domain may go without a round of its own.
 const PATIENCE: u64 = 20_000 * MS;
 
@@ -50,10 +50,11 @@ fn option(line: &[u8], name: &str, default: u64) -> u64 {
 
 fn run(t: &mut Test) {
     let line = t.info.cmdline();
-    let (seed, calls) = (option(line, "seed", 1), option(line, "calls", 3000));
+    let (seed, calls) = (option(line, "seed", 1), option(line, "calls", 20_000));
     let (seconds, rounds) = (option(line, "seconds", 5), option(line, "rounds", u64::MAX));
     let (window, reach, views) = (probe::spare_va(), probe::spare_va(), [Views::new(), Views::new()]);
     let Some(mut watch) = Watch::begin(t, window) else { return };
+    let harm = option(line, "harm", 0) != 0;
     let end = now() + seconds * 1000 * MS;
     let (mut all, mut good, mut hash) = (0, 0, 0u64);
     let mut round = 0;
@@ -64,7 +65,11 @@ fn run(t: &mut Test) {
         good += life.good;
         hash = (hash ^ life.hash).wrapping_mul(0x100_0000_01b3);
         round += 1;
-        println!("chaos: seed {} calls {} good {} hash {:016x}", seed + round - 1, life.calls, life.good, life.hash);
+        if harm {
+            probe::poke(watch.shared + 8, u64::MAX);
+        }
+        let Life { calls, good, hash, ends } = life;
+        println!("chaos: seed {} calls {calls} good {good} hash {hash:016x} ends {ends:?}", seed + round - 1);
     }
     watch.end(t);
     println!("chaos: {round} rounds {all} calls {good} good hash {hash:016x}");
@@ -77,6 +82,19 @@ struct Life {
     calls: u64,
     good: u64,
     hash: u64,
+    ends: [End; 2],
+}
+
+/// How a hostile domain came to its end.
+#[derive(Clone, Copy, Debug, Default)]
+enum End {
+    /// It made all its calls.
+    #[default]
+    Through,
+    /// It ended itself, or crashed.
+    Dead,
+    /// It waited for what does not come, or its memory was of no use any more.
+    Stuck,
 }
 
 /// A round: both hostile domains from their making to their end.
@@ -126,7 +144,14 @@ fn live(
     }
     audit();
     let mut life = Life::default();
-    for domain in &pair {
+    for (domain, end) in pair.iter().zip(&mut life.ends) {
+        *end = if through(domain) {
+            End::Through
+        } else if domain.lives() {
+            End::Stuck
+        } else {
+            End::Dead
+        };
         for vcpu in 0..VCPUS as u64 {
             let count = |index| domain.get(word::COUNTS + 8 * vcpu + index);
             life.calls += count(0);
