@@ -11,6 +11,7 @@ pub mod ops;
 
 use core::fmt::Debug;
 use domain_rt::abi::Errno;
+use domain_rt::abi::mmu::MmuextCmd;
 use domain_rt::abi::sched::ShutdownReason;
 use domain_rt::abi::start_info::StartInfo;
 use domain_rt::println;
@@ -42,6 +43,18 @@ pub struct Test {
 /// Where the L4 is mapped (read-only) that the domain started with.
 pub fn l4() -> u64 {
     probe::start_tables()
+}
+
+/// Gives user mode an L4 with what the kernel has in its half.
+pub fn user_table(t: &mut Test) -> probe::Page {
+    let (page, kernel) = (probe::page(), l4());
+    for i in (0..256).chain(272..512) {
+        page.set(i, probe::peek(kernel + 8 * i as u64));
+    }
+    t.ok("protect", page.protect(false));
+    t.ok("pin", ops::mmuext(MmuextCmd::PIN_L4_TABLE, page.mfn.0, 0));
+    t.ok("user base", ops::mmuext(MmuextCmd::NEW_USER_BASEPTR, page.mfn.0, 0));
+    page
 }
 
 /// Sets the guest up, runs it, prints the verdict.

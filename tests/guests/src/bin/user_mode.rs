@@ -8,7 +8,7 @@ use conformance_guests::abi::mmu::MmuextCmd;
 use conformance_guests::abi::trap::vector;
 use conformance_guests::domain_rt::probe::{self, Entry, Regs, call, exec, exec_user};
 use conformance_guests::ops::{READ, TABLE, mmu_update, mmuext, update_va};
-use conformance_guests::{Test, code, guest};
+use conformance_guests::{Test, code, guest, user_table};
 
 guest!(run);
 
@@ -22,19 +22,6 @@ fn run(t: &mut Test) {
     returns(t);
     stack(t);
     kernel_only(t, table);
-}
-
-/// A user L4 with what the kernel has in its half.
-fn user_table(t: &mut Test) -> probe::Page {
-    let page = probe::page();
-    let kernel = conformance_guests::l4();
-    for i in (0..256).chain(272..512) {
-        page.set(i, probe::peek(kernel + 8 * i as u64));
-    }
-    t.ok("protect", page.protect(false));
-    t.ok("pin", mmuext(MmuextCmd::PIN_L4_TABLE, page.mfn.0, 0));
-    t.ok("user base", mmuext(MmuextCmd::NEW_USER_BASEPTR, page.mfn.0, 0));
-    page
 }
 
 fn syscalls(t: &mut Test) {
