@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use abi::start_info::StartInfo;
 use abi::vcpu::VcpuGuestContext;
 use abi::{Maddr, Mfn, PAGE_SIZE, Pfn, Port, PteFlags, Vaddr};
+use fuzz::{Choices, Tally, Target};
 use proptest::prelude::*;
 use zerocopy::FromBytes;
 
@@ -302,4 +303,60 @@ fn segments_may_overlap_but_not_without_number() {
     assert!(Image::parse(&image(32)).is_ok());
     let error = Image::parse(&image(33)).unwrap_err();
     assert_eq!(error, ImageError::Unfit("more than 32 loadable segments"));
+}
+
+/// ELF images with headers, notes and segments changed.
+struct Mutated {
+    whole: Vec<u8>,
+    memory: HeapMemory,
+}
+
+impl Target for Mutated {
+    const NAME: &'static str = "elf";
+    const EPISODE: u64 = 20_000;
+    const SUCCEED: u64 = 10;
+    const REACHED: &'static [(&'static str, &'static str)] =
+        &[("parse", "ok"), ("parse", "refused"), ("plan", "ok"), ("plan", "refused"), ("build", "ok")];
+
+    fn new(_: &mut Choices<'_>) -> Self {
+        let maker = ImageMaker::small(LINUX).note(2, LINUX + 0x1000).note(15, 0x80_0000_0000).note(16, 1).note(12, 0);
+        Self { whole: maker.build(), memory: HeapMemory::new(4096) }
+    }
+
+    fn step(&mut self, c: &mut Choices<'_>, tally: &mut Tally) {
+        let file = &mut self.whole;
+        // Mutate headers and notes, not the padding of the segments.
+        let head = file.len() - 0x1004;
+        let changes: Vec<(usize, u8)> = (0..c.below(4)).map(|_| (c.below(head), c.byte())).collect();
+        let old: Vec<u8> = changes.iter().map(|(at, byte)| core::mem::replace(&mut file[*at], *byte)).collect();
+        let shown = if c.one_in(6) { &file[..c.below(file.len())] } else { &file[..] };
+        match Image::parse(shown) {
+            Err(_) => tally.note("parse", "refused"),
+            Ok(image) => {
+                tally.note("parse", Tally::OK);
+                let role = if c.one_in(2) { Role::Initial } else { Role::Guest };
+                let plan = Plan::new(&image, Request { role, ..guest(c.below(4097) as u64) });
+                tally.note("plan", if plan.is_ok() { Tally::OK } else { "refused" });
+                // Building is slow, and much the same each time.
+                if let Ok(plan) =
+                    plan.as_ref().map_err(|_| ()).and_then(|plan| if c.one_in(2000) { Ok(plan) } else { Err(()) })
+                {
+                    let Ok(()) = plan.build(&mut self.memory, &WIRING, &mut Default::default());
+                    tally.note("build", Tally::OK);
+                }
+            }
+        }
+        changes.iter().zip(old).rev().for_each(|((at, _), old)| self.whole[*at] = old);
+    }
+}
+
+#[test]
+fn mutated_images() {
+    fuzz::slice::<Mutated>(20_000);
+}
+
+#[test]
+#[ignore = "a campaign: cargo xtask fuzz elf"]
+fn campaign_elf() {
+    fuzz::campaign::<Mutated>();
 }

@@ -16,6 +16,7 @@ mod cpio;
 mod disk;
 mod elf32;
 mod fail;
+mod fuzz;
 mod guest;
 mod lint;
 mod metadata;
@@ -23,6 +24,7 @@ mod new_guest;
 mod packages;
 mod peer;
 mod place;
+mod planted;
 mod process;
 mod profile;
 mod qemu;
@@ -100,6 +102,10 @@ enum Task {
     /// Long runs, a claim a row, that can be resumed
     #[command(subcommand)]
     Campaign(campaign::Campaign),
+    /// Hostile operations by the million against each part that guests reach, on the host
+    Fuzz(fuzz::Options),
+    /// Put known classes of bugs into a copy of our code, one by one: a test must notice each
+    Planted(planted::Options),
     /// Measure, beside peers
     Bench(bench::Options),
     /// Show where the instructions of a bench's row go, by function and by line
@@ -150,6 +156,8 @@ fn dispatch(cli: Cli) -> Result<()> {
             need(&setup::for_run())?;
             campaign::command(&place, &campaign)?;
         }
+        Some(Task::Fuzz(options)) => fuzz::command(&place, &options)?,
+        Some(Task::Planted(options)) => planted::command(&place, &options)?,
         Some(Task::Bench(options)) => {
             need(&setup::for_qemu())?;
             bench::command(&place, &options)?;

@@ -1,5 +1,6 @@
 //! The backend against ring-proto's peers, on the host.
 
+mod hostile;
 mod order;
 mod persistent;
 mod serve;

@@ -1,4 +1,5 @@
 use super::*;
+use fuzz::{Choices, Tally, Target};
 use proptest::prelude::*;
 
 /// A kernel that the fixtures were made from: text and calls, so that xz's x86 filter has something to do.
@@ -105,4 +106,81 @@ proptest! {
             prop_assert_eq!(out.len(), 40_000);
         }
     }
+}
+
+/// bzImages with header, lengths and payload changed. Most have payloads of a few bytes.
+struct Mutated(Vec<Vec<u8>>);
+
+impl Target for Mutated {
+    const NAME: &'static str = "bzimage";
+    const EPISODE: u64 = 10_000;
+    const SUCCEED: u64 = 5;
+    const REACHED: &'static [(&'static str, &'static str)] = &[
+        ("follow", "ok"),
+        ("follow", "none"),
+        ("follow", "Protocol"),
+        ("follow", "Truncated"),
+        ("follow", "Compression"),
+        ("follow", "Size"),
+        ("unpack", "ok"),
+        ("unpack", "Corrupt"),
+    ];
+
+    fn new(_: &mut Choices<'_>) -> Self {
+        Self(PAYLOADS.iter().map(|(_, payload)| bzimage(payload)).collect())
+    }
+
+    fn step(&mut self, c: &mut Choices<'_>, tally: &mut Tally) {
+        let name = |error: &BzError| match error {
+            BzError::Protocol(_) => "Protocol",
+            BzError::Truncated => "Truncated",
+            BzError::Compression(_) => "Compression",
+            BzError::Size(_) => "Size",
+            BzError::NoMemory(_) => "NoMemory",
+            BzError::Corrupt(_) => "Corrupt",
+        };
+        const FIELDS: [usize; 6] = [SETUP_SECTORS, BOOT_FLAG, MAGIC, VERSION, PAYLOAD_OFFSET, PAYLOAD_LENGTH];
+        let which = c.below(4);
+        let body = c.one_in(2000);
+        let mut file = core::mem::take(&mut self.0[which]);
+        let length = file.len();
+        let place = |c: &mut Choices<'_>| match body {
+            true => 3 * SECTOR + 0x40 + c.below(length - 3 * SECTOR - 0x40),
+            false if c.one_in(3) => 3 * SECTOR + 0x40 + c.below(4),
+            false => FIELDS[c.below(6)] + c.below(4),
+        };
+        let changes: Vec<(usize, u8)> = (0..c.below(3)).map(|_| (place(c), c.byte())).collect();
+        let old: Vec<u8> = changes.iter().map(|(at, byte)| core::mem::replace(&mut file[*at], *byte)).collect();
+        let shown = if c.one_in(4) { &file[..c.below(length)] } else { &file[..] };
+        if body {
+            let done = unpack(shown);
+            let all = done.as_ref().is_ok_and(|out| out.as_ref().is_none_or(|out| out.len() <= MAX_BYTES));
+            assert!(all || done.is_err());
+            tally.note_result("unpack", &done, name);
+        } else {
+            match packed(shown) {
+                Ok(None) => tally.note("follow", "none"),
+                done => {
+                    assert!(
+                        done.as_ref().is_ok_and(|p| p.as_ref().is_some_and(|p| p.bytes as usize <= MAX_BYTES))
+                            || done.is_err()
+                    );
+                    tally.note_result("follow", &done, name);
+                }
+            }
+        }
+        changes.iter().zip(old).rev().for_each(|((at, _), old)| file[*at] = old);
+        self.0[which] = file;
+    }
+}
+
+#[test]
+fn mutated_images() {
+    fuzz::slice::<Mutated>(20_000);
+}
+
+#[test]
+#[ignore = "a campaign: cargo xtask fuzz bzimage"]
+fn campaign_bzimage() {
+    fuzz::campaign::<Mutated>();
 }

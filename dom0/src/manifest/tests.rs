@@ -1,8 +1,9 @@
 //! Manifests good and bad.
 
-use alloc::string::ToString;
 use alloc::vec::Vec;
 
+use alloc::string::ToString;
+use fuzz::{Choices, Tally, Target};
 use proptest::prelude::*;
 
 use super::*;
@@ -191,4 +192,70 @@ proptest! {
         broken.truncate(broken.char_indices().map(|(at, _)| at).take_while(|other| *other <= at).last().unwrap_or(0));
         check(&broken);
     }
+}
+
+/// A manifest with pieces of it changed, cut, doubled or put elsewhere.
+struct Mutated;
+
+impl Target for Mutated {
+    const NAME: &'static str = "manifest";
+    const EPISODE: u64 = 1000;
+    const SUCCEED: u64 = 1;
+    const REACHED: &'static [(&'static str, &'static str)] = &[("parse", "ok"), ("parse", "refused")];
+
+    fn new(_: &mut Choices<'_>) -> Self {
+        Self
+    }
+
+    fn step(&mut self, c: &mut Choices<'_>, tally: &mut Tally) {
+        const PIECES: [&str; 14] = [
+            "=",
+            "\"",
+            "[",
+            "]",
+            "[[domain]]",
+            "{",
+            "}",
+            "\n",
+            "memory = 64",
+            "-1",
+            "99999999999999999999",
+            "true",
+            "\u{0}",
+            "vif = [{}]",
+        ];
+        let mut text = String::from(TWO);
+        for _ in 0..1 + c.below(4) {
+            let (from, to) = (c.below(text.len() + 1), c.below(text.len() + 1));
+            let (from, to) =
+                (text.floor_char_boundary(from.min(to)), text.floor_char_boundary(from.max(to).min(from.min(to) + 40)));
+            match c.below(4) {
+                0 => text.replace_range(from..to, ""),
+                1 => text.insert_str(from, PIECES[c.below(PIECES.len())]),
+                2 => {
+                    let piece = text[from..to].to_string();
+                    let at = text.floor_char_boundary(c.below(text.len() + 1));
+                    text.insert_str(at, &piece);
+                }
+                _ => text.insert(from, char::from(c.byte())),
+            }
+        }
+        let parsed = parse(&text);
+        if let Err(error) = &parsed {
+            assert!(!error.mistakes.is_empty() && !error.to_string().is_empty());
+            assert!(error.mistakes.iter().all(|mistake| mistake.line <= text.matches('\n').count() + 1));
+        }
+        tally.note("parse", if parsed.is_ok() { Tally::OK } else { "refused" });
+    }
+}
+
+#[test]
+fn mutated_manifests() {
+    fuzz::slice::<Mutated>(1_000);
+}
+
+#[test]
+#[ignore = "a campaign: cargo xtask fuzz manifest"]
+fn campaign_manifest() {
+    fuzz::campaign::<Mutated>();
 }

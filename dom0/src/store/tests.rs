@@ -5,9 +5,9 @@ extern crate std;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use std::vec;
 
 use abi::DomId;
+use fuzz::{Choices, Tally, Target};
 use proptest::prelude::*;
 use ring_proto::store::{Header, MessageType as M};
 
@@ -400,6 +400,18 @@ fn xsa_322_a_dead_domain_leaves_nothing() {
     assert_eq!(read(&mut s, 1, "/local/domain/1"), err("EACCES"), "the old permission is struck off");
 }
 
+/// The root cannot be removed with whoever dom0 gave it to: it is dom0's again.
+#[test]
+fn xsa_322_the_root_is_not_a_dead_domain_s() {
+    let mut s = store();
+    ask(&mut s, 0, M::SET_PERMS, "/\0n1\0r2\0").unwrap();
+    s.release(DomId(1));
+    s.introduce(DomId(1));
+    assert_eq!(ask(&mut s, 0, M::GET_PERMS, "/\0"), Ok("r0".to_string()));
+    assert_eq!(write(&mut s, 1, "/mine", "x"), err("EACCES"));
+    assert_eq!(clean(&s.counts), clean(&recount(&s)));
+}
+
 /// XSA-323: paths longer than allowed, in every request that takes one.
 #[test]
 fn xsa_323_path_length() {
@@ -435,22 +447,150 @@ fn clean(counts: &Counts) -> Counts {
     counts.iter().filter(|(_, count)| **count != 0).map(|(domain, count)| (*domain, *count)).collect()
 }
 
-proptest! {
-    /// Any messages whatever: nothing panics, every request is answered once, and the accounts are right.
-    #[test]
-    fn random_requests(steps in prop::collection::vec((0u16..3, 0u32..24, 0u32..3, 0usize..12, any::<[u8; 3]>()), 1..120)) {
-        let mut s = store();
-        let words = ["data\0", "data/a\0", "data/a/b\0", "/\0", "/local/domain/1/data\0", "/x/y\0", "n1\0", "b2\0", "T\0", "1\0", "@releaseDomain\0", ""];
-        for (domain, kind, tx, word, noise) in steps {
-            let mut payload = Vec::from(words[word]);
-            payload.extend(match noise[0] % 4 { 0 => vec![], 1 => b"b1\0r2\0".to_vec(), 2 => b"1\x002\0".to_vec(), _ => noise.to_vec() });
-            let header = Header { kind: M(kind), req_id: 3, tx_id: tx, len: payload.len() as u32 };
-            let introduced = s.is_introduced(DomId(domain));
-            s.request(DomId(domain), &header, &payload);
-            let replies = core::iter::from_fn(|| s.next_message(DomId(domain))).filter(|m| m.header.kind != M::WATCH_EVENT).count();
-            prop_assert_eq!(replies, usize::from(introduced));
-            prop_assert_eq!(clean(&s.counts), clean(&recount(&s)));
+/// A store, and domains that send it any messages whatever: nothing panics, every request is answered once, and the
+/// accounts are right.
+struct World(Store);
+
+impl Target for World {
+    const NAME: &'static str = "store";
+    const EPISODE: u64 = 300;
+    const REACHED: &'static [(&'static str, &'static str)] = &[
+        ("DIRECTORY", "ok"),
+        ("READ", "ok"),
+        ("GET_PERMS", "ok"),
+        ("WATCH", "ok"),
+        ("UNWATCH", "ok"),
+        ("TRANSACTION_START", "ok"),
+        ("TRANSACTION_END", "ok"),
+        ("WRITE", "ok"),
+        ("MKDIR", "ok"),
+        ("RM", "ok"),
+        ("SET_PERMS", "ok"),
+        ("GET_DOMAIN_PATH", "ok"),
+        ("READ", "ENOENT"),
+        ("READ", "EACCES"),
+        ("WRITE", "EINVAL"),
+        ("WRITE", "EACCES"),
+        ("WATCH", "EEXIST"),
+        ("UNWATCH", "ENOENT"),
+        ("TRANSACTION_END", "EAGAIN"),
+        ("TRANSACTION_END", "ENOENT"),
+        ("another", "ENOSYS"),
+        ("forget", "ok"),
+    ];
+
+    fn new(_: &mut Choices<'_>) -> Self {
+        Self(store())
+    }
+
+    fn step(&mut self, c: &mut Choices<'_>, tally: &mut Tally) {
+        const WORDS: [&str; 12] = [
+            "data\0",
+            "data/a\0",
+            "data/a/b\0",
+            "/\0",
+            "/local/domain/1/data\0",
+            "/x/y\0",
+            "n1\0",
+            "b2\0",
+            "T\0",
+            "1\0",
+            "@releaseDomain\0",
+            "",
+        ];
+        // Operations by number, and what they are counted as.
+        const NAMES: [(M, &str); 13] = [
+            (M::DIRECTORY, "DIRECTORY"),
+            (M::READ, "READ"),
+            (M::GET_PERMS, "GET_PERMS"),
+            (M::WATCH, "WATCH"),
+            (M::UNWATCH, "UNWATCH"),
+            (M::TRANSACTION_START, "TRANSACTION_START"),
+            (M::TRANSACTION_END, "TRANSACTION_END"),
+            (M::WRITE, "WRITE"),
+            (M::MKDIR, "MKDIR"),
+            (M::RM, "RM"),
+            (M::SET_PERMS, "SET_PERMS"),
+            (M::GET_DOMAIN_PATH, "GET_DOMAIN_PATH"),
+            (M::RESET_WATCHES, "RESET_WATCHES"),
+        ];
+        let s = &mut self.0;
+        let domain = DomId(c.below(3) as u16);
+        if c.one_in(400) {
+            // A domain ends, and another has its number.
+            let gone = DomId(1 + c.below(2) as u16);
+            s.release(gone);
+            assert_eq!(s.nodes_of(gone), 0);
+            s.introduce(gone);
+            return tally.note("forget", Tally::OK);
         }
+        let kind = if c.one_in(12) { M(c.below(24) as u32) } else { NAMES[c.below(NAMES.len())].0 };
+        let transaction = if c.one_in(2) {
+            0
+        } else {
+            s.transactions.keys().find(|key| key.domain == domain).map_or(1, |key| key.transaction)
+        };
+        let mut payload = Vec::from(match kind {
+            M::TRANSACTION_END if !c.one_in(4) => ["T\0", "F\0"][c.below(2)],
+            M::TRANSACTION_START if !c.one_in(4) => "\0",
+            M::GET_DOMAIN_PATH if !c.one_in(4) => "1\0",
+            _ => {
+                let most = if c.one_in(4) { 12 } else { 5 };
+                WORDS[c.below(most)]
+            }
+        });
+        match c.below(6) {
+            0 => payload.extend(b"b1\0r2\0"),
+            1 => payload.extend(b"1\x002\0"),
+            2 => payload.extend([c.byte(), c.byte(), c.byte()]),
+            3 | 4 if matches!(kind, M::WATCH | M::UNWATCH) => payload.extend(b"token\0"),
+            3 if kind == M::SET_PERMS => {
+                payload.extend(format!("{}{}\0", ["n", "b", "r", "w"][c.below(4)], domain.0).bytes())
+            }
+            _ => {}
+        }
+        let header = Header { kind, req_id: 3, tx_id: transaction, len: payload.len() as u32 };
+        let introduced = s.is_introduced(domain);
+        s.request(domain, &header, &payload);
+        let mut outcome = None;
+        while let Some(message) = s.next_message(domain) {
+            if message.header.kind == M::WATCH_EVENT {
+                continue;
+            }
+            assert!(outcome.is_none(), "answered twice");
+            let error = message.header.kind == M::ERROR;
+            outcome = Some(if error { String::from_utf8(message.payload.to_vec()).unwrap() } else { Tally::OK.into() });
+        }
+        assert_eq!(outcome.is_some(), introduced, "one answer, for those who were let in");
+        let Some(outcome) = outcome else { return s.introduce(domain) };
+        let name = NAMES.iter().find(|(known, _)| *known == kind).map_or("another", |(_, name)| name);
+        tally.note(name, outcome.trim_end_matches('\0'));
+        if c.one_in(8) {
+            assert_eq!(clean(&s.counts), clean(&recount(s)));
+        }
+    }
+
+    fn end(self) {
+        assert_eq!(clean(&self.0.counts), clean(&recount(&self.0)));
+    }
+}
+
+#[test]
+fn hostile_clients() {
+    fuzz::slice::<World>(10_000);
+}
+
+#[test]
+#[ignore = "a campaign: cargo xtask fuzz store"]
+fn campaign_store() {
+    fuzz::campaign::<World>();
+}
+
+proptest! {
+    /// The same from bytes, so that what fails shrinks.
+    #[test]
+    fn random_requests(bytes in prop::collection::vec(any::<u8>(), 1..700)) {
+        fuzz::run::<World>(&bytes);
     }
 
     /// Two transactions that both commit have the effect of one after the other.

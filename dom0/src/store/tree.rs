@@ -177,8 +177,8 @@ impl Tree {
         changed
     }
 
-    /// Strikes a dead domain off every node: what it owned is removed, and it is taken out of all permissions, so
-    /// that a new domain of the same number inherits nothing (XSA-322).
+    /// Strikes a dead domain off every node: what it owned is removed (the root is domain 0's again), and it is taken out
+    /// of all permissions, so that a new domain of the same number inherits nothing (XSA-322).
     pub fn forget(&mut self, domain: DomId, generation: u64, counts: &mut Counts) -> Vec<Changed> {
         let mut edits = Vec::new();
         let mut removed: Option<alloc::string::String> = None;
@@ -187,7 +187,9 @@ impl Tree {
             if removed.as_ref().is_some_and(inside) {
                 return;
             }
-            if node.perms.owner() == domain {
+            if node.perms.owner() == domain && path.parent().is_none() {
+                edits.push(Edit::SetPerms(path.clone(), Perms::owned(DomId::DOM0, Access::READ)));
+            } else if node.perms.owner() == domain {
                 removed = Some(path.as_str().to_string() + "/");
                 edits.push(Edit::Remove(path.clone()));
             } else if let Some(perms) = node.perms.without(domain) {

@@ -1,6 +1,6 @@
 //! What the core asks of a machine. The only seam between logic and hardware.
 
-use core::ops::Range;
+use core::ops::{Range, RangeInclusive};
 use core::sync::atomic::AtomicU64;
 
 use abi::{Mfn, Vaddr};
@@ -52,6 +52,10 @@ pub trait Platform: Sized + Send + Sync + 'static {
     type RawMutex: lock_api::RawMutex + Send + Sync + 'static;
     /// The lock below [`RwLock`](crate::sync::RwLock).
     type RawRwLock: lock_api::RawRwLockUpgrade + Send + Sync + 'static;
+    /// Entries of a page table: fewer than the hardware's in a model alone, so that its tables collide.
+    const ENTRIES: usize = abi::TABLE_ENTRIES;
+    /// The L4 slots that are the core's.
+    const CORE_SLOTS: RangeInclusive<usize> = abi::layout::FIRST_XEN_SLOT..=abi::layout::LAST_XEN_SLOT;
 
     // ---- Frames, through the core's own mapping -----------------------------------------------------------------
 

@@ -14,11 +14,12 @@ use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, OnceLock};
 
-use abi::layout::{MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
-use abi::{Errno, Mfn, PAGE_SIZE, Pte, PteFlags, Vaddr};
+use abi::layout::{FIRST_XEN_SLOT, LAST_XEN_SLOT, MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
+use abi::{Errno, Mfn, PAGE_SIZE, Pte, PteFlags, TABLE_ENTRIES, Vaddr};
 
 use crate::buddy::Allocator;
 use crate::dispatch::{self};
@@ -34,6 +35,10 @@ use crate::{
 
 /// A core over a [`TestMachine`].
 pub type TestCore = Core<TestMachine>;
+
+/// Where every address space has a page of its own, behind no page table: a model's guests keep the arguments of their
+/// hypercalls there, so that nothing they do to their tables is out of bounds.
+pub const WINDOW: Vaddr = Vaddr(0xffff_87ff_ffff_f000);
 
 /// Frames below this are no RAM: devices, for tests that map such.
 pub const FIRST_RAM: u64 = 16;
@@ -55,8 +60,8 @@ pub struct Translation {
     pub owner: Owner,
 }
 
-/// The machine.
-pub struct TestMachine {
+/// The machine. Its page tables have `ENTRIES` entries: 4 in a model, with the last of an L4 the core's.
+pub struct TestMachine<const ENTRIES: usize = TABLE_ENTRIES> {
     table: FrameTable,
     memory: Vec<OnceLock<Words>>,
     m2p: Vec<AtomicU64>,
@@ -84,6 +89,8 @@ pub struct TestMachine {
     pub ports: Mutex<Vec<(u16, u8, Option<u32>)>>,
     /// Called before the next flush, once.
     pub at_flush: Mutex<Option<Box<dyn FnMut() + Send>>>,
+    /// What is at [`WINDOW`].
+    pub window: Mutex<Vec<u8>>,
     tlb: Mutex<Vec<Translation>>,
     polls: AtomicU64,
     interrupt_at: AtomicU64,
@@ -112,7 +119,7 @@ fn table_memory(frames: usize) -> &'static [PageInfo] {
     Box::leak((0..frames).map(|_| PageInfo::not_ram()).collect())
 }
 
-impl Drop for TestMachine {
+impl<const ENTRIES: usize> Drop for TestMachine<ENTRIES> {
     fn drop(&mut self) {
         let infos = self.table.infos();
         infos.iter().for_each(PageInfo::forget);
@@ -127,8 +134,8 @@ pub fn core(frames: usize, cpus: u32) -> Box<TestCore> {
     core_with(frames, cpus, false)
 }
 
-/// The same, with frames handed out one by one in scattered order if `scatter`.
-pub fn core_with(frames: usize, cpus: u32, scatter: bool) -> Box<TestCore> {
+/// The same, with frames handed out one by one in scattered order if `scatter`, and tables of any size.
+pub fn core_with<const ENTRIES: usize>(frames: usize, cpus: u32, scatter: bool) -> Box<Core<TestMachine<ENTRIES>>> {
     let infos = table_memory(frames);
     let platform = TestMachine {
         table: FrameTable::new(infos, &[]),
@@ -146,6 +153,7 @@ pub fn core_with(frames: usize, cpus: u32, scatter: bool) -> Box<TestCore> {
         lines: Mutex::default(),
         ports: Mutex::default(),
         at_flush: Mutex::default(),
+        window: Mutex::default(),
         tlb: Mutex::default(),
         polls: AtomicU64::new(0),
         interrupt_at: AtomicU64::new(u64::MAX),
@@ -157,7 +165,7 @@ pub fn core_with(frames: usize, cpus: u32, scatter: bool) -> Box<TestCore> {
         free: Allocator::new(scatter),
         domains: Domains::new(),
         cpus: (0..cpus).map(|id| Cpu::new(CpuId(id))).collect(),
-        lines: crate::Lock::<TestMachine, _>::new(crate::irq::Lines::new()),
+        lines: crate::Lock::<TestMachine<ENTRIES>, _>::new(crate::irq::Lines::new()),
         log_refusals: false,
         tally: None,
         messages: Default::default(),
@@ -169,7 +177,7 @@ pub fn core_with(frames: usize, cpus: u32, scatter: bool) -> Box<TestCore> {
     core
 }
 
-impl TestMachine {
+impl<const ENTRIES: usize> TestMachine<ENTRIES> {
     /// Answers true to the `n`th question from now, counted from 0, whether to make room for other work; once.
     pub fn interrupt_after(&self, n: u64) {
         self.interrupt_at.store(self.polls.load(SeqCst).saturating_add(n), SeqCst);
@@ -227,7 +235,11 @@ impl TestMachine {
     pub fn touch(&self, cpu: CpuId, space: AddressSpace, va: Vaddr) {
         if let Some((frame, writable)) = self.translate(space, va) {
             let owner = self.table.info(frame).owner();
-            self.tlb.lock().unwrap().push(Translation { cpu, va: va.page_base(), frame, writable, owner });
+            let translation = Translation { cpu, va: va.page_base(), frame, writable, owner };
+            let mut tlb = self.tlb.lock().unwrap();
+            if !tlb.contains(&translation) {
+                tlb.push(translation);
+            }
         }
     }
 
@@ -245,7 +257,7 @@ impl TestMachine {
 
 /// Translations that some CPU remembers, and by which a guest could do what it may not: write a page table, or reach a
 /// frame that is another's by now.
-pub fn stale_translations(core: &TestCore) -> Vec<Translation> {
+pub fn stale_translations<const ENTRIES: usize>(core: &Core<TestMachine<ENTRIES>>) -> Vec<Translation> {
     let tlb = core.platform.tlb.lock().unwrap();
     let bad = |t: &&Translation| {
         let info = core.frames.info(t.frame);
@@ -258,7 +270,10 @@ pub fn stale_translations(core: &TestCore) -> Vec<Translation> {
     tlb.iter().filter(bad).copied().collect()
 }
 
-impl Platform for TestMachine {
+impl<const ENTRIES: usize> Platform for TestMachine<ENTRIES> {
+    const ENTRIES: usize = ENTRIES;
+    const CORE_SLOTS: RangeInclusive<usize> =
+        if ENTRIES == TABLE_ENTRIES { FIRST_XEN_SLOT..=LAST_XEN_SLOT } else { ENTRIES - 1..=ENTRIES - 1 };
     type RawMutex = parking_lot::RawMutex;
     type RawRwLock = parking_lot::RawRwLock;
 
@@ -282,6 +297,10 @@ impl Platform for TestMachine {
     }
 
     fn copy(&self, from: (Frame, usize), to: (Frame, usize), len: usize) {
+        if (from.1, to.1, len) == (0, 0, PAGE_SIZE) {
+            let words = self.words(from.0).iter().zip(self.words(to.0).iter());
+            return words.for_each(|(from, to)| to.store(from.load(SeqCst), SeqCst));
+        }
         let mut bytes = alloc::vec![0; len.min(PAGE_SIZE - from.1).min(PAGE_SIZE - to.1)];
         self.read(from.0, from.1, &mut bytes);
         self.write(to.0, to.1, &bytes);
@@ -300,7 +319,13 @@ impl Platform for TestMachine {
     }
 
     fn copy_from_guest(&self, space: AddressSpace, from: Vaddr, to: &mut [u8]) -> Result<(), Fault> {
-        for (at, byte) in (from.0..).zip(to) {
+        if from.page_base() == WINDOW {
+            let window = self.window.lock().unwrap();
+            to.copy_from_slice(window.get(from.page_offset()..).and_then(|at| at.get(..to.len())).ok_or(Fault)?);
+            return Ok(());
+        }
+        for (offset, byte) in (0..).zip(to) {
+            let at = from.0.wrapping_add(offset);
             if (MACH2PHYS_VIRT_START.0..MACH2PHYS_VIRT_END.0).contains(&at) {
                 let entry = at - MACH2PHYS_VIRT_START.0;
                 *byte = (self.m2p(Mfn(entry / 8)) >> (entry % 8 * 8)) as u8;
@@ -313,7 +338,14 @@ impl Platform for TestMachine {
     }
 
     fn copy_to_guest(&self, space: AddressSpace, to: Vaddr, from: &[u8]) -> Result<(), Fault> {
-        for (at, byte) in (to.0..).zip(from) {
+        if to.page_base() == WINDOW {
+            let mut window = self.window.lock().unwrap();
+            let at = window.get_mut(to.page_offset()..).and_then(|at| at.get_mut(..from.len())).ok_or(Fault)?;
+            at.copy_from_slice(from);
+            return Ok(());
+        }
+        for (offset, byte) in (0..).zip(from) {
+            let at = to.0.wrapping_add(offset);
             let (frame, offset) = self.access(space, at, true)?;
             self.write(frame, offset, core::slice::from_ref(byte));
         }
@@ -461,6 +493,62 @@ impl Platform for TestMachine {
     fn halt(&self, why: Halt) {
         *self.halted.lock().unwrap() = Some(why);
     }
+}
+
+/// The names of errors, for tallies.
+pub fn name_of(errno: Errno) -> &'static str {
+    const NAMES: [(Errno, &str); 49] = [
+        (Errno::EPERM, "EPERM"),
+        (Errno::ENOENT, "ENOENT"),
+        (Errno::ESRCH, "ESRCH"),
+        (Errno::EINTR, "EINTR"),
+        (Errno::EIO, "EIO"),
+        (Errno::ENXIO, "ENXIO"),
+        (Errno::E2BIG, "E2BIG"),
+        (Errno::ENOEXEC, "ENOEXEC"),
+        (Errno::EBADF, "EBADF"),
+        (Errno::ECHILD, "ECHILD"),
+        (Errno::EAGAIN, "EAGAIN"),
+        (Errno::ENOMEM, "ENOMEM"),
+        (Errno::EACCES, "EACCES"),
+        (Errno::EFAULT, "EFAULT"),
+        (Errno::EBUSY, "EBUSY"),
+        (Errno::EEXIST, "EEXIST"),
+        (Errno::EXDEV, "EXDEV"),
+        (Errno::ENODEV, "ENODEV"),
+        (Errno::ENOTDIR, "ENOTDIR"),
+        (Errno::EISDIR, "EISDIR"),
+        (Errno::EINVAL, "EINVAL"),
+        (Errno::ENFILE, "ENFILE"),
+        (Errno::EMFILE, "EMFILE"),
+        (Errno::ENOSPC, "ENOSPC"),
+        (Errno::EROFS, "EROFS"),
+        (Errno::EMLINK, "EMLINK"),
+        (Errno::EDOM, "EDOM"),
+        (Errno::ERANGE, "ERANGE"),
+        (Errno::EDEADLK, "EDEADLK"),
+        (Errno::ENAMETOOLONG, "ENAMETOOLONG"),
+        (Errno::ENOLCK, "ENOLCK"),
+        (Errno::ENOSYS, "ENOSYS"),
+        (Errno::ENOTEMPTY, "ENOTEMPTY"),
+        (Errno::ENODATA, "ENODATA"),
+        (Errno::ETIME, "ETIME"),
+        (Errno::EBADMSG, "EBADMSG"),
+        (Errno::EOVERFLOW, "EOVERFLOW"),
+        (Errno::EILSEQ, "EILSEQ"),
+        (Errno::ERESTART, "ERESTART"),
+        (Errno::ENOTSOCK, "ENOTSOCK"),
+        (Errno::EMSGSIZE, "EMSGSIZE"),
+        (Errno::EOPNOTSUPP, "EOPNOTSUPP"),
+        (Errno::EADDRINUSE, "EADDRINUSE"),
+        (Errno::EADDRNOTAVAIL, "EADDRNOTAVAIL"),
+        (Errno::ENOBUFS, "ENOBUFS"),
+        (Errno::EISCONN, "EISCONN"),
+        (Errno::ENOTCONN, "ENOTCONN"),
+        (Errno::ETIMEDOUT, "ETIMEDOUT"),
+        (Errno::ECONNREFUSED, "ECONNREFUSED"),
+    ];
+    NAMES.iter().find(|(known, _)| *known == errno).map_or("another", |(_, name)| name)
 }
 
 /// A domain with one vCPU that can make hypercalls: an address space whose pages from [`Guest::BASE`] on are its frames.

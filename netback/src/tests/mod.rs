@@ -1,6 +1,7 @@
 //! The switch against ring-proto's peers, on the host.
 
 mod bridge;
+mod hostile;
 mod offload;
 mod queues;
 mod switch;

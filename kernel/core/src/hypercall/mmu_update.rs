@@ -139,7 +139,7 @@ impl<'a, P: Platform> Batch<'a, P> {
         let foreign = matches!(self.frames, FrameOwner::Other(_)) || self.tables.id != c.domain.id;
         let mapped = self.frames.mapped(c);
         if count == 1 && !foreign {
-            self.request(c, &c.get(requests)?, &mapped)?;
+            self.session.finish().and_then(|()| self.request(c, &c.get(requests)?, &mapped))?;
             *made = 1;
             return Ok(0);
         }

@@ -27,4 +27,6 @@ pub mod vm_assist;
 pub mod xen_version;
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;

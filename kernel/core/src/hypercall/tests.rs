@@ -94,6 +94,29 @@ fn a_frame_of_descriptors_is_made_fit_or_refused() {
     assert_eq!(live.kind(), PageType::SegmentDescriptor);
 }
 
+/// XSA-213: what comes behind an iret to user mode in a batch is not done.
+#[test]
+fn a_change_of_privilege_ends_a_batch() {
+    let s = setup(Privilege::empty());
+    let root = s.guest.tables[3].mfn().0;
+    s.guest.poke(&s.core, 0, 0, abi::mmu::MmuextOp::new(abi::mmu::MmuextCmd::NEW_USER_BASEPTR, root, 0).as_bytes());
+    s.call(Hypercall::MMUEXT_OP, &[s.guest.va(0).0, 1, 0, DomId::SELF.0.into()]).unwrap();
+    // rax, r11, rcx, flags, rip, cs, rflags, rsp, ss; then the batch.
+    let frame = [0, 0, 0, 0, 0x1000, 0x33, 0x202, 0x2000, 0x2b_u64];
+    s.guest.poke(&s.core, 1, 0, frame.as_bytes());
+    let entry = |op: Hypercall, argument: u64| [u64::from(op.0), 99, argument, 0, 0, 0, 0, 0];
+    let batch = [entry(Hypercall::FPU_TASKSWITCH, 0), entry(Hypercall::IRET, 0), entry(Hypercall::FPU_TASKSWITCH, 1)];
+    s.guest.poke(&s.core, 0, 0, batch.as_bytes());
+    s.guest.run(&s.core, |c| {
+        c.run.regs.rsp = s.guest.va(1).0;
+        let mut args = crate::Args([s.guest.va(0).0, 3, 0, 0, 0]);
+        let done = crate::dispatch::call(c, Hypercall::MULTICALL.0, &mut args);
+        assert_eq!(done, Err(crate::Stop::Replaced));
+        assert!(!c.run.kernel_mode && c.run.cr0 & 8 == 0, "the last one was done, too");
+    });
+    assert_eq!(s.peek::<[[u64; 8]; 3]>().map(|entry| entry[1]), [0, 99, 99], "results");
+}
+
 #[test]
 fn update_descriptor_writes_what_is_admitted_where_it_may() {
     let s = setup(Privilege::empty());

@@ -5,9 +5,9 @@
 
 use alloc::vec::Vec;
 
-use abi::{DomId, Errno, Port, Pte, TABLE_ENTRIES};
+use abi::{DomId, Errno, Port, Pte};
 
-use super::entry::{CACHE, CORE_SLOTS, RW};
+use super::entry::{CACHE, RW};
 use crate::{Core, Domain, Frame, Owner, PageType, Platform, Run, State, guest, refuse_if};
 
 /// What is wrong with a frame.
@@ -233,12 +233,12 @@ impl<P: Platform> Audit<'_, P> {
         let level = state.kind().level();
         let entries = match () {
             () if level == 0 || state.type_refs() == 0 => 0,
-            () if state.has(State::VALIDATED) => TABLE_ENTRIES,
+            () if state.has(State::VALIDATED) => P::ENTRIES,
             () => self.core.frames.info(table).progress(),
         };
         for index in 0..entries {
             let pte = Pte(guest::load(&self.core.platform, table, index));
-            if !pte.present() || (level == 4 && CORE_SLOTS.contains(&index)) {
+            if !pte.present() || (level == 4 && P::CORE_SLOTS.contains(&index)) {
                 continue;
             }
             match self.core.frames.get(pte.mfn()) {

@@ -5,9 +5,6 @@
 use abi::layout::{FIRST_XEN_SLOT, LAST_XEN_SLOT};
 use abi::{Pte, PteFlags, Vaddr};
 
-/// The L4 slots that are the core's.
-pub const CORE_SLOTS: core::ops::RangeInclusive<usize> = FIRST_XEN_SLOT..=LAST_XEN_SLOT;
-
 /// Bits that decide how a mapping is cached. On RAM they would alias the core's own mapping (XSA-402), so they are
 /// stored only for what is not RAM.
 pub const CACHE: u64 = PteFlags::PWT.0 | PteFlags::PCD.0 | PteFlags::PAT.0;

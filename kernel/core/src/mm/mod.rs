@@ -33,7 +33,7 @@ mod update;
 mod walk;
 
 pub use crate::frame::PageType;
-pub use entry::{CORE_SLOTS, is_guest_address};
+pub use entry::is_guest_address;
 pub use grant::MapAt;
 pub use io::has_devices as may_choose_caching;
 pub use ldt::descriptors_are_fit;

@@ -5,7 +5,6 @@ use core::sync::atomic::Ordering::Relaxed;
 use abi::Mfn;
 
 use super::Session;
-use super::entry::CORE_SLOTS;
 use crate::{Core, Domain, Frame, Platform, Run, Stop, guest};
 
 /// `VMASST_TYPE_m2p_strict` of the public headers: user mode does not see the machine-to-physical table.
@@ -64,7 +63,7 @@ impl<P: Platform> Session<'_, P> {
 impl<P: Platform> Core<P> {
     /// Shows or hides the machine-to-physical table in a root. A vCPU's kernel root shows it.
     pub(crate) fn show_m2p(&self, root: Frame, shown: bool) {
-        let slot = *CORE_SLOTS.start();
+        let slot = *P::CORE_SLOTS.start();
         if shown != (guest::load(&self.platform, root, slot) != 0) {
             let entry = if shown { self.platform.hypervisor_slots()[0] } else { 0 };
             guest::store_entry(&self.platform, root, slot, entry);

@@ -1,20 +1,20 @@
 //! Validation and invalidation of whole tables, a slice at a time.
 
-use abi::{Errno, Pte, TABLE_ENTRIES};
+use abi::{Errno, Pte};
 
-use super::entry::{self, CORE_SLOTS, PRESENT, RW};
+use super::entry::{self, PRESENT, RW};
 use super::{MappedOwner, Session};
 use crate::{Flush, Frame, PageType, Platform, State, Stop, guest, refuse_if};
 
-/// L1 entries between two looks at the clock.
-const L1_SLICE: usize = 64;
-
 /// Entries of higher tables that are the core's, and hold no references.
-fn is_core_entry(level: u8, index: usize) -> bool {
-    level == 4 && CORE_SLOTS.contains(&index)
+fn is_core_entry<P: Platform>(level: u8, index: usize) -> bool {
+    level == 4 && P::CORE_SLOTS.contains(&index)
 }
 
 impl<P: Platform> Session<'_, P> {
+    /// L1 entries between two looks at the clock: 64.
+    const L1_SLICE: usize = P::ENTRIES.div_ceil(8);
+
     /// Takes a reference of type L1 to L4 on a frame of this domain's, validating it if it was no table before. The
     /// caller holds a general reference, which it keeps, and which goes with the type reference if that is got.
     ///
@@ -80,11 +80,11 @@ impl<P: Platform> Session<'_, P> {
     fn validate_l1(&self, frame: Frame, begin: usize) -> Result<(), (usize, Stop)> {
         let owner = MappedOwner::Domain(self.domain);
         let mut done = begin;
-        while done < TABLE_ENTRIES {
+        while done < P::ENTRIES {
             if done > begin && self.core.platform.preempt() {
                 return Err((done, Stop::Preempted));
             }
-            let slice = done..(done / L1_SLICE + 1) * L1_SLICE;
+            let slice = done..(done / Self::L1_SLICE + 1) * Self::L1_SLICE;
             done = slice.end;
             for index in slice {
                 let pte = Pte(guest::load(&self.core.platform, frame, index));
@@ -99,9 +99,9 @@ impl<P: Platform> Session<'_, P> {
 
     fn validate_directory(&mut self, frame: Frame, level: u8, begin: usize) -> Result<(), (usize, Stop)> {
         let mut worked = false;
-        for index in begin..TABLE_ENTRIES {
+        for index in begin..P::ENTRIES {
             let pte = Pte(guest::load(&self.core.platform, frame, index));
-            if !pte.present() || is_core_entry(level, index) {
+            if !pte.present() || is_core_entry::<P>(level, index) {
                 continue;
             }
             if worked && self.core.platform.preempt() {
@@ -120,8 +120,8 @@ impl<P: Platform> Session<'_, P> {
     /// when it is loaded as such.
     fn store_core_slots(&self, root: Frame) {
         let slots = self.core.platform.hypervisor_slots();
-        for (index, slot) in CORE_SLOTS.zip(slots) {
-            let slot = if index == *CORE_SLOTS.start() { 0 } else { slot };
+        for (index, slot) in P::CORE_SLOTS.zip(slots) {
+            let slot = if index == *P::CORE_SLOTS.start() { 0 } else { slot };
             guest::store_entry(&self.core.platform, root, index, slot);
         }
     }
@@ -141,7 +141,7 @@ impl<P: Platform> Session<'_, P> {
             _ => Some(state.put_type()),
         });
         if before.is_ok_and(|state| state.type_refs() == 1) {
-            info.set_progress(TABLE_ENTRIES);
+            info.set_progress(P::ENTRIES);
             self.invalidate(frame, level);
         }
     }
@@ -180,7 +180,7 @@ impl<P: Platform> Session<'_, P> {
             if left < begin && self.core.platform.preempt() {
                 return left;
             }
-            let slice = (left - 1) / L1_SLICE * L1_SLICE..left;
+            let slice = (left - 1) / Self::L1_SLICE * Self::L1_SLICE..left;
             left = slice.start;
             for index in slice.rev() {
                 self.put_l1(Pte(guest::load(&self.core.platform, frame, index)));
@@ -193,7 +193,7 @@ impl<P: Platform> Session<'_, P> {
         let mut worked = false;
         for index in (0..begin).rev() {
             let pte = Pte(guest::load(&self.core.platform, frame, index));
-            if !pte.present() || is_core_entry(level, index) {
+            if !pte.present() || is_core_entry::<P>(level, index) {
                 continue;
             }
             if self.waits_for_child(level) || (worked && self.core.platform.preempt()) {

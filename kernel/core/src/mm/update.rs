@@ -2,7 +2,7 @@
 
 use abi::{Errno, Mfn, Pte, Vaddr};
 
-use super::entry::{self, AD, CACHE, CORE_SLOTS, PRESENT, RW};
+use super::entry::{self, AD, CACHE, PRESENT, RW};
 use super::{Session, io};
 use crate::frame::Claim;
 use crate::{Core, Domain, Frame, Owner, PageType, Platform, Stop, guest, refuse_if};
@@ -178,7 +178,7 @@ impl<P: Platform> Session<'_, P> {
         new: Pte,
         how: Store,
     ) -> Result<(), Stop> {
-        refuse_if(level == 4 && CORE_SLOTS.contains(&index), Errno::EINVAL)?;
+        refuse_if(level == 4 && P::CORE_SLOTS.contains(&index), Errno::EINVAL)?;
         let old = Pte(guest::load(&self.core.platform, table, index));
         let mut stored = new;
         if new.present() {

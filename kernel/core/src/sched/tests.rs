@@ -4,7 +4,8 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 use std::vec::Vec;
 
-use proptest::prelude::*;
+use fuzz::{Choices, Tally, Target};
+use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
 use super::sim::Sim;
 use super::*;
@@ -207,22 +208,29 @@ enum Op {
     Affinity(usize, u64),
     Leave(usize),
     Pass(u64),
+    Settle,
 }
 
-fn op(vcpus: usize, cpus: usize) -> impl Strategy<Value = Op> {
-    let vcpu = 0..vcpus;
-    prop_oneof![
-        1 => vcpu.clone().prop_map(Op::Pause),
-        2 => vcpu.clone().prop_map(Op::Unpause),
-        2 => vcpu.clone().prop_map(Op::Block),
-        3 => vcpu.clone().prop_map(Op::Wake),
-        1 => vcpu.clone().prop_map(Op::Down),
-        2 => vcpu.clone().prop_map(Op::Up),
-        1 => vcpu.clone().prop_map(Op::Yield),
-        1 => (vcpu, 1u64..1 << cpus).prop_map(|(v, set)| Op::Affinity(v, set)),
-        4 => (0..cpus).prop_map(Op::Leave),
-        1 => (1u64..6_000_000).prop_map(Op::Pass),
-    ]
+const VCPUS: usize = 5;
+const CPUS: usize = 3;
+
+impl Op {
+    fn next(c: &mut Choices<'_>) -> Self {
+        let vcpu = c.below(VCPUS);
+        match c.weighted(&[4, 8, 8, 12, 4, 8, 4, 4, 16, 4, 1]) {
+            0 => Self::Pause(vcpu),
+            1 => Self::Unpause(vcpu),
+            2 => Self::Block(vcpu),
+            3 => Self::Wake(vcpu),
+            4 => Self::Down(vcpu),
+            5 => Self::Up(vcpu),
+            6 => Self::Yield(vcpu),
+            7 => Self::Affinity(vcpu, 1 + c.below((1 << CPUS) - 1) as u64),
+            8 => Self::Leave(c.below(CPUS)),
+            9 => Self::Pass(1 + c.below(6_000_000) as u64),
+            _ => Self::Settle,
+        }
+    }
 }
 
 /// What the test knows of a vCPU, without looking.
@@ -268,74 +276,180 @@ fn queued(sim: &Sim, vcpu: &Arc<Vcpu<TestMachine>>) -> usize {
     found
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
-    #[test]
-    fn whatever_happens_each_vcpu_is_in_one_place_and_no_cpu_idles_for_nothing(
-        ops in prop::collection::vec(op(5, 3), 1..120)
-    ) {
-        let mut sim = Sim::new(3);
-        let domain = sim.domain(5);
-        let mut known = [Known { pauses: 0, blocked: false, down: false, affinity: 7 }; 5];
-        for op in ops {
-            match op {
-                Op::Pause(v) => { sim.core.pause(&domain.vcpus[v]); known[v].pauses += 1; }
-                Op::Unpause(v) => {
-                    sim.core.unpause(&domain.vcpus[v]);
-                    known[v].pauses = known[v].pauses.saturating_sub(1);
-                }
-                Op::Block(v) => if let Some(cpu) = sim.runs_on(&domain.vcpus[v]) {
-                    prop_assert!(sim.on(cpu.0 as usize).core.block(&domain.vcpus[v]));
+/// Vcpus and what is known of them.
+struct World {
+    sim: Sim,
+    domain: Arc<crate::Domain<TestMachine>>,
+    known: [Known; VCPUS],
+}
+
+impl World {
+    /// Does it; its name, and whether there was anything to do.
+    fn apply(&mut self, op: Op) -> (&'static str, bool) {
+        let Self { sim, domain, known } = self;
+        match op {
+            Op::Pause(v) => {
+                sim.core.pause(&domain.vcpus[v]);
+                known[v].pauses += 1;
+                ("pause", true)
+            }
+            Op::Unpause(v) => {
+                let paused = known[v].pauses > 0;
+                sim.core.unpause(&domain.vcpus[v]);
+                known[v].pauses = known[v].pauses.saturating_sub(1);
+                ("unpause", paused)
+            }
+            Op::Block(v) => {
+                let on = sim.runs_on(&domain.vcpus[v]);
+                if let Some(cpu) = on {
+                    assert!(sim.on(cpu.0 as usize).core.block(&domain.vcpus[v]));
                     sim.core.cpus[cpu.0 as usize].post(pending::RESCHEDULE);
                     known[v].blocked = true;
-                },
-                Op::Wake(v) => { sim.core.wake(&domain.vcpus[v]); known[v].blocked = false; }
-                Op::Down(v) => { sim.core.take_down(&domain.vcpus[v]); known[v].down = true; }
-                Op::Up(v) => { sim.core.bring_up(&domain.vcpus[v]); known[v].down = false; }
-                Op::Yield(v) => if let Some(cpu) = sim.runs_on(&domain.vcpus[v]) {
-                    sim.on(cpu.0 as usize).core.yield_now(&sim.core.cpus[cpu.0 as usize], &domain.vcpus[v]);
-                },
-                Op::Affinity(v, set) => {
-                    sim.core.set_affinity(&domain.vcpus[v], CpuSet(set)).unwrap();
-                    known[v].affinity = set;
                 }
-                Op::Leave(cpu) => sim.leave(cpu),
-                Op::Pass(time) => { sim.core.platform.clock.fetch_add(time, SeqCst); }
+                ("block", on.is_some())
             }
-            // At any moment: on at most one CPU, and then on no queue; on one queue at most.
-            for vcpu in &domain.vcpus {
-                let on = sim.running.iter().flatten().filter(|r| Arc::ptr_eq(r, vcpu)).count();
-                prop_assert!(on + queued(&sim, vcpu) <= 1);
-                prop_assert_eq!(vcpu.sched.state.view().running(), on == 1);
+            Op::Wake(v) => {
+                sim.core.wake(&domain.vcpus[v]);
+                ("wake", core::mem::replace(&mut known[v].blocked, false))
+            }
+            Op::Down(v) => {
+                sim.core.take_down(&domain.vcpus[v]);
+                ("down", !core::mem::replace(&mut known[v].down, true))
+            }
+            Op::Up(v) => {
+                sim.core.bring_up(&domain.vcpus[v]);
+                ("up", core::mem::replace(&mut known[v].down, false))
+            }
+            Op::Yield(v) => {
+                let on = sim.runs_on(&domain.vcpus[v]);
+                if let Some(cpu) = on {
+                    sim.on(cpu.0 as usize).core.yield_now(&sim.core.cpus[cpu.0 as usize], &domain.vcpus[v]);
+                }
+                ("yield", on.is_some())
+            }
+            Op::Affinity(v, set) => {
+                sim.core.set_affinity(&domain.vcpus[v], CpuSet(set)).unwrap();
+                known[v].affinity = set;
+                ("affinity", true)
+            }
+            Op::Leave(cpu) => {
+                let had = sim.core.cpus[cpu].pending.load(SeqCst) != 0;
+                sim.leave(cpu);
+                ("leave", had)
+            }
+            Op::Pass(time) => {
+                sim.core.platform.clock.fetch_add(time, SeqCst);
+                ("pass", true)
+            }
+            Op::Settle => {
+                sim.settle();
+                self.rest();
+                ("settle", true)
             }
         }
-        sim.settle();
-        // At rest: a vCPU runs or waits if and only if it may; an idle CPU could run none of those that wait.
-        for (vcpu, known) in domain.vcpus.iter().zip(&known) {
+    }
+
+    /// At any moment: on at most one CPU, and then on no queue; on one queue at most.
+    fn check(&self) {
+        for vcpu in &self.domain.vcpus {
+            let on = self.sim.running.iter().flatten().filter(|r| Arc::ptr_eq(r, vcpu)).count();
+            assert!(on + queued(&self.sim, vcpu) <= 1);
+            assert_eq!(vcpu.sched.state.view().running(), on == 1);
+        }
+    }
+
+    /// At rest: a vCPU runs or waits if and only if it may; an idle CPU could run none of those that wait.
+    fn rest(&self) {
+        let sim = &self.sim;
+        let now = sim.core.platform.clock.load(SeqCst);
+        for (vcpu, known) in self.domain.vcpus.iter().zip(&self.known) {
             let on = sim.runs_on(vcpu);
-            prop_assert_eq!(vcpu.sched.state.view().pauses(), known.pauses);
+            assert_eq!(vcpu.sched.state.view().pauses(), known.pauses);
             if known.runnable() {
-                prop_assert_eq!(usize::from(on.is_some()) + queued(&sim, vcpu), 1);
+                assert_eq!(usize::from(on.is_some()) + queued(sim, vcpu), 1);
             } else {
-                prop_assert_eq!(on, None);
+                assert_eq!(on, None);
             }
             if let Some(cpu) = on {
-                prop_assert!(CpuSet(known.affinity).has(cpu), "affinity is a hard mask");
+                assert!(CpuSet(known.affinity).has(cpu), "affinity is a hard mask");
             } else if known.runnable() {
                 for (cpu, runs) in sim.running.iter().enumerate() {
                     let could = runs.is_none() && CpuSet(known.affinity).has(CpuId(cpu as u32));
-                    prop_assert!(!could, "CPU {} idles while a vCPU waits for it", cpu);
+                    assert!(!could, "CPU {cpu} idles while a vCPU waits for it");
                 }
             }
-            let times = sim.core.run_times(vcpu, sim.core.platform.clock.load(SeqCst));
-            prop_assert_eq!(times.time.iter().sum::<u64>(), sim.core.platform.clock.load(SeqCst));
+            let times = sim.core.run_times(vcpu, now);
+            assert_eq!(times.time.iter().sum::<u64>(), now);
             let state = match (on.is_some(), known.runnable(), known.blocked) {
                 (true, ..) => 0,
                 (_, true, _) => 1,
                 (.., true) => 2,
                 _ => 3,
             };
-            prop_assert_eq!(times.state as u32, state);
+            assert_eq!(times.state as u32, state);
         }
+    }
+}
+
+impl Target for World {
+    const NAME: &'static str = "scheduler";
+    const EPISODE: u64 = 2000;
+    const REACHED: &'static [(&'static str, &'static str)] = &[
+        ("pause", "ok"),
+        ("unpause", "ok"),
+        ("unpause", "nothing"),
+        ("block", "ok"),
+        ("block", "nothing"),
+        ("wake", "ok"),
+        ("wake", "nothing"),
+        ("down", "ok"),
+        ("down", "nothing"),
+        ("up", "ok"),
+        ("up", "nothing"),
+        ("yield", "ok"),
+        ("yield", "nothing"),
+        ("affinity", "ok"),
+        ("leave", "ok"),
+        ("leave", "nothing"),
+        ("pass", "ok"),
+        ("settle", "ok"),
+    ];
+
+    fn new(_: &mut Choices<'_>) -> Self {
+        let mut sim = Sim::new(CPUS as u32);
+        let domain = sim.domain(VCPUS as u32);
+        sim.settle();
+        Self { sim, domain, known: [Known { pauses: 0, blocked: false, down: false, affinity: 7 }; VCPUS] }
+    }
+
+    fn step(&mut self, c: &mut Choices<'_>, tally: &mut Tally) {
+        let (name, done) = self.apply(Op::next(c));
+        self.check();
+        tally.note(name, if done { Tally::OK } else { "nothing" });
+    }
+
+    fn end(mut self) {
+        self.apply(Op::Settle);
+    }
+}
+
+#[test]
+#[ignore = "a campaign: cargo xtask fuzz scheduler"]
+fn campaign_scheduler() {
+    fuzz::campaign::<World>();
+}
+
+#[test]
+fn random_turns_do_what_the_model_does() {
+    fuzz::slice::<World>(10_000);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_happens_each_vcpu_is_in_one_place_and_no_cpu_idles_for_nothing(
+        bytes in prop::collection::vec(any::<u8>(), 1..500)
+    ) {
+        fuzz::run::<World>(&bytes);
     }
 }

@@ -2,13 +2,15 @@
 
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
+use std::boxed::Box;
 use std::collections::{BTreeSet, VecDeque};
 use std::vec;
 use std::vec::Vec;
 
 use abi::event::fifo::{BUSY, LINK_MASK, LINKED, MASKED, PENDING, PRIORITY_DEFAULT};
 use abi::{Errno, Mfn, Port, VcpuId};
-use proptest::prelude::*;
+use fuzz::{Choices, Tally, Target};
+use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
 use crate::event::layout;
 use crate::lifecycle::NewDomain;
@@ -57,17 +59,32 @@ enum Op {
     Reopen(u32),
 }
 
-fn op() -> impl Strategy<Value = Op> {
-    let port = 1..=PORTS;
-    prop_oneof![
-        8 => port.clone().prop_map(Op::Send),
-        2 => port.clone().prop_map(Op::Mask),
-        2 => port.clone().prop_map(Op::Unmask),
-        2 => (port.clone(), prop_oneof![Just(0u32), Just(1), Just(7), Just(15)]).prop_map(|(p, q)| Op::Priority(p, q)),
-        2 => (port.clone(), 0..VCPUS as u32).prop_map(|(p, v)| Op::Move(p, v)),
-        6 => (0..VCPUS).prop_map(Op::Take),
-        1 => port.prop_map(Op::Reopen),
-    ]
+impl Op {
+    fn next(c: &mut Choices<'_>) -> Self {
+        let (port, vcpu) = (1 + c.below(PORTS as usize) as u32, c.below(VCPUS));
+        match c.weighted(&[8, 2, 2, 2, 2, 6, 1]) {
+            0 => Self::Send(port),
+            1 => Self::Mask(port),
+            2 => Self::Unmask(port),
+            3 => Self::Priority(port, [0, 1, 7, 15][c.below(4)]),
+            4 => Self::Move(port, vcpu as u32),
+            5 => Self::Take(vcpu),
+            _ => Self::Reopen(port),
+        }
+    }
+
+    /// What a campaign counts it as.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Send(_) => "send",
+            Self::Mask(_) => "mask",
+            Self::Unmask(_) => "unmask",
+            Self::Priority(..) => "priority",
+            Self::Move(..) => "move",
+            Self::Take(_) => "take",
+            Self::Reopen(_) => "reopen",
+        }
+    }
 }
 
 /// Ideal queues, by vCPU and priority.
@@ -194,67 +211,136 @@ fn compare(core: &TestCore, guest: &Guest, model: &Model) {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
-    #[test]
-    fn queues_are_first_in_first_out_by_priority(ops in prop::collection::vec(op(), 1..200)) {
-        let core = testing::core(512, 1);
+const OPS: &[(&str, &str)] = &[
+    ("send", "ok"),
+    ("mask", "ok"),
+    ("unmask", "ok"),
+    ("priority", "ok"),
+    ("move", "ok"),
+    ("take", "ok"),
+    ("reopen", "ok"),
+];
+
+/// A guest that keeps the rules, beside ideal queues.
+struct Ideal {
+    core: Box<TestCore>,
+    guest: Guest,
+    handlers: [Handler; VCPUS],
+    model: Model,
+}
+
+impl Target for Ideal {
+    const NAME: &'static str = "fifo";
+    const EPISODE: u64 = 1000;
+    const REACHED: &'static [(&'static str, &'static str)] = OPS;
+
+    fn new(_: &mut Choices<'_>) -> Self {
+        let core = testing::core(128, 1);
         let guest = guest(&core);
         core.expand_array(&guest.domain, guest.frames[2].mfn()).unwrap();
         (1..=PORTS).for_each(|port| assert_eq!(open(&core, &guest), port));
-        let mut handlers: [Handler; VCPUS] = Default::default();
-        let mut model = Model {
+        let model = Model {
             queues: vec![vec![VecDeque::new(); QUEUES]; VCPUS],
             pending: BTreeSet::new(),
             masked: BTreeSet::new(),
             goes: vec![(0, PRIORITY_DEFAULT as usize); PORTS as usize + 1],
         };
-        for op in ops {
-            apply(&core, &guest, &mut handlers, &mut model, op);
-            compare(&core, &guest, &model);
-        }
-        prop_assert_eq!(core.audit(&[]), Ok(Vec::new()));
+        Self { core, guest, handlers: Default::default(), model }
     }
 
-    #[test]
-    fn whatever_the_words_hold_events_hurt_nobody_else(
-        ops in prop::collection::vec((0..3usize, 0..24usize, any::<u32>(), op()), 1..200),
-    ) {
-        let core = testing::core(512, 1);
+    fn step(&mut self, c: &mut Choices<'_>, tally: &mut Tally) {
+        let op = Op::next(c);
+        apply(&self.core, &self.guest, &mut self.handlers, &mut self.model, op);
+        compare(&self.core, &self.guest, &self.model);
+        tally.note(op.name(), Tally::OK);
+    }
+
+    fn end(self) {
+        assert_eq!(self.core.audit(&[]), Ok(Vec::new()));
+    }
+}
+
+/// A guest that writes whatever it likes over its words and blocks, and a good one.
+struct Scribbled {
+    core: Box<TestCore>,
+    bad: Guest,
+    good: Guest,
+}
+
+impl Target for Scribbled {
+    const NAME: &'static str = "fifo-scribbled";
+    const EPISODE: u64 = 1000;
+    const REACHED: &'static [(&'static str, &'static str)] = OPS;
+
+    fn new(_: &mut Choices<'_>) -> Self {
+        let core = testing::core(128, 1);
         let (bad, good) = (guest(&core), guest(&core));
         for guest in [&bad, &good] {
             core.expand_array(&guest.domain, guest.frames[2].mfn()).unwrap();
             (1..=PORTS).for_each(|port| assert_eq!(open(&core, guest), port));
         }
-        for (page, at, value, op) in ops {
-            // Likely ports and bits, or anything.
-            let value = if value % 3 == 0 { value } else { value & (7 | PENDING | MASKED | LINKED | BUSY) };
-            set_half(&core, bad.frames[page], at, value);
-            let d = &bad.domain;
-            match op {
-                Op::Send(port) | Op::Mask(port) => core.send_event(d, Port(port)),
-                Op::Unmask(port) => core.unmask_port(d, Port(port)).unwrap(),
-                Op::Priority(port, priority) => core.set_priority(d, Port(port), priority).unwrap(),
-                Op::Move(port, vcpu) => core.bind_vcpu(d, Port(port), VcpuId(vcpu)).unwrap(),
-                Op::Take(_) => {}
-                Op::Reopen(port) => {
-                    core.close(d, Port(port)).unwrap();
-                    // It may get another, or the same.
-                    while core.port_info(d, Port(port)).unwrap().status == abi::event::PortStatus::CLOSED {
-                        set_half(&core, bad.frames[2], port as usize, 0);
-                        open(&core, &bad);
-                    }
+        Self { core, bad, good }
+    }
+
+    fn step(&mut self, c: &mut Choices<'_>, tally: &mut Tally) {
+        let (core, d, op) = (&self.core, &self.bad.domain, Op::next(c));
+        let (page, at, value) = (c.below(3), c.below(24), c.word() as u32);
+        // Likely ports and bits, or anything.
+        let value = if c.one_in(3) { value } else { value & (7 | PENDING | MASKED | LINKED | BUSY) };
+        set_half(core, self.bad.frames[page], at, value);
+        match op {
+            Op::Send(port) | Op::Mask(port) => core.send_event(d, Port(port)),
+            Op::Unmask(port) => core.unmask_port(d, Port(port)).unwrap(),
+            Op::Priority(port, priority) => core.set_priority(d, Port(port), priority).unwrap(),
+            Op::Move(port, vcpu) => core.bind_vcpu(d, Port(port), VcpuId(vcpu)).unwrap(),
+            Op::Take(_) => {}
+            Op::Reopen(port) => {
+                core.close(d, Port(port)).unwrap();
+                // It may get another, or the same.
+                while core.port_info(d, Port(port)).unwrap().status == abi::event::PortStatus::CLOSED {
+                    set_half(core, self.bad.frames[2], port as usize, 0);
+                    open(core, &self.bad);
                 }
             }
         }
+        tally.note(op.name(), Tally::OK);
+    }
+
+    fn end(self) {
+        let Self { core, bad, good } = self;
         core.send_event(&good.domain, Port(1));
-        prop_assert_eq!(take(&core, &good, 0, &mut Handler::default()), Some((7, 1)));
-        prop_assert_eq!(core.audit(&[]), Ok(Vec::new()));
+        assert_eq!(take(&core, &good, 0, &mut Handler::default()), Some((7, 1)));
+        assert_eq!(core.audit(&[]), Ok(Vec::new()));
         for guest in [bad, good] {
             core.reset_ports(&guest.domain, false).unwrap();
-            prop_assert_eq!(open(&core, &guest), 1);
+            assert_eq!(open(&core, &guest), 1);
         }
-        prop_assert_eq!(core.audit(&[]), Ok(Vec::new()));
+        assert_eq!(core.audit(&[]), Ok(Vec::new()));
+    }
+}
+
+#[test]
+#[ignore = "a campaign: cargo xtask fuzz fifo"]
+fn campaign_fifo() {
+    fuzz::campaign::<Ideal>();
+}
+
+#[test]
+#[ignore = "a campaign: cargo xtask fuzz fifo-scribbled"]
+fn campaign_fifo_scribbled() {
+    fuzz::campaign::<Scribbled>();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #[test]
+    fn queues_are_first_in_first_out_by_priority(bytes in prop::collection::vec(any::<u8>(), 1..800)) {
+        fuzz::run::<Ideal>(&bytes);
+    }
+
+    #[test]
+    fn whatever_the_words_hold_events_hurt_nobody_else(bytes in prop::collection::vec(any::<u8>(), 1..1600)) {
+        fuzz::run::<Scribbled>(&bytes);
     }
 }
 

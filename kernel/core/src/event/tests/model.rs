@@ -4,12 +4,12 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 use std::boxed::Box;
 use std::collections::{BTreeMap, BTreeSet};
-use std::vec;
 use std::vec::Vec;
 
 use abi::event::PortStatus;
 use abi::{Errno, Port, VcpuId, Virq};
-use proptest::prelude::*;
+use fuzz::{Choices, Tally, Target};
+use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
 use super::domain;
 use crate::event::layout;
@@ -35,22 +35,44 @@ enum Op {
     Reset(usize),
 }
 
-fn op() -> impl Strategy<Value = Op> {
-    let (d, port, vcpu, virq) = (0..DOMAINS, 0u32..9, 0..VCPUS + 1, prop_oneof![Just(0), Just(1), Just(3), Just(24)]);
-    prop_oneof![
-        4 => (d.clone(), d.clone()).prop_map(|(a, b)| Op::Alloc(a, b)),
-        6 => (d.clone(), d.clone(), port.clone()).prop_map(|(a, b, p)| Op::Bind(a, b, p)),
-        1 => (d.clone(), virq.clone(), vcpu.clone()).prop_map(|(a, v, c)| Op::Virq(a, v, c)),
-        1 => (d.clone(), vcpu.clone()).prop_map(|(a, c)| Op::Ipi(a, c)),
-        3 => (d.clone(), port.clone(), vcpu.clone()).prop_map(|(a, p, c)| Op::Move(a, p, c)),
-        3 => (d.clone(), port.clone()).prop_map(|(a, p)| Op::Close(a, p)),
-        9 => (d.clone(), port.clone()).prop_map(|(a, p)| Op::Send(a, p)),
-        2 => (d.clone(), virq, vcpu.clone()).prop_map(|(a, v, c)| Op::RaiseVirq(a, v, c)),
-        3 => (d.clone(), port.clone()).prop_map(|(a, p)| Op::Mask(a, p)),
-        3 => (d.clone(), port).prop_map(|(a, p)| Op::Unmask(a, p)),
-        4 => (d.clone(), vcpu).prop_map(|(a, c)| Op::Serve(a, c)),
-        1 => d.prop_map(Op::Reset),
-    ]
+impl Op {
+    fn next(c: &mut Choices<'_>) -> Self {
+        let (a, b, port, vcpu) =
+            (c.below(DOMAINS), c.below(DOMAINS), c.below(9) as u32, c.below(VCPUS as usize + 1) as u32);
+        let virq = [0, 1, 3, 24][c.below(4)];
+        match c.weighted(&[4, 6, 1, 1, 3, 3, 9, 2, 3, 3, 4, 1]) {
+            0 => Self::Alloc(a, b),
+            1 => Self::Bind(a, b, port),
+            2 => Self::Virq(a, virq, vcpu),
+            3 => Self::Ipi(a, vcpu),
+            4 => Self::Move(a, port, vcpu),
+            5 => Self::Close(a, port),
+            6 => Self::Send(a, port),
+            7 => Self::RaiseVirq(a, virq, vcpu),
+            8 => Self::Mask(a, port),
+            9 => Self::Unmask(a, port),
+            10 => Self::Serve(a, vcpu),
+            _ => Self::Reset(a),
+        }
+    }
+
+    /// What a campaign counts it as.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Alloc(..) => "alloc",
+            Self::Bind(..) => "bind",
+            Self::Virq(..) => "bind virq",
+            Self::Ipi(..) => "bind ipi",
+            Self::Move(..) => "move",
+            Self::Close(..) => "close",
+            Self::Send(..) => "send",
+            Self::RaiseVirq(..) => "raise virq",
+            Self::Mask(..) => "mask",
+            Self::Unmask(..) => "unmask",
+            Self::Serve(..) => "serve",
+            Self::Reset(_) => "reset",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -264,7 +286,7 @@ fn bits(ports: &BTreeSet<u32>) -> u64 {
     ports.iter().map(|p| 1 << p).sum()
 }
 
-fn compare(core: &TestCore, d: &Domains, model: &Model) -> Result<(), TestCaseError> {
+fn compare(core: &TestCore, d: &Domains, model: &Model) {
     for (domain, known) in d.iter().zip(&model.0) {
         for port in 1..64 {
             let info = core.port_info(domain, Port(port)).unwrap();
@@ -276,43 +298,99 @@ fn compare(core: &TestCore, d: &Domains, model: &Model) -> Result<(), TestCaseEr
                 Some((Kind::Virq(virq), vcpu)) => (PortStatus::VIRQ, *virq, 0, *vcpu),
                 Some((Kind::Ipi, vcpu)) => (PortStatus::IPI, 0, 0, *vcpu),
             };
-            prop_assert_eq!((info.status, info.detail, info.remote_port.0, info.vcpu.0), wanted, "port {}", port);
+            assert_eq!((info.status, info.detail, info.remote_port.0, info.vcpu.0), wanted, "port {}", port);
         }
-        prop_assert_eq!(word(core, domain, layout::PENDING), bits(&known.pending));
-        prop_assert_eq!(word(core, domain, layout::MASK), bits(&known.masked));
+        assert_eq!(word(core, domain, layout::PENDING), bits(&known.pending));
+        assert_eq!(word(core, domain, layout::MASK), bits(&known.masked));
         for vcpu in &domain.vcpus {
             let (frame, at) = vcpu.info.get();
             let told = known.told.contains(&vcpu.id.0);
             let upcall = core.platform.word(frame, at + layout::UPCALL).load(SeqCst) & 0xff;
             let selector = core.platform.word(frame, at + layout::SELECTOR).load(SeqCst);
-            prop_assert_eq!((upcall, selector), (u64::from(told), u64::from(told)), "vCPU {:?}", vcpu.id);
+            assert_eq!((upcall, selector), (u64::from(told), u64::from(told)), "vCPU {:?}", vcpu.id);
         }
     }
-    Ok(())
+}
+
+/// The domains, and the model of them.
+struct World {
+    core: Box<TestCore>,
+    d: Domains,
+    model: Model,
+}
+
+impl Target for World {
+    const NAME: &'static str = "events";
+    const EPISODE: u64 = 400;
+    const REACHED: &'static [(&'static str, &'static str)] = &[
+        ("alloc", "ok"),
+        ("bind", "ok"),
+        ("bind", "EINVAL"),
+        ("bind virq", "ok"),
+        ("bind virq", "EINVAL"),
+        ("bind virq", "ENOENT"),
+        ("bind virq", "EEXIST"),
+        ("bind ipi", "ok"),
+        ("bind ipi", "ENOENT"),
+        ("move", "ok"),
+        ("move", "EINVAL"),
+        ("move", "ENOENT"),
+        ("close", "ok"),
+        ("close", "EINVAL"),
+        ("send", "ok"),
+        ("send", "EINVAL"),
+        ("raise virq", "ok"),
+        ("mask", "ok"),
+        ("unmask", "ok"),
+        ("serve", "ok"),
+        ("reset", "ok"),
+    ];
+
+    fn new(c: &mut Choices<'_>) -> Self {
+        let core: Box<TestCore> = testing::core(64, 1);
+        let d: Domains = core::array::from_fn(|_| domain(&core, VCPUS));
+        core.platform.interrupt_every(c.below(4) as u64);
+        Self { core, d, model: Model(core::array::from_fn(|_| Known::default())) }
+    }
+
+    fn step(&mut self, c: &mut Choices<'_>, tally: &mut Tally) {
+        let mut op = self.model.aim(&Op::next(c));
+        // The model has the lowest 63 ports only.
+        if let Some(full) = self.model.0.iter().position(|known| known.open.len() >= 60) {
+            op = Op::Reset(full);
+        }
+        let done = apply(&self.core, &self.d, &op);
+        assert_eq!(done, self.model.apply(&op), "{op:?}");
+        compare(&self.core, &self.d, &self.model);
+        tally.note_result(op.name(), &done, |errno| testing::name_of(*errno));
+    }
+
+    fn end(mut self) {
+        for at in 0..DOMAINS {
+            assert_eq!(apply(&self.core, &self.d, &Op::Reset(at)), self.model.apply(&Op::Reset(at)));
+        }
+        compare(&self.core, &self.d, &self.model);
+        for domain in &self.d {
+            assert_eq!(Arc::strong_count(domain), 2, "a channel still holds it");
+        }
+    }
+}
+
+#[test]
+fn random_events_do_what_the_model_does() {
+    fuzz::slice::<World>(4_000);
+}
+
+#[test]
+#[ignore = "a campaign: cargo xtask fuzz events"]
+fn campaign_events() {
+    fuzz::campaign::<World>();
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
     #[test]
-    fn events_do_what_the_model_does(ops in prop::collection::vec(op(), 1..150), every in 0u64..4) {
-        let core: Box<TestCore> = testing::core(512, 1);
-        let d: Domains = core::array::from_fn(|_| domain(&core, VCPUS));
-        core.platform.interrupt_every(every);
-        let mut model = Model(core::array::from_fn(|_| Known::default()));
-        for op in &ops {
-            let op = model.aim(op);
-            // The model has the lowest 63 ports only.
-            if model.0.iter().all(|known| known.open.len() < 60) {
-                prop_assert_eq!(apply(&core, &d, &op), model.apply(&op), "{:?}", op);
-            }
-            compare(&core, &d, &model)?;
-        }
-        for at in 0..DOMAINS {
-            prop_assert_eq!(apply(&core, &d, &Op::Reset(at)), model.apply(&Op::Reset(at)));
-        }
-        compare(&core, &d, &model)?;
-        for domain in &d {
-            prop_assert_eq!(Arc::strong_count(domain), 2, "a channel still holds it");
-        }
+    fn events_do_what_the_model_does(bytes in prop::collection::vec(any::<u8>(), 1..900)) {
+        fuzz::run::<World>(&bytes);
     }
 }

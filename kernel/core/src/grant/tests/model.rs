@@ -3,7 +3,8 @@
 use abi::grant::{GrantEntryV1 as Entry, GrantHandle, GrantStatus, gntmap};
 use abi::{DomId, Maddr, Mfn, Pte};
 use core::sync::atomic::Ordering::SeqCst;
-use proptest::prelude::*;
+use fuzz::{Choices, Tally, Target};
+use proptest::prelude::{ProptestConfig, any, prop, proptest};
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
@@ -33,28 +34,31 @@ enum Op {
     Copy { by: usize, from: usize, gref: u32, into: bool },
 }
 
-fn op() -> impl Strategy<Value = Op> {
-    let (d, gref, slot) = (0..DOMAINS, 0..GREFS, 0..SLOTS + 1);
-    let what = prop_oneof![
-        6 => (1usize..4).prop_map(What::Page),
-        1 => Just(What::Table),
-        1 => Just(What::Foreign),
-        1 => Just(What::Nothing),
-    ];
-    let map = (d.clone(), d.clone(), gref.clone(), 0u32..4, any::<bool>(), slot.clone(), any::<bool>());
-    prop_oneof![
-        3 => (d.clone(), gref.clone(), d.clone(), what, any::<bool>()).prop_map(|(from, gref, to, what, read_only)| {
-            Op::Grant { from, gref, to, what, read_only }
-        }),
-        1 => (d.clone(), gref.clone()).prop_map(|(from, gref)| Op::Revoke { from, gref }),
-        6 => map.prop_map(|(by, from, gref, kinds, read_only, slot, by_entry)| {
-            Op::Map { by, from, gref, kinds, read_only, slot, by_entry }
-        }),
-        5 => (d.clone(), 0usize..6, prop::option::of(slot.clone()), prop::option::weighted(0.6, prop::bool::weighted(0.9)))
-            .prop_map(|(by, nth, slot, device)| Op::Unmap { by, nth, slot, device }),
-        1 => (d.clone(), 0..SLOTS).prop_map(|(by, slot)| Op::Zap { by, slot }),
-        2 => (d.clone(), d, gref, any::<bool>()).prop_map(|(by, from, gref, into)| Op::Copy { by, from, gref, into }),
-    ]
+impl Op {
+    fn next(c: &mut Choices<'_>) -> Self {
+        let (by, from, gref) = (c.below(DOMAINS), c.below(DOMAINS), c.below(GREFS as usize) as u32);
+        let (slot, read_only) = (c.below(SLOTS + 1), c.one_in(2));
+        match c.weighted(&[3, 1, 6, 5, 1, 2]) {
+            0 => {
+                let what = match c.weighted(&[6, 1, 1, 1]) {
+                    0 => What::Page(1 + c.below(3)),
+                    1 => What::Table,
+                    2 => What::Foreign,
+                    _ => What::Nothing,
+                };
+                Self::Grant { from, gref, to: by, what, read_only }
+            }
+            1 => Self::Revoke { from, gref },
+            2 => Self::Map { by, from, gref, kinds: c.below(4) as u32, read_only, slot, by_entry: c.one_in(2) },
+            3 => {
+                let slot = c.one_in(2).then_some(slot);
+                let device = (c.below(5) < 3).then(|| !c.one_in(10));
+                Self::Unmap { by, nth: c.below(6), slot, device }
+            }
+            4 => Self::Zap { by, slot: slot % SLOTS },
+            _ => Self::Copy { by, from, gref, into: read_only },
+        }
+    }
 }
 
 /// An entry of a table as its granter wrote it, and the use that is made of it.
@@ -118,6 +122,9 @@ impl Model {
     }
 }
 
+/// An operation's name and its status.
+type Counted = (&'static str, GrantStatus);
+
 struct World {
     core: std::boxed::Box<TestCore>,
     d: [Guest; DOMAINS],
@@ -144,7 +151,18 @@ impl World {
         }
     }
 
-    fn apply(&mut self, op: &Op) -> Result<(), TestCaseError> {
+    /// Half of the unmaps name a mapping, and all of it.
+    fn aim(&self, op: Op, c: &mut Choices<'_>) -> Op {
+        let Op::Unmap { by, nth, .. } = op else { return op };
+        let maps = &self.model.maps[by];
+        let Some((_, m)) = maps.get(nth % maps.len().max(1)).filter(|_| c.one_in(2)) else { return op };
+        let there = self.model.entries[by].iter().find(|(_, entry)| **entry == (m.from, m.what, m.write));
+        let slot = there.map(|(slot, _)| *slot).filter(|_| m.host);
+        Op::Unmap { by, nth: nth % maps.len(), slot, device: m.device.then_some(true) }
+    }
+
+    /// Does it; what it is counted as, and what became of it.
+    fn apply(&mut self, op: &Op) -> Counted {
         match *op {
             Op::Grant { from, gref, to, what, read_only } => {
                 // A granter that follows the rules does not touch an entry in use; one that does not only confuses
@@ -155,23 +173,26 @@ impl World {
                     grant(&self.core, &self.d[from], gref, self.d[to].domain.id, mfn, flags);
                     self.model.table[from][gref as usize].granted = Some((to, what, read_only));
                 }
+                ("grant", GrantStatus::OKAY)
             }
             Op::Revoke { from, gref } => {
                 let slot = &mut self.model.table[from][gref as usize];
                 let word = entry(&self.core, &self.d[from], gref);
-                prop_assert_eq!(word.load(SeqCst) as u16 & IN_USE == 0, slot.used.is_none());
+                assert_eq!(word.load(SeqCst) as u16 & IN_USE == 0, slot.used.is_none());
                 if slot.used.is_none() {
                     word.store(0, SeqCst);
                     slot.granted = None;
                 }
+                ("revoke", GrantStatus::OKAY)
             }
             Op::Map { by, from, gref, kinds, read_only, slot, by_entry } => {
-                return self.map(by, from, gref, kinds, !read_only, slot, by_entry);
+                ("map", self.map(by, from, gref, kinds, !read_only, slot, by_entry))
             }
-            Op::Unmap { by, nth, slot, device } => return self.unmap(by, nth, slot, device),
+            Op::Unmap { by, nth, slot, device } => ("unmap", self.unmap(by, nth, slot, device)),
             Op::Zap { by, slot } => {
                 self.d[by].map(&self.core, HOLE + slot, Pte::EMPTY).unwrap();
                 self.model.entries[by].remove(&slot);
+                ("zap", GrantStatus::OKAY)
             }
             Op::Copy { by, from, gref, into } => {
                 let own = end(self.d[by].frames[4].mfn().0, DomId::SELF, 8);
@@ -179,10 +200,10 @@ impl World {
                 let (source, dest, flags) = if into { (own, grant, 2) } else { (grant, own, 1) };
                 let status = copy(&self.core, &self.d[by], source, dest, 64, flags);
                 let wanted = self.model.pin(by, from, gref, into).map(|_| self.model.unpin(from, gref, into));
-                prop_assert_eq!(status, wanted.err().unwrap_or(GrantStatus::OKAY));
+                assert_eq!(status, wanted.err().unwrap_or(GrantStatus::OKAY));
+                ("copy", status)
             }
         }
-        Ok(())
     }
 
     #[allow(clippy::too_many_arguments, reason = "the arguments of the operation")]
@@ -195,7 +216,7 @@ impl World {
         write: bool,
         slot: usize,
         by_entry: bool,
-    ) -> Result<(), TestCaseError> {
+    ) -> GrantStatus {
         let (device, host) = (kinds & gntmap::DEVICE_MAP != 0, kinds & gntmap::HOST_MAP != 0);
         let flags = kinds | if write { 0 } else { gntmap::READONLY } | if by_entry { gntmap::CONTAINS_PTE } else { 0 };
         let op = map_op(&self.d[from], gref, flags, self.place(by, slot, by_entry));
@@ -211,18 +232,18 @@ impl World {
                 Ok(what)
             })
         };
-        prop_assert_eq!(status, wanted.err().unwrap_or(GrantStatus::OKAY));
+        assert_eq!(status, wanted.err().unwrap_or(GrantStatus::OKAY));
         if let Ok(what) = wanted {
-            prop_assert_eq!(address, self.mfn(from, what).maddr());
+            assert_eq!(address, self.mfn(from, what).maddr());
             if host {
                 self.model.entries[by].insert(slot, (from, what, write));
             }
             self.model.maps[by].push((handle, Mapping { from, gref, what, write, host, device, by_entry }));
         }
-        Ok(())
+        status
     }
 
-    fn unmap(&mut self, by: usize, nth: usize, slot: Option<usize>, device: Option<bool>) -> Result<(), TestCaseError> {
+    fn unmap(&mut self, by: usize, nth: usize, slot: Option<usize>, device: Option<bool>) -> GrantStatus {
         let known = self.model.maps[by].get(nth).copied();
         let by_entry = known.is_some_and(|(_, m)| m.by_entry);
         let host = slot.map_or(0, |slot| self.place(by, slot, by_entry));
@@ -231,8 +252,8 @@ impl World {
         let handle = known.map_or(GrantHandle(77), |(handle, _)| handle);
         let status = unmap(&self.core, &self.d[by], handle, host, address);
         let Some((_, mut m)) = known else {
-            prop_assert_eq!(status, GrantStatus::BAD_HANDLE);
-            return Ok(());
+            assert_eq!(status, GrantStatus::BAD_HANDLE);
+            return status;
         };
         let there = slot.is_some_and(|s| self.model.entries[by].get(&s) == Some(&(m.from, m.what, m.write)));
         let wanted = match () {
@@ -240,9 +261,9 @@ impl World {
             () if m.host && slot.is_some() && !there => GrantStatus::GENERAL_ERROR,
             () => GrantStatus::OKAY,
         };
-        prop_assert_eq!(status, wanted);
+        assert_eq!(status, wanted);
         if wanted != GrantStatus::OKAY {
-            return Ok(());
+            return status;
         }
         if m.host
             && let Some(slot) = slot
@@ -259,16 +280,16 @@ impl World {
             self.model.maps[by].remove(nth);
             self.model.unpin(m.from, m.gref, m.write);
         }
-        Ok(())
+        status
     }
 
-    fn compare(&self) -> Result<(), TestCaseError> {
+    fn compare(&self) {
         for (from, table) in self.model.table.iter().enumerate() {
             for (gref, slot) in (0..).zip(table) {
                 let reading = if slot.used.is_some() { Entry::GTF_READING } else { 0 };
                 let writing = if slot.writers > 0 { Entry::GTF_WRITING } else { 0 };
                 let marks = flags(&self.core, &self.d[from], gref) & IN_USE;
-                prop_assert_eq!(marks, reading | writing, "entry {} of {}", gref, from);
+                assert_eq!(marks, reading | writing, "entry {} of {}", gref, from);
             }
         }
         for (by, entries) in self.model.entries.iter().enumerate() {
@@ -276,26 +297,81 @@ impl World {
                 let found = self.core.platform.translate(self.d[by].space(), self.d[by].va(HOLE + slot));
                 let found = found.map(|(frame, write)| (frame.mfn(), write));
                 let wanted = entries.get(&slot).map(|(from, what, write)| (self.mfn(*from, *what), *write));
-                prop_assert_eq!(found, wanted, "slot {} of {}", slot, by);
+                assert_eq!(found, wanted, "slot {} of {}", slot, by);
             }
-            prop_assert_eq!(self.d[by].domain.grants.in_use().1, self.model.maps[by].len());
+            assert_eq!(self.d[by].domain.grants.in_use().1, self.model.maps[by].len());
         }
-        prop_assert_eq!(self.core.audit(&[]), Ok(Vec::new()));
-        Ok(())
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
-    #[test]
-    fn grants_do_what_the_model_does(ops in prop::collection::vec(op(), 1..80)) {
-        let core = testing::core(256, 1);
+impl Target for World {
+    const NAME: &'static str = "grants";
+    const EPISODE: u64 = 400;
+    const REACHED: &'static [(&'static str, &'static str)] = &[
+        ("grant", "ok"),
+        ("revoke", "ok"),
+        ("map", "ok"),
+        ("map", "GENERAL_ERROR"),
+        ("map", "BAD_GNTREF"),
+        ("map", "BAD_PAGE"),
+        ("unmap", "ok"),
+        ("unmap", "GENERAL_ERROR"),
+        ("unmap", "BAD_HANDLE"),
+        ("unmap", "BAD_DEV_ADDR"),
+        ("zap", "ok"),
+        ("copy", "ok"),
+        ("copy", "GENERAL_ERROR"),
+        ("copy", "BAD_PAGE"),
+    ];
+
+    fn new(_: &mut Choices<'_>) -> Self {
+        let core = testing::core(96, 1);
         let d = core::array::from_fn(|_| guest(&core));
         let model = Model { table: Default::default(), maps: Default::default(), entries: Default::default() };
-        let mut world = World { core, d, model };
-        for op in &ops {
-            world.apply(op)?;
-            world.compare()?;
+        Self { core, d, model }
+    }
+
+    fn step(&mut self, c: &mut Choices<'_>, tally: &mut Tally) {
+        let op = self.aim(Op::next(c), c);
+        let (name, status) = self.apply(&op);
+        self.compare();
+        if c.one_in(16) {
+            assert_eq!(self.core.audit(&[]), Ok(Vec::new()));
         }
+        tally.note(
+            name,
+            match status {
+                GrantStatus::OKAY => Tally::OK,
+                GrantStatus::GENERAL_ERROR => "GENERAL_ERROR",
+                GrantStatus::BAD_GNTREF => "BAD_GNTREF",
+                GrantStatus::BAD_HANDLE => "BAD_HANDLE",
+                GrantStatus::BAD_PAGE => "BAD_PAGE",
+                GrantStatus::BAD_DEV_ADDR => "BAD_DEV_ADDR",
+                _ => "another",
+            },
+        );
+    }
+
+    fn end(self) {
+        assert_eq!(self.core.audit(&[]), Ok(Vec::new()));
+    }
+}
+
+#[test]
+fn random_grants_do_what_the_model_does() {
+    fuzz::slice::<World>(4_000);
+}
+
+#[test]
+#[ignore = "a campaign: cargo xtask fuzz grants"]
+fn campaign_grants() {
+    fuzz::campaign::<World>();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 80, ..ProptestConfig::default() })]
+    #[test]
+    fn grants_do_what_the_model_does(bytes in prop::collection::vec(any::<u8>(), 1..800)) {
+        fuzz::run::<World>(&bytes);
     }
 }

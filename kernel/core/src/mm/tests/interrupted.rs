@@ -136,6 +136,36 @@ fn lesson_10_a_pin_that_is_given_up_half_way() {
     }
 }
 
+/// A single update that comes in place of what was interrupted: first that is finished, then it is begun. (It was not so
+/// once: two tables were abandoned at a level, or one was validated and let go of in turns.)
+#[test]
+fn lesson_10_a_single_update_after_one_that_was_given_up() {
+    let (core, guest) = machine(16);
+    let tables = tree(&core, &guest, 4, 8);
+    protect(&core, &guest, 9, READ_ONLY);
+    protect(&core, &guest, 5, WRITABLE);
+    fill(&core, tables[1], &[(1, Pte::new(guest.frames[9].mfn(), WRITABLE))]);
+    protect(&core, &guest, 5, READ_ONLY);
+    assert_eq!(pin(&core, &guest, 2, tables[1]), 0);
+    core.platform.interrupt_every(1);
+    let mut args = Args([guest.va(0).0, 1, 0, SELF, 0]);
+    guest.poke(&core, 0, 0, request(tables[1], 0, Pte::EMPTY).as_bytes());
+    let given_up = guest.run(&core, |c| dispatch::call(c, Hypercall::MMU_UPDATE.0, &mut args));
+    assert_eq!(given_up, Err(Stop::Preempted), "512 entries are let go of in slices");
+    assert!(core.frames.info(tables[0]).state().has(State::PARTIAL));
+    // The table that is let go of is named again, and so is another one.
+    for (index, table) in [(2, tables[0]), (1, guest.frames[9])] {
+        let new = if index == 2 { Pte::new(table.mfn(), WRITABLE) } else { Pte::EMPTY };
+        let args = [guest.va(0).0, 1, 0, SELF, 0];
+        guest.poke(&core, 0, 0, request(tables[1], index, new).as_bytes());
+        assert!(sliced(&core, &guest, Hypercall::MMU_UPDATE.0, args, 0, || {}) < 100);
+    }
+    core.platform.interrupt_every(0);
+    assert_eq!(unpin(&core, &guest, tables[1]), 0);
+    sound(&core);
+    assert!([tables[0], guest.frames[9]].iter().all(|table| core.frames.info(*table).state().type_refs() == 0));
+}
+
 /// Takes a domain's memory apart as its destruction does.
 fn destroy(core: &TestCore, guest: &Guest) {
     guest.domain.life.store(crate::domain::Stage::Dying as u32, SeqCst);

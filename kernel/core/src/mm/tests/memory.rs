@@ -289,7 +289,7 @@ fn the_allocator_merges_splits_and_flushes() {
 
 #[test]
 fn scattered_frames_are_scattered_and_all_there() {
-    let core = testing::core_with(1024, 1, true);
+    let core = testing::core_with::<512>(1024, 1, true);
     let count = core.free.frames();
     let frames: Vec<u64> = (0..count).map(|_| core.take_frames(0, u64::MAX).unwrap().mfn().0).collect();
     assert_eq!(core.take_frames(0, u64::MAX), None);

@@ -1,335 +1,265 @@
-//! Random, hostile operations of several domains. After each one everything is recomputed from the tables' contents.
+//! What page types are, said as plainly as it can be: no counts, no locks, no fast paths, no order of work.
+//!
+//! The model knows whose each frame is, what is in it, which frames are pinned, roots or descriptor tables, and nothing
+//! else. What each frame is used as follows from that ([`Model::uses`]); an operation may be done if what it asks for
+//! goes together with all that is in use ([`Trial`]). It shares no code with the core but the names of bits.
 
-use super::*;
-use crate::{Owner, Stage};
-use abi::memory::{MemoryExchange, MemoryOp, MemoryReservation};
-use abi::{Mfn, Vaddr};
-use proptest::prelude::*;
+use std::vec::Vec;
 
-const FRAMES: u64 = 160;
-const GUESTS: usize = 3;
-const PAGES: usize = 14;
-/// What entries of the model's tables are at: small, so that they collide, and around the core's slots.
-const INDICES: [usize; 8] = [1, 2, 3, 64, 255, 256, 271, 511];
+use abi::{DomId, Errno, Mfn, Pte, PteFlags};
 
-/// Guest 0 is a builder.
-struct World {
-    core: Box<TestCore>,
-    guests: Vec<Guest>,
-    /// All that ever were: they may put frames of their own into the tables of others.
-    builders: Vec<DomId>,
+use crate::testing::{FIRST_RAM, TestMachine};
+use crate::{PageType, Platform};
+
+/// Bits of an entry that decide how a mapping is cached, or GLOBAL: not for tables.
+const CACHE: u64 = PteFlags::PWT.0 | PteFlags::PCD.0 | PteFlags::PAT.0;
+const SOFTWARE_62: u64 = 1 << 62;
+/// What may change of an entry without a question.
+const HARMLESS: u64 = 0xfff << 52 | PteFlags::AVAIL.0 | PteFlags::GLOBAL.0 | PteFlags::USER.0 | 0x60;
+/// What the core itself changes of entries: USER, its mark of a kernel's mapping, GLOBAL.
+const ADJUSTED: u64 = PteFlags::USER.0 | PteFlags::GLOBAL.0 | 1 << 52;
+
+/// A frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Page<const E: usize> {
+    pub owner: Option<DomId>,
+    /// Its owner has not given it back.
+    pub allocated: bool,
+    /// A page of the core's that it shares with its owner, writable.
+    pub core: bool,
+    /// Pinned as a table of this level.
+    pub pinned: Option<u8>,
+    pub words: [u64; E],
+    /// All of it can be descriptors (which ones can be is for the tests of `segment.rs`).
+    pub fit: bool,
 }
 
-/// One step: what, by which guest, on what.
-type Step = (u8, u8, u16, u16, u8, u8);
+impl<const E: usize> Page<E> {
+    /// Nobody's.
+    pub const FREE: Self = Self { owner: None, allocated: false, core: false, pinned: None, words: [0; E], fit: true };
+}
 
-impl World {
-    fn new() -> Self {
-        let core = testing::core(FRAMES as usize, 2);
-        let mut world = Self { core, guests: Vec::new(), builders: Vec::new() };
-        for number in 0..GUESTS {
-            let guest = world.build(number);
-            world.guests.push(guest);
+/// All that is known.
+#[derive(Clone, Debug, Default)]
+pub struct Model<const E: usize> {
+    /// By frame number.
+    pub pages: Vec<Page<E>>,
+    /// Roots that vCPUs walk, and frames of descriptor tables: each time that they are one.
+    pub roots: Vec<usize>,
+    pub descriptors: Vec<usize>,
+    /// Tables that the core says are half done: frame, level, entries.
+    pub partial: Vec<(usize, u8, usize)>,
+    /// Domains whose end has begun.
+    pub dead: Vec<DomId>,
+}
+
+/// How a frame is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Use {
+    pub refs: u64,
+    pub typed: u64,
+    pub kind: PageType,
+}
+
+impl<const E: usize> Model<E> {
+    /// Is this entry of a table of this level there for the guest?
+    pub fn counts(level: u8, index: usize, pte: Pte) -> bool {
+        pte.present() && !(level == 4 && TestMachine::<E>::CORE_SLOTS.contains(&index))
+    }
+
+    /// A frame of RAM by number.
+    pub fn ram(&self, mfn: Mfn) -> Option<usize> {
+        usize::try_from(mfn.0).ok().filter(|at| (FIRST_RAM as usize..self.pages.len()).contains(at))
+    }
+
+    /// What each frame is used as, if all goes together.
+    pub fn uses(&self) -> Vec<Use> {
+        let mut uses = std::vec![Use { refs: 0, typed: 0, kind: PageType::None }; self.pages.len()];
+        let mut tables = Vec::new();
+        for (at, page) in self.pages.iter().enumerate().filter(|(_, page)| page.allocated) {
+            hold(&mut uses, &mut tables, at, if page.core { PageType::Writable } else { PageType::None });
         }
-        world.builders.push(world.guests[0].domain.id);
-        world
-    }
-
-    fn build(&self, number: usize) -> Guest {
-        self.enter(number);
-        let privilege = if number == 0 { Privilege::BUILDER } else { Privilege::empty() };
-        let guest = testing::guest(&self.core, privilege, PAGES);
-        guest.domain.dirty_cpus.store(1 << (number % 2), SeqCst);
-        // The root that hypercall arguments are read through stays, whatever the guest does.
-        self.core.mm(&guest.domain).pin(guest.tables[3].mfn(), 4).unwrap();
-        guest
-    }
-
-    fn enter(&self, number: usize) {
-        self.core.platform.cpu.store((number % 2) as u32, SeqCst);
-    }
-
-    /// A frame: mostly one of the guest's own.
-    fn frame(&self, guest: &Guest, pick: u16) -> Mfn {
-        if pick.is_multiple_of(4) {
-            return Mfn(u64::from(pick / 4) % (FRAMES + 8));
+        for (at, level) in self.pages.iter().enumerate().filter_map(|(at, page)| Some((at, page.pinned?))) {
+            hold(&mut uses, &mut tables, at, PageType::table(level));
         }
-        let account = guest.domain.memory.lock();
-        let own: Vec<Frame> = account.iter(&self.core.frames).collect();
-        own.get(usize::from(pick / 4) % own.len().max(1)).map_or(Mfn(0), |frame| frame.mfn())
+        self.partial.iter().for_each(|&(at, level, _)| hold(&mut uses, &mut tables, at, PageType::table(level)));
+        self.roots.iter().for_each(|&at| hold(&mut uses, &mut tables, at, PageType::L4));
+        self.descriptors.iter().for_each(|&at| hold(&mut uses, &mut tables, at, PageType::SegmentDescriptor));
+        while let Some((table, level)) = tables.pop() {
+            let partial = self.partial.iter().find(|&&(at, ..)| at == table);
+            let entries = partial.map_or(E, |&(_, _, entries)| entries);
+            for (index, word) in self.pages[table].words[..entries].iter().enumerate() {
+                let pte = Pte(*word);
+                let Some(target) = self.ram(pte.mfn()).filter(|_| Self::counts(level, index, pte)) else { continue };
+                match level {
+                    1 if pte.has(PteFlags::RW) => hold(&mut uses, &mut tables, target, PageType::Writable),
+                    1 => hold(&mut uses, &mut tables, target, PageType::None),
+                    _ if target == table => assert!(!pte.has(PteFlags::RW), "a table is writable through itself"),
+                    _ => hold(&mut uses, &mut tables, target, PageType::table(level - 1)),
+                }
+            }
+        }
+        uses
     }
 
-    fn pte(&self, guest: &Guest, pick: u16, kind: u8) -> Pte {
-        let flags = match kind % 12 {
-            0 => return Pte::EMPTY,
-            1 => READ_ONLY | PteFlags::PSE,
-            2 => WRITABLE | PteFlags::PCD,
-            3 => PteFlags(3),
-            4 => READ_ONLY | PteFlags::GLOBAL,
-            5 => WRITABLE | PteFlags::NX,
-            6..9 => READ_ONLY,
-            _ => WRITABLE,
-        };
-        Pte::new(self.frame(guest, pick), flags)
+    /// May be changed so, or is it what the core does to entries by itself?
+    pub fn is_adjusted(old: u64, new: u64) -> bool {
+        old == new || (Pte(old).present() && (old ^ new) & !ADJUSTED == 0)
+    }
+}
+
+fn hold(uses: &mut [Use], tables: &mut Vec<(usize, u8)>, at: usize, kind: PageType) {
+    let it = &mut uses[at];
+    it.refs += 1;
+    if kind == PageType::None {
+        return;
+    }
+    assert!(it.typed == 0 || it.kind == kind, "frame {at:#x} is {:?} and {kind:?}", it.kind);
+    if it.typed == 0 && kind.level() != 0 {
+        tables.push((at, kind.level()));
+    }
+    (it.typed, it.kind) = (it.typed + 1, kind);
+}
+
+/// Whose frames an entry may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    Domain(DomId),
+    /// What is not RAM.
+    Io,
+}
+
+/// What would come of it, if something more were asked for than is in use.
+pub struct Trial<'a, const E: usize> {
+    pub model: &'a Model<E>,
+    pub uses: Vec<Use>,
+    /// Tables that are half done, but for those that it would complete.
+    pub partial: Vec<(usize, u8, usize)>,
+}
+
+impl<'a, const E: usize> Trial<'a, E> {
+    pub fn new(model: &'a Model<E>) -> Self {
+        Self { model, uses: model.uses(), partial: model.partial.clone() }
     }
 
-    /// Would this entry take the guest's arguments away?
-    fn is_vital(guest: &Guest, mfn: Mfn, index: usize) -> bool {
-        let level = guest.tables.iter().position(|table| table.mfn() == mfn);
-        level.is_some_and(|level| index == guest.va(0).table_index(level as u32 + 1))
+    /// A frame of `owner`'s that something keeps.
+    pub fn own(&self, mfn: Mfn, owner: DomId) -> Option<usize> {
+        self.model.ram(mfn).filter(|&at| self.model.pages[at].owner == Some(owner) && self.uses[at].refs > 0)
     }
 
-    fn step(&mut self, (what, who, a, b, c, d): Step) {
-        let number = usize::from(who) % GUESTS;
-        self.enter(number);
-        let guest = &self.guests[number];
-        let core = &*self.core;
-        let index = INDICES[usize::from(c) % INDICES.len()];
-        let mfn = self.frame(guest, a);
-        match what % 16 {
-            0 | 1 => self.update(guest, mfn, index, b, d, SELF),
-            2 => {
-                // As the owner of others' frames, or of others' tables.
-                let other = &self.guests[usize::from(b) % GUESTS];
-                let id = u64::from(other.domain.id.0);
-                if d & 1 == 0 {
-                    let target = self.frame(other, b);
-                    let mut entry = Pte::new(target, if d & 2 == 0 { READ_ONLY } else { WRITABLE });
-                    if d & 28 == 0 {
-                        entry = Pte::EMPTY;
-                    }
-                    if !Self::is_vital(guest, mfn, index) {
-                        let request = MmuUpdate { ptr: mfn.maddr().0 + index as u64 * 8, val: entry.0 };
-                        update_of(core, guest, &[request], id);
-                    }
+    /// The frame as a table of this level, with all below it.
+    pub fn table(&mut self, mfn: Mfn, level: u8, owner: DomId) -> Result<usize, Errno> {
+        let at = self.own(mfn, owner).ok_or(Errno::EINVAL)?;
+        let kind = PageType::table(level);
+        let half = self.partial.iter().position(|&(partial, ..)| partial == at);
+        if self.uses[at].typed > 0 && (half.is_none() || self.uses[at].kind != kind) {
+            return if self.uses[at].kind == kind { Ok(at) } else { Err(Errno::EINVAL) };
+        }
+        // One that is half done is done from there on.
+        let done = half.map_or(0, |half| self.partial.swap_remove(half).2);
+        (self.uses[at].typed, self.uses[at].kind) = (1, kind);
+        for (index, word) in self.model.pages[at].words.iter().enumerate().skip(done) {
+            let pte = Pte(*word);
+            match level {
+                _ if !Model::<E>::counts(level, index, pte) => {}
+                1 => self.leaf(pte, Whose::Domain(owner))?,
+                _ => self.branch(at, level, pte, owner)?,
+            }
+        }
+        Ok(at)
+    }
+
+    /// An entry of a table above L1.
+    pub fn branch(&mut self, table: usize, level: u8, pte: Pte, owner: DomId) -> Result<(), Errno> {
+        match () {
+            () if pte.0 & (CACHE | PteFlags::GLOBAL.0) != 0 => Err(Errno::EINVAL),
+            () if pte.mfn().0 == table as u64 => {
+                if pte.has(PteFlags::RW) {
+                    Err(Errno::EINVAL)
                 } else {
-                    let table = self.frame(other, a);
-                    if !Self::is_vital(other, table, index) {
-                        self.update(guest, table, index, b, c, SELF | (id + 1) << 16);
-                    }
+                    Ok(())
                 }
             }
-            3 if d & 1 == 0 => drop(extended(core, guest, MmuextCmd(u32::from(c) % 4), mfn.0, 0)),
-            3 => self.give_up(guest, MmuextCmd(u32::from(c) % 5), mfn),
-            4 => {
-                if mfn != guest.tables[3].mfn() {
-                    extended(core, guest, MmuextCmd::UNPIN_TABLE, mfn.0, 0);
-                }
-            }
-            5 | 6 => self.write(guest, mfn, index, b, d),
-            7 => {
-                let root = guest.space().root;
-                let cmd = if c & 1 == 0 { MmuextCmd::NEW_BASEPTR } else { MmuextCmd::NEW_USER_BASEPTR };
-                let mfn = if c & 14 == 0 { guest.tables[3].mfn() } else { mfn };
-                extended(core, guest, cmd, mfn.0, 0);
-                guest.vcpu.run.lock().hardware_root = Some(root);
-            }
-            8 => self.reservation(guest, mfn, c),
-            9 => self.exchange(guest, mfn),
-            10 => drop(extended(core, guest, MmuextCmd::CLEAR_PAGE, mfn.0, 0)),
-            11 => {
-                let from = self.frame(guest, b);
-                // What is copied may well look like a table.
-                extended(core, guest, MmuextCmd::COPY_PAGE, mfn.0, from.0);
-            }
-            12 | 13 => self.touch(guest, a, b),
-            14 => core.platform.interrupt_every(u64::from(c) % 4),
-            _ if c % 8 == 0 => self.replace(number),
-            _ => self.descriptors(guest, mfn),
+            () => self.table(pte.mfn(), level - 1, owner).map(|_| ()),
         }
     }
 
-    /// Begins to pin or unpin, and does not go on when interrupted.
-    fn give_up(&self, guest: &Guest, cmd: MmuextCmd, mfn: Mfn) {
-        if mfn == guest.tables[3].mfn() {
-            return;
+    /// An entry of an L1 of a domain that was given no device.
+    pub fn leaf(&mut self, pte: Pte, whose: Whose) -> Result<(), Errno> {
+        let odd = pte.0 & CACHE != 0 || pte.0 & Pte::MFN_MASK == Pte::MFN_MASK;
+        if pte.0 & SOFTWARE_62 != 0 || odd {
+            return Err(Errno::EINVAL);
         }
-        guest.poke(&self.core, 0, 0, MmuextOp::new(cmd, mfn.0, 0).as_bytes());
-        let mut args = crate::Args([guest.va(0).0, 1, 0, SELF, 0]);
-        let _ = guest.run(&self.core, |c| crate::dispatch::call(c, Hypercall::MMUEXT_OP.0, &mut args));
+        let Some(at) = self.model.ram(pte.mfn()) else { return Err(Errno::EPERM) };
+        let Whose::Domain(whose) = whose else { return Err(Errno::EBUSY) };
+        self.own(pte.mfn(), whose).ok_or(Errno::EBUSY)?;
+        if pte.has(PteFlags::RW) { self.written(at).map_err(|_| Errno::EBUSY) } else { Ok(()) }
     }
 
-    fn update(&self, guest: &Guest, table: Mfn, index: usize, pick: u16, kind: u8, who: u64) {
-        if Self::is_vital(guest, table, index) {
-            return;
+    /// The frame as one that is written.
+    pub fn written(&mut self, at: usize) -> Result<(), Errno> {
+        let it = &mut self.uses[at];
+        if it.typed > 0 && it.kind != PageType::Writable {
+            return Err(Errno::EINVAL);
         }
-        let keep = if kind & 64 == 0 { 0 } else { 2 };
-        let request =
-            MmuUpdate { ptr: (table.maddr().0 + index as u64 * 8) | keep, val: self.pte(guest, pick, kind).0 };
-        update_of(&self.core, guest, &[request, request], who);
-    }
-
-    /// A store by the guest itself, where it has a writable mapping.
-    fn write(&self, guest: &Guest, mfn: Mfn, index: usize, pick: u16, kind: u8) {
-        let Some(frame) = self.core.frames.get(mfn).filter(|f| *f != guest.frames[0]) else { return };
-        let info = self.core.frames.info(frame);
-        let state = info.state();
-        if info.is_owned_by(guest.domain.id) && state.type_refs() > 0 && state.kind() == PageType::Writable {
-            self.core.platform.word(frame, index).store(self.pte(guest, pick, kind).0, SeqCst);
-        }
-    }
-
-    fn reservation(&self, guest: &Guest, mfn: Mfn, more: u8) {
-        let op = if more.is_multiple_of(3) { MemoryOp::INCREASE_RESERVATION } else { MemoryOp::DECREASE_RESERVATION };
-        if guest.tables.iter().chain(&guest.frames[..1]).any(|frame| frame.mfn() == mfn) {
-            return;
-        }
-        let list = Vaddr(guest.va(0).0 + 1024);
-        guest.poke(&self.core, 0, 1024, mfn.as_bytes());
-        let r = MemoryReservation { extent_start: list, nr_extents: 1, domid: DomId::SELF, ..Default::default() };
-        guest.poke(&self.core, 0, 0, r.as_bytes());
-        guest.hypercall(&self.core, Hypercall::MEMORY_OP.0, [u64::from(op.0), guest.va(0).0, 0, 0, 0]);
-    }
-
-    fn exchange(&self, guest: &Guest, mfn: Mfn) {
-        let list = |offset| Vaddr(guest.va(0).0 + offset);
-        guest.poke(&self.core, 0, 1024, mfn.as_bytes());
-        let r = MemoryReservation { nr_extents: 1, domid: DomId::SELF, ..Default::default() };
-        let x = MemoryExchange {
-            input: MemoryReservation { extent_start: list(1024), ..r },
-            output: MemoryReservation { extent_start: list(2048), ..r },
-            nr_exchanged: 0,
-        };
-        guest.poke(&self.core, 0, 0, x.as_bytes());
-        let op = u64::from(MemoryOp::EXCHANGE.0);
-        guest.hypercall(&self.core, Hypercall::MEMORY_OP.0, [op, guest.va(0).0, 0, 0, 0]);
-    }
-
-    /// The guest uses an address, by its own root.
-    fn touch(&self, guest: &Guest, a: u16, b: u16) {
-        let pick = |n: u16| INDICES[usize::from(n) % INDICES.len()] as u64;
-        let va = pick(a) << 39 | pick(a >> 3) << 30 | pick(a >> 6) << 21 | pick(b) << 12;
-        let va = if b & 1 == 0 { va } else { guest.va(usize::from(b >> 1) % PAGES).0 };
-        let run = guest.vcpu.run.lock();
-        let (Some(kernel), user) = (run.kernel_root, run.user_root) else { return };
-        for root in [Some(kernel), user].into_iter().flatten() {
-            let space = crate::platform::AddressSpace { root };
-            self.core.platform.touch(self.core.platform.this_cpu(), space, Vaddr((va as i64) as u64));
-        }
-    }
-
-    /// One frame as a descriptor table, or none.
-    fn descriptors(&self, guest: &Guest, mfn: Mfn) {
-        let frame = self.core.get_page_and_type(mfn, &guest.domain, PageType::SegmentDescriptor).ok();
-        let old = core::mem::replace(&mut guest.vcpu.run.lock().gdt[0], frame);
-        old.into_iter().for_each(|frame| self.core.put_page_and_type(frame));
-    }
-
-    /// A guest dies, and another takes its place.
-    fn replace(&mut self, number: usize) {
-        let guest = &self.guests[number];
-        let (core, domain) = (&*self.core, guest.domain.clone());
-        domain.life.store(Stage::Dying as u32, SeqCst);
-        {
-            let mut run = guest.vcpu.run.lock();
-            run.gdt[0].take().into_iter().for_each(|frame| core.put_page_and_type(frame));
-            run.hardware_root = None;
-            let (kernel, user) = (run.kernel_root.take(), run.user_root.take());
-            drop(run);
-            for mut root in [kernel, user] {
-                while core.drop_root(&domain, &mut root).is_err() {}
-            }
-        }
-        while core.relinquish_memory(&domain).is_err() {
-            assert_eq!(core.audit(&[]), Ok(Vec::new()));
-        }
-        core.free_core_page(domain.shared_info);
-        domain.life.store(Stage::Zombie as u32, SeqCst);
-        let others: Vec<_> = self.guests.iter().map(|guest| guest.domain.id).collect();
-        // A zombie with frames that the builder still maps stays in the table.
-        let mut table = core.domains.table.write();
-        table.retain(|d| others.contains(&d.id) && d.id != domain.id || core.frames_left(d) > 0);
-        drop(table);
-        core.platform.interrupt_every(0);
-        if core.free.frames() < PAGES as u64 + 6 {
-            // The builder holds on to too much: it is replaced as well.
-            assert_ne!(number, 0);
-            self.replace(0);
-            return self.replace_dead(number);
-        }
-        self.replace_dead(number);
-    }
-
-    fn replace_dead(&mut self, number: usize) {
-        self.guests[number] = self.build(number);
-        if number == 0 {
-            self.builders.push(self.guests[0].domain.id);
-        }
-    }
-
-    /// Nothing is wrong, and nobody unprivileged maps what is not its own.
-    fn check(&self) -> Result<(), TestCaseError> {
-        let core = &*self.core;
-        prop_assert_eq!(core.audit(&[]), Ok(Vec::new()));
-        prop_assert_eq!(stale_translations(core), Vec::new());
-        for table in core.frames.iter() {
-            let info = core.frames.info(table);
-            let (Owner::Domain(owner), true) = (info.owner(), info.state().is_table(1)) else { continue };
-            if self.builders.contains(&owner) {
-                continue;
-            }
-            for index in 0..512 {
-                let pte = entry(core, table, index);
-                if pte.present() {
-                    let target = core.frames.get(pte.mfn()).map(|frame| core.frames.info(frame).owner());
-                    let builders = self.builders.iter().map(|id| Some(Owner::Domain(*id)));
-                    prop_assert!(target == Some(Owner::Domain(owner)) || builders.into_iter().any(|b| b == target));
-                }
-            }
-        }
+        (it.typed, it.kind) = (it.typed + 1, PageType::Writable);
         Ok(())
     }
-}
 
-fn steps(count: usize) -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec(any::<Step>(), 1..count)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: std::env::var("FERRULE_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(64),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
-
-    #[test]
-    fn lesson_12_random_operations_keep_the_counts(steps in steps(200)) {
-        let mut world = World::new();
-        for step in steps {
-            world.step(step);
-            world.check()?;
+    /// The frame as descriptors.
+    pub fn described(&mut self, mfn: Mfn, owner: DomId) -> Result<usize, Errno> {
+        let at = self.own(mfn, owner).ok_or(Errno::EINVAL)?;
+        let it = &mut self.uses[at];
+        if it.typed > 0 && it.kind != PageType::SegmentDescriptor || it.typed == 0 && !self.model.pages[at].fit {
+            return Err(Errno::EINVAL);
         }
+        (it.typed, it.kind) = (it.typed + 1, PageType::SegmentDescriptor);
+        Ok(at)
     }
-}
 
-#[test]
-fn the_model_reaches_what_it_is_about() {
-    // A run is worth little if nothing is ever pinned, mapped across domains, interrupted or exchanged.
-    let mut world = World::new();
-    let mut seen = [0u32; 6];
-    let mut seed = 0x2545_f491_4f6c_dd1du64;
-    let mut next = || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed
-    };
-    for step in 0..20_000 {
-        let r = next();
-        if step % 64 == 0 {
-            world.check().unwrap_or_else(|e| panic!("before step {step}: {e}"));
-        }
-        world.step((r as u8, (r >> 8) as u8, (r >> 16) as u16, (r >> 32) as u16, (r >> 48) as u8, (r >> 56) as u8));
-        for frame in world.core.frames.iter() {
-            let state = world.core.frames.info(frame).state();
-            let level = usize::from(state.kind().level());
-            if level > 0 && state.has(crate::frame::State::PINNED) {
-                seen[level - 1] += 1;
+    /// One request of mmu_update: an entry of a table of `tables`', or a word. `frames` are whose frames it may name.
+    /// `Ok`: what is stored there, as far as the guest has a say.
+    pub fn update(&mut self, mfn: Mfn, index: usize, new: Pte, tables: DomId, frames: Whose) -> Result<(), Errno> {
+        let own = self.model.ram(mfn).filter(|&at| self.model.pages[at].owner == Some(tables));
+        let level = own.map_or(0, |at| self.level(at));
+        match (own, level) {
+            (Some(at), 1) => self.change(at, index, new, frames),
+            (Some(at), 2..) => {
+                if frames != Whose::Domain(tables) || level == 4 && TestMachine::<E>::CORE_SLOTS.contains(&index) {
+                    return Err(Errno::EINVAL);
+                }
+                let old = Pte(self.model.pages[at].words[index]);
+                let harmless = old.present() && (old.0 ^ new.0) & !HARMLESS == 0;
+                match new.present() {
+                    true if new.0 & (CACHE | PteFlags::GLOBAL.0) != 0 => Err(Errno::EINVAL),
+                    true if !harmless => self.branch(at, level, new, tables),
+                    _ => Ok(()),
+                }
             }
-            seen[4] += u32::from(state.has(crate::frame::State::PARTIAL));
-            seen[5] += u32::from(state.type_refs() > 0 && state.kind() == PageType::SegmentDescriptor);
+            _ => self.own(mfn, tables).ok_or(Errno::EINVAL).and_then(|at| self.written(at)),
         }
     }
-    world.check().unwrap();
-    assert!(seen.iter().all(|&n| n > 0), "{seen:?}");
+
+    /// Another entry in an L1.
+    pub fn change(&mut self, at: usize, index: usize, new: Pte, frames: Whose) -> Result<(), Errno> {
+        let old = Pte(self.model.pages[at].words[index]);
+        let harmless = old.present() && new.0 & (SOFTWARE_62 | CACHE) == 0 && (old.0 ^ new.0) & !HARMLESS == 0;
+        if !new.present() || harmless { Ok(()) } else { self.leaf(new, frames) }
+    }
+
+    /// The L1 entry of an address, by a root.
+    pub fn walk(&self, root: usize, indices: [usize; 4]) -> Option<(usize, usize)> {
+        let mut table = root;
+        for index in &indices[..3] {
+            let pte = Pte(self.model.pages[table].words[*index]);
+            table = self.model.ram(pte.mfn()).filter(|_| pte.present())?;
+        }
+        (self.level(table) == 1).then_some((table, indices[3]))
+    }
+
+    /// Of which level a table is that can be walked and changed; else 0.
+    pub fn level(&self, at: usize) -> u8 {
+        let whole = self.uses[at].typed > 0 && self.partial.iter().all(|&(partial, ..)| partial != at);
+        if whole { self.uses[at].kind.level() } else { 0 }
+    }
 }
