@@ -20,6 +20,7 @@ mod fuzz;
 mod guest;
 mod lint;
 mod metadata;
+mod mutants;
 mod new_guest;
 mod packages;
 mod peer;
@@ -104,6 +105,8 @@ enum Task {
     Campaign(campaign::Campaign),
     /// Hostile operations by the million against each part that guests reach, on the host
     Fuzz(fuzz::Options),
+    /// Change our code in small ways, one by one: a unit test must notice each (takes hours)
+    Mutants(mutants::Options),
     /// Put known classes of bugs into a copy of our code, one by one: a test must notice each
     Planted(planted::Options),
     /// Measure, beside peers
@@ -157,6 +160,7 @@ fn dispatch(cli: Cli) -> Result<()> {
             campaign::command(&place, &campaign)?;
         }
         Some(Task::Fuzz(options)) => fuzz::command(&place, &options)?,
+        Some(Task::Mutants(options)) => mutants::command(&place, &options)?,
         Some(Task::Planted(options)) => planted::command(&place, &options)?,
         Some(Task::Bench(options)) => {
             need(&setup::for_qemu())?;
