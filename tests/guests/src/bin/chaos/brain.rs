@@ -221,7 +221,7 @@ impl Brain {
             _ => self.dice.next() as u16,
         };
         let (to, frame) = (self.dice.partner(), self.dice.frame());
-        let gref = self.dice.below(24) + 8;
+        let gref = 8 + if self.dice.percent(60) { self.dice.below(5) } else { self.dice.below(24) };
         rough_store(at(GRANTS) + 8 * gref, u64::from(flags) | u64::from(to.0) << 16 | frame.0 << 32);
     }
 
@@ -240,7 +240,7 @@ impl Brain {
                 let mut host = self.dice.free_page();
                 if self.dice.percent(25) {
                     flags |= gntmap::CONTAINS_PTE;
-                    host = second + 8 * self.dice.below(64);
+                    host = second + 8 * self.dice.below(6);
                 }
                 if self.dice.percent(3) {
                     flags = self.dice.garbage() as u32;

@@ -86,7 +86,12 @@ impl Dice {
 
     /// An address where nothing of importance is mapped.
     pub fn free_page(&mut self) -> u64 {
-        if self.percent(70) { SECOND + (self.below(64) << 12) } else { at(FREE + self.below(64)) }
+        // A few are met again and again.
+        match self.below(10) {
+            0..5 => SECOND + (self.below(6) << 12),
+            5..8 => SECOND + (self.below(64) << 12),
+            _ => at(FREE + self.below(64)),
+        }
     }
 
     /// Any address.
@@ -151,7 +156,8 @@ impl Dice {
     /// A grant reference.
     pub fn gref(&mut self) -> u32 {
         match self.below(100) {
-            0..85 => self.below(24) as u32 + 8,
+            0..50 => self.below(5) as u32 + 8,
+            50..85 => self.below(24) as u32 + 8,
             85..97 => self.below(2100) as u32,
             _ => self.garbage() as u32,
         }
@@ -166,7 +172,8 @@ impl Dice {
     pub fn handle(&mut self) -> (u32, u64) {
         let handles = self.handles;
         match self.below(100) {
-            0..80 => self.of(&handles, (0, 0)),
+            0..70 => self.of(&handles, (0, 0)),
+            70..80 => (self.of(&handles, (0, 0)).0, self.free_page()),
             80..95 => (self.below(64) as u32, self.free_page()),
             _ => (self.garbage() as u32, self.address()),
         }
