@@ -125,7 +125,7 @@ impl Machine {
 fn sleep_type(dsdt: u64) -> Option<(u8, u8)> {
     let length = u64::from(physical::read::<u32>(dsdt + 4));
     let byte = |at: u64| physical::read::<u8>(at);
-    let at = (dsdt + 36..dsdt + length.saturating_sub(16))
+    let at = (dsdt + 36..dsdt + length.saturating_sub(10))
         .find(|&at| physical::read::<[u8; 5]>(at) == *b"_S5_\x12" && (byte(at - 1) == 8 || byte(at - 2) == 8))?;
     let elements = at + 5 + u64::from(byte(at + 5) >> 6) + 2;
     let element = |at: u64| match byte(at) {

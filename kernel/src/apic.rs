@@ -1,5 +1,6 @@
 //! Local APICs: interrupts between CPUs, and the timer. I/O APICs: the machine's interrupt lines.
 
+use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ferrule_core::sync::Lock;
@@ -121,17 +122,18 @@ pub fn counted() -> u32 {
 
 // ---- Interrupt lines ---------------------------------------------------------------------------------------------------
 
-/// The first line of each I/O APIC. Index and window of one are two accesses: made with the lock held.
-static IO_APICS: Lock<Machine, Vec<u32, 8>> = Lock::<Machine, _>::new(Vec::new());
+/// The lines of each I/O APIC. Index and window of one are two accesses: made with the lock held.
+static IO_APICS: Lock<Machine, Vec<Range<u32>, 8>> = Lock::<Machine, _>::new(Vec::new());
 /// Redirection entries as programmed, by line.
 static ENTRIES: [AtomicU64; LINES as usize] = [const { AtomicU64::new(0) }; LINES as usize];
 
-fn io_write(n: usize, index: u32, value: u32) {
+/// An I/O APIC's window, on one of its registers.
+fn window(n: usize, index: u32) -> *mut u32 {
     let base = (layout::DEVICES + 0x1000 * (n as u64 + 1)) as *mut u32;
     // SAFETY: the page is mapped uncached at boot; index and window are the I/O APIC's registers at 0 and 16.
     unsafe {
         base.write_volatile(index);
-        base.byte_add(0x10).write_volatile(value);
+        base.byte_add(0x10)
     }
 }
 
@@ -148,7 +150,11 @@ pub fn init_lines(firmware: &Firmware) {
         }
     }
     let mut io_apics = IO_APICS.lock();
-    *io_apics = firmware.io_apics.iter().map(|io| io.first).collect();
+    for (n, io) in firmware.io_apics.iter().enumerate() {
+        // SAFETY: reading its version, and in it the number of its last line, has no effect.
+        let last = unsafe { window(n, 1).read_volatile() } >> 16 & 0xff;
+        let _ = io_apics.push(io.first..io.first.saturating_add(last + 1));
+    }
     for line in 0..LINES {
         let isa = line < 16;
         let odd = firmware.overrides.iter().find(|o| o.gsi == line).map_or(0, |o| o.flags);
@@ -164,11 +170,13 @@ pub fn init_lines(firmware: &Firmware) {
     }
 }
 
-fn program(io_apics: &[u32], line: u32, entry: u64) {
-    if let Some((n, first)) = io_apics.iter().enumerate().rfind(|&(_, first)| *first <= line) {
-        let pin = line - first;
-        io_write(n, 0x11 + pin * 2, (entry >> 32) as u32);
-        io_write(n, 0x10 + pin * 2, entry as u32);
+fn program(io_apics: &[Range<u32>], line: u32, entry: u64) {
+    if let Some((n, lines)) = io_apics.iter().enumerate().find(|(_, lines)| lines.contains(&line)) {
+        let pin = line - lines.start;
+        for (register, half) in [(0x11, entry >> 32), (0x10, entry)] {
+            // SAFETY: a half of a line's entry, and the line has one.
+            unsafe { window(n, register + pin * 2).write_volatile(half as u32) };
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use core::fmt::{self, Write};
 use ferrule_core::sync::Lock;
 use heapless::Deque;
 use uart_16550::backend::PioBackend;
-use uart_16550::spec::registers::IER;
+use uart_16550::spec::registers::{IER, LSR};
 use uart_16550::{Config, Uart16550};
 
 use crate::keys;
@@ -47,19 +47,19 @@ fn put(uart: &mut Uart16550<PioBackend>, text: &[u8]) {
     }
 }
 
+/// Waits until what was written has left the port.
+pub fn drain() {
+    let mut uart = UART.lock();
+    while uart.as_mut().is_some_and(|uart| !uart.lsr().contains(LSR::TRANSMITTER_EMPTY)) {}
+}
+
 /// What was typed and not yet read. When it is full, what is typed is lost.
 static TYPED: Lock<Machine, Deque<u8, 1024>> = Lock::<Machine, _>::new(Deque::new());
 
 /// Takes bytes that were typed.
 pub fn read(to: &mut [u8]) -> usize {
     let mut typed = TYPED.lock();
-    let mut taken = 0;
-    for slot in to {
-        let Some(byte) = typed.pop_front() else { break };
-        *slot = byte;
-        taken += 1;
-    }
-    taken
+    to.iter_mut().map_while(|slot| typed.pop_front().map(|byte| *slot = byte)).count()
 }
 
 /// The port's interrupt: takes what was typed. Ctrl-A three times in a row switches between the console's reader and the
@@ -72,10 +72,9 @@ pub fn received() {
             return;
         }
         for &byte in &bytes[..count] {
-            if keys::take(byte) {
-                continue;
+            if !keys::take(byte) {
+                let _ = TYPED.lock().push_back(byte);
             }
-            let _ = TYPED.lock().push_back(byte);
         }
         core().console_input();
     }

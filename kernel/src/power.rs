@@ -52,6 +52,7 @@ fn stop(code: u32, off: bool) -> ! {
 
 fn switch_off() {
     let Some(how) = POWER_OFF.try_lock().and_then(|how| *how) else { return };
+    console::drain();
     let value = |kind: u8| u16::from(kind & 7) << 10 | 1 << 13;
     // SAFETY: the ports and values that ACPI names for S5.
     unsafe {

@@ -18,6 +18,7 @@ mod elf32;
 mod fail;
 mod fuzz;
 mod guest;
+mod iso;
 mod lint;
 mod metadata;
 mod mutants;
@@ -92,6 +93,8 @@ enum Task {
     },
     /// Boot the same guests on Debian's Xen with a Debian dom0, look at them, power off
     Peer(peer::Options),
+    /// Make an image that boots from a BIOS or from UEFI: GRUB, the core, dom0
+    Iso(iso::Options),
     /// Check the rules: crate directions, unsafe, clippy, rustfmt, sizes
     Lint,
     /// Run each test guest on Ferrule and on Debian's Xen, and compare their verdicts
@@ -138,6 +141,10 @@ fn dispatch(cli: Cli) -> Result<()> {
         Some(Task::Peer(options)) => {
             need(&setup::for_run())?;
             peer::command(&place, &options)?;
+        }
+        Some(Task::Iso(options)) => {
+            need(&[&setup::for_run()[..], &iso::NEEDS].concat())?;
+            iso::command(&place, &options)?;
         }
         Some(Task::Lint) => {
             need(&setup::LINTERS)?;

@@ -4,6 +4,7 @@ use crate::process::{is_root, quiet, which};
 use crate::toolchain::{DEBIAN_PACKAGES, Route, TARGET, add_by_rustup};
 use crate::unable;
 use anyhow::Result;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ pub enum Need {
     Images,
     /// A program, and Debian's package of it.
     Program(&'static str, &'static str),
+    /// A file that is no program, and Debian's package of it.
+    File(&'static str, &'static str),
     /// A component of rustup's toolchain: the program, the component.
     Component(&'static str, &'static str),
 }
@@ -52,6 +55,7 @@ impl Need {
         match self {
             Need::Images => Route::ready().is_some(),
             Need::Program(program, _) | Need::Component(program, _) => which(program).is_some(),
+            Need::File(path, _) => Path::new(path).is_file(),
         }
     }
 }
@@ -95,7 +99,7 @@ fn packages(needs: &[Need]) -> Vec<&'static str> {
     for need in needs {
         match need {
             Need::Images => packages.extend(DEBIAN_PACKAGES),
-            Need::Program(_, package) => packages.push(package),
+            Need::Program(_, package) | Need::File(_, package) => packages.push(package),
             Need::Component(..) => {}
         }
     }
@@ -107,7 +111,7 @@ fn packages(needs: &[Need]) -> Vec<&'static str> {
 fn names(needs: &[Need]) -> String {
     let name = |need: &Need| match need {
         Need::Images => format!("a Rust compiler for {TARGET}"),
-        Need::Program(program, package) => format!("{program} (Debian package {package})"),
+        Need::Program(name, package) | Need::File(name, package) => format!("{name} (Debian package {package})"),
         Need::Component(program, _) => program.to_string(),
     };
     needs.iter().map(name).collect::<Vec<_>>().join(", ")
