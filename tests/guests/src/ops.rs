@@ -92,3 +92,12 @@ pub fn system_time(info: u64) -> u64 {
         }
     }
 }
+
+/// Ticks of the TSC in a millisecond, from the scale in vCPU 0's clock.
+pub fn tsc_khz(info: u64) -> u32 {
+    let scale = domain_rt::probe::peek(info + 56);
+    let (mul, shift) = (scale as u32, (scale >> 32) as i8);
+    // ns = (ticks << shift) * mul >> 32
+    let per_ms = (1_000_000u128 << 32 << 32).checked_div(mul.into()).unwrap_or(0);
+    (per_ms >> (32 + i32::from(shift))) as u32
+}

@@ -7,7 +7,7 @@ use conformance_guests::abi::hypercall::Hypercall;
 use conformance_guests::abi::mmu::MmuextCmd;
 use conformance_guests::abi::trap::vector;
 use conformance_guests::domain_rt::probe::{self, Entry, Regs, call, exec, exec_user};
-use conformance_guests::ops::{READ, TABLE, mmu_update, mmuext, update_va};
+use conformance_guests::ops::{MAP, READ, TABLE, mmu_update, mmuext, update_va};
 use conformance_guests::{Test, code, guest, user_table};
 
 guest!(run);
@@ -65,14 +65,16 @@ fn syscalls(t: &mut Test) {
     t.eq("rax is left", regs.rax, 17);
 }
 
-/// Where the 32-bit code is: its addresses have 32 bits.
+/// Where the 32-bit code is, and its stack, with room above for what a handler looks at: such code has 32-bit addresses.
 const LOW: u64 = 0x1_0000;
+const LOW_STACK: u64 = LOW + 0x1f00;
 
-/// Maps a page with `syscall` in it at [`LOW`].
+/// Maps a page with `syscall` in it at [`LOW`], and a stack behind it.
 fn low_code(t: &mut Test) {
-    let [l3, l2, l1, code] = [(); 4].map(|()| probe::page());
+    let [l3, l2, l1, code, stack] = [(); 5].map(|()| probe::page());
     code.set(0, u64::from_le_bytes([0x0f, 0x05, 0x0f, 0x0b, 0, 0, 0, 0]));
     l1.set((LOW >> 12) as usize, Pte::new(code.mfn, READ).0);
+    l1.set((LOW >> 12) as usize + 1, Pte::new(stack.mfn, MAP).0);
     l2.set(0, Pte::new(l1.mfn, TABLE).0);
     l3.set(0, Pte::new(l2.mfn, TABLE).0);
     for table in [l1, l2, l3] {
@@ -85,13 +87,13 @@ fn low_code(t: &mut Test) {
 /// SYSCALL in 32-bit code: CPUs of one maker have none, those of the other enter ring 0 elsewhere, and for want of a
 /// callback it is an invalid opcode as well.
 fn syscalls_32(t: &mut Test) {
-    let mut low = Regs { rdi: LOW, ..Regs::default() };
+    let mut low = Regs { rdi: LOW, rsp: LOW_STACK, ..Regs::default() };
     let invalid = Entry::Exception(vector::UD);
     let got = t.traps("syscall in 32-bit code", exec_user(code::TO_32, &mut low), invalid, 0);
-    t.eq("where", got.map(|f| (f.cs, f.rip)), Some((0xe023, LOW)));
-    low.rsp = 0;
+    t.eq("where", got.map(|f| (f.cs, f.rip, f.rsp)), Some((0xe023, LOW, LOW_STACK)));
+    low.rsp = LOW_STACK;
     let got = t.traps("in kernel mode", exec(code::TO_32, &mut low), invalid, 0);
-    t.eq("where", got.map(|f| (f.cs, f.rip)), Some((0xe020, LOW)));
+    t.eq("where", got.map(|f| (f.cs, f.rip, f.rsp)), Some((0xe020, LOW, LOW_STACK)));
 }
 
 fn exceptions(t: &mut Test) {
