@@ -97,7 +97,7 @@ enum Task {
     Iso(iso::Options),
     /// Check the rules: crate directions, unsafe, clippy, rustfmt, sizes
     Lint,
-    /// Run each test guest on Ferrule and on Debian's Xen, and compare their verdicts
+    /// Run each test guest on Ferrule and on Debian's Xen (or under QEMU and under Bochs), and compare their verdicts
     Conformance(conformance::Options),
     /// Hostile domains by seed, beside an innocent one, for so many minutes
     Chaos(chaos::Options),
@@ -152,6 +152,9 @@ fn dispatch(cli: Cli) -> Result<()> {
         }
         Some(Task::Conformance(options)) => {
             need(&setup::for_qemu())?;
+            if options.bochs {
+                need(&[&iso::NEEDS[..], &iso::boot::needs()].concat())?;
+            }
             conformance::command(&place, &options, cli.no_install)?;
         }
         Some(Task::Chaos(options)) => {

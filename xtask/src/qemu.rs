@@ -99,8 +99,20 @@ impl Machine {
         }
     }
 
-    /// QEMU's arguments: no default devices, the serial line on our pipes, an exit code for each kind of end.
+    /// QEMU's arguments.
     pub fn args(&self) -> Vec<String> {
+        let mut args = self.board();
+        let kernel = ["-kernel", &self.kernel.display().to_string(), "-append", &self.append];
+        args.extend(kernel.map(str::to_string));
+        if !self.initrd.is_empty() {
+            args.extend(["-initrd".to_string(), self.initrd.clone()]);
+        }
+        args.extend(self.extra.iter().cloned());
+        args
+    }
+
+    /// Those of the bare machine: no default devices, the serial line on our pipes, an exit code for each kind of end.
+    pub fn board(&self) -> Vec<String> {
         let mut args: Vec<String> = Vec::new();
         let mut add = |list: &[&str]| args.extend(list.iter().map(|arg| arg.to_string()));
         add(&["-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-no-reboot"]);
@@ -119,11 +131,6 @@ impl Machine {
         if self.debug_exit {
             add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         }
-        add(&["-kernel", &self.kernel.display().to_string(), "-append", &self.append]);
-        if !self.initrd.is_empty() {
-            add(&["-initrd", &self.initrd]);
-        }
-        args.extend(self.extra.iter().cloned());
         args
     }
 

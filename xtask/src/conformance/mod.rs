@@ -1,10 +1,13 @@
-//! `cargo xtask conformance`: each guest as the initial domain on Ferrule and on Debian's Xen, verdicts side by side.
+//! `cargo xtask conformance`: each guest as the initial domain on Ferrule and on Debian's Xen, or on Ferrule under QEMU and
+//! under Bochs: verdicts side by side.
 
 pub mod counts;
 pub mod list;
 pub mod verdict;
 
 use crate::build::{Part, build, built};
+use crate::iso::boot::Way;
+use crate::iso::tour;
 use crate::place::Place;
 use crate::qemu::Machine;
 use crate::xen;
@@ -17,6 +20,8 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use verdict::Verdict;
 
+/// The row of the tour of guests without devices.
+const TOUR: &str = "tour";
 /// Machines that run at once.
 const AT_ONCE: usize = 2;
 /// Differences that docs/conformance.md may excuse.
@@ -36,6 +41,9 @@ pub struct Options {
     /// Run on Ferrule only
     #[arg(long)]
     ferrule_only: bool,
+    /// On Ferrule from an image of `iso` under Debian's Bochs, beside QEMU; then the tour of guests without devices
+    #[arg(long, conflicts_with_all = ["xen_only", "ferrule_only"])]
+    pub bochs: bool,
     /// CPUs of the machine, for every guest
     #[arg(long, value_name = "N")]
     smp: Option<u32>,
@@ -47,17 +55,24 @@ pub struct Options {
 impl Options {
     /// On both, everything or what has `only` in its name.
     pub fn only(only: Option<String>) -> Options {
-        Options { only, xen_only: false, ferrule_only: false, smp: None, counts: false }
+        Options { only, xen_only: false, ferrule_only: false, bochs: false, smp: None, counts: false }
+    }
+
+    /// One guest under QEMU and under Bochs.
+    pub fn bochs(name: &str) -> Options {
+        Options { bochs: true, ..Options::only(Some(name.into())) }
     }
 }
 
-/// A hypervisor.
+/// A hypervisor, and what it runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Debian's Xen 4.17.
+    /// Debian's Xen 4.17, in QEMU.
     Xen,
-    /// Ours.
+    /// Ours, in QEMU.
     Ferrule,
+    /// Ours, from an image in Bochs.
+    Bochs,
 }
 
 impl Side {
@@ -65,7 +80,18 @@ impl Side {
         match self {
             Side::Xen => "xen",
             Side::Ferrule => "ferrule",
+            Side::Bochs => "bochs",
         }
+    }
+
+    /// What boots it, where QEMU does not load it.
+    fn way(self) -> Option<Way> {
+        (self == Side::Bochs).then_some(Way::Bochs)
+    }
+
+    /// How long something may take there that takes `limit` under QEMU.
+    fn patience(self, limit: Duration) -> Duration {
+        self.way().map_or(limit, |way| way.patience(limit))
     }
 }
 
@@ -96,13 +122,21 @@ pub fn command(place: &Place, options: &Options, no_install: bool) -> Result<()>
 
 /// Runs the guests and prints the table.
 pub fn run(place: &Place, options: &Options, no_install: bool) -> Result<Tally> {
-    let mut guests = list::read(place, options.only.as_deref())?;
+    let tour = options.bochs && options.only.as_deref().is_none_or(|only| only == TOUR);
+    let mut guests = match options.only.as_deref() {
+        Some(TOUR) if tour => Vec::new(),
+        only => list::read(place, only)?,
+    };
     if let Some(smp) = options.smp {
         guests.iter_mut().for_each(|guest| guest.smp = smp);
     }
-    let parts = if options.xen_only { &[Part::Guests][..] } else { &[Part::Core, Part::Guests] };
+    let parts: &[Part] = match (options.xen_only, tour) {
+        (true, _) => &[Part::Guests],
+        (false, false) => &[Part::Core, Part::Guests],
+        (false, true) => &Part::ALL,
+    };
     build(place, parts)?;
-    let xen = match options.ferrule_only {
+    let xen = match options.ferrule_only || options.bochs {
         true => None,
         false => Some(xen::image(place, no_install)?),
     };
@@ -114,13 +148,17 @@ pub fn run(place: &Place, options: &Options, no_install: bool) -> Result<Tally> 
     let sides: Vec<Side> = match (options.xen_only, options.ferrule_only) {
         (true, _) => vec![Side::Xen],
         (_, true) => vec![Side::Ferrule],
+        _ if options.bochs => vec![Side::Ferrule, Side::Bochs],
         _ => vec![Side::Xen, Side::Ferrule],
     };
     let start = Instant::now();
     let page = std::fs::read_to_string(place.root.join("docs/conformance.md")).unwrap_or_default();
     let mut table = Table::new(&bench, &guests, &sides, excused(&page)?);
     judge_all(&bench, &guests, &sides, &mut table)?;
-    if !options.xen_only {
+    if tour {
+        table.tour([(Way::Bios, "bios"), (Way::Bochs, "bochs")])?;
+    }
+    if !options.xen_only && !guests.is_empty() {
         let mut taken = counts::Taken::new();
         for guest in &guests {
             let log = std::fs::read(log_path(place, guest, Side::Ferrule)?).unwrap_or_default();
@@ -181,7 +219,7 @@ fn judge(bench: &Bench, guest: &Guest, side: Side) -> Result<Verdict> {
     };
     let log = log_path(&bench.place, guest, side)?;
     let machine = machine(bench, guest, side, &image);
-    if side == Side::Ferrule {
+    if side != Side::Xen {
         return boot(&machine, guest, side, &log);
     }
     let kept = bench.place.target.join("xen/verdicts").join(key(&machine, &image)?);
@@ -207,6 +245,7 @@ fn machine(bench: &Bench, guest: &Guest, side: Side, image: &Path) -> Machine {
         (Side::Xen, Some(xen)) => xen,
         _ => &bench.core,
     };
+    // Counts are of what runs under QEMU.
     let own = if side == Side::Ferrule { "tally " } else { "" };
     let append = format!("{} {own}{}", xen::COMMAND_LINE, guest.options);
     let initrd = format!("{} {}", image.display(), guest.args);
@@ -234,15 +273,21 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 fn boot(machine: &Machine, guest: &Guest, side: Side, log: &Path) -> Result<Verdict> {
-    let mut running = machine.start(log)?;
-    let limit = Duration::from_secs(guest.seconds);
+    let mut running = match side.way() {
+        Some(way) => way.start(machine, log)?,
+        None => machine.start(log)?,
+    };
+    let limit = side.patience(Duration::from_secs(guest.seconds));
     let found = running.wait_line(0, limit, |line| verdict::is_last(side, line));
     // Xen halts after a power-off; Ferrule ends the machine.
     let farewell = match (side, found) {
-        (Side::Ferrule, Some(_)) => FAREWELL,
+        (Side::Ferrule | Side::Bochs, Some(_)) => side.patience(FAREWELL),
         _ => Duration::ZERO,
     };
-    let ending = running.finish(farewell)?;
+    let ending = match side.way() {
+        Some(way) => way.finish(&mut running, farewell)?,
+        None => running.finish(farewell)?,
+    };
     let verdict = verdict::read(side, running.lines(), ending);
     let said = running.end();
     match verdict {
@@ -300,12 +345,34 @@ impl<'a> Table<'a> {
             (false, false) => ("FAIL", &mut self.tally.failed),
         };
         *count += 1;
-        let columns: String = verdicts.iter().map(|verdict| format!("{:23} ", verdict.short())).collect();
-        println!("{mark:5}{:width$}  {}", guest.name, columns.trim_end(), width = self.width);
+        print_row(mark, &guest.name, self.width, verdicts);
         if mark == "FAIL" {
             explain(self.bench, guest, self.sides);
         }
     }
+
+    /// The tour of guests without devices, from an image on two CPUs, each way.
+    fn tour(&mut self, ways: [(Way, &str); 2]) -> Result<()> {
+        let place = &self.bench.place;
+        let mut verdicts = Vec::new();
+        for (way, name) in ways {
+            let log = place.logs("conformance")?.join(format!("{TOUR}-{name}.log"));
+            verdicts.push(match tour::take(place, way, 2, &log) {
+                Ok(()) => Verdict::Success,
+                Err(error) => Verdict::Failure(format!("{error:#}; {}", place.show(&log))),
+            });
+        }
+        let held = verdicts.iter().all(|verdict| *verdict == Verdict::Success);
+        let (mark, count) = if held { ("ok", &mut self.tally.passed) } else { ("FAIL", &mut self.tally.failed) };
+        *count += 1;
+        print_row(mark, TOUR, self.width, &verdicts);
+        Ok(())
+    }
+}
+
+fn print_row(mark: &str, name: &str, width: usize, verdicts: &[Verdict]) {
+    let columns: String = verdicts.iter().map(|verdict| format!("{:23} ", verdict.short())).collect();
+    println!("{mark:5}{name:width$}  {}", columns.trim_end());
 }
 
 /// What each side's guest said was wrong, and where the logs are.

@@ -1,6 +1,7 @@
 //! What a guest's run came to, read off the serial line.
 
 use super::Side;
+use crate::iso;
 use crate::qemu::{Ending, Line};
 
 /// What a run came to. Two runs agree when these are equal.
@@ -49,7 +50,13 @@ pub fn is_verdict(line: &str) -> bool {
 
 /// Whether this line ends the run on that side.
 pub fn is_last(side: Side, line: &str) -> bool {
-    is_verdict(line) || (side == Side::Xen && (crashed(line) || line.contains("Panic on CPU")))
+    let died = match side {
+        Side::Xen => crashed(line) || line.contains("Panic on CPU"),
+        // QEMU ends.
+        Side::Ferrule => false,
+        Side::Bochs => iso::said(line).is_some(),
+    };
+    died || is_verdict(line)
 }
 
 /// Xen's words for the death of its initial domain (they are on its console, and in nobody's header).
@@ -63,13 +70,13 @@ pub fn read(side: Side, lines: &[Line], ending: Ending) -> Verdict {
     if let Some(verdict) = texts().rev().find_map(given) {
         // Ferrule must also end the machine as documented when the guest says so.
         return match (side, ending) {
-            (Side::Xen, _) | (Side::Ferrule, Ending::PowerOff) => verdict,
-            (Side::Ferrule, ending) => Verdict::Nothing(format!("{}, then {ending:?}", verdict.short())),
+            (Side::Xen, _) | (_, Ending::PowerOff) => verdict,
+            (_, ending) => Verdict::Nothing(format!("{}, then {ending:?}", verdict.short())),
         };
     }
     let crash = match side {
         Side::Xen => texts().any(crashed),
-        Side::Ferrule => ending == Ending::DomainCrash,
+        Side::Ferrule | Side::Bochs => ending == Ending::DomainCrash,
     };
     if crash {
         return Verdict::Crash;
@@ -121,6 +128,7 @@ mod tests {
         assert_eq!(read(Side::Xen, &lines(&["(XEN) Hardware Dom0 crashed"]), Ending::TimeOut), Verdict::Crash);
         assert_eq!(read(Side::Ferrule, &none, Ending::CorePanic).short(), "core panic");
         assert_eq!(read(Side::Ferrule, &none, Ending::TimeOut).short(), "no verdict in time");
+        assert_eq!(read(Side::Bochs, &none, Ending::DomainCrash), Verdict::Crash);
         // A success that does not end the machine is none.
         assert!(matches!(read(Side::Ferrule, &lines(&["SUCCESS"]), Ending::TimeOut), Verdict::Nothing(_)));
     }

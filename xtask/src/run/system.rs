@@ -37,6 +37,18 @@ impl<'a> Plan<'a> {
 
 /// The machine, not started yet, and the disk it will have. The images must be built.
 pub fn assemble(place: &Place, plan: &Plan<'_>) -> Result<(Machine, Disk)> {
+    let (mut machine, manifest) = without_devices(place, plan)?;
+    let beside = plan.config.parent().unwrap_or(&place.root);
+    let disk = devices(place, plan, &manifest, beside, &mut machine)?;
+    Ok((machine, disk))
+}
+
+/// The same without a network card and disks.
+pub fn images(place: &Place, plan: &Plan<'_>) -> Result<Machine> {
+    without_devices(place, plan).map(|(machine, _)| machine)
+}
+
+fn without_devices(place: &Place, plan: &Plan<'_>) -> Result<(Machine, Manifest)> {
     let core = built(place, Part::Core, "").context("the core did not build")?;
     let Some(dom0) = built(place, Part::Domains, "dom0") else {
         unable!("no image of dom0; `cargo xtask run --dom0 IMAGE` boots any PV64 image as the initial domain");
@@ -48,9 +60,7 @@ pub fn assemble(place: &Place, plan: &Plan<'_>) -> Result<(Machine, Disk)> {
     let ramdisk = plan.dir.join("ferrule-ramdisk");
     world::ramdisk(&ramdisk, &std::fs::read(plan.config)?, &files)?;
     let initrd = format!("{} log-consoles log={},{}", dom0.display(), plan.level, ramdisk.display());
-    let mut machine = Machine::new(&core, format!("log={} {}", plan.level, plan.core).trim_end(), &initrd);
-    let disk = devices(place, plan, &manifest, beside, &mut machine)?;
-    Ok((machine, disk))
+    Ok((Machine::new(&core, format!("log={} {}", plan.level, plan.core).trim_end(), &initrd), manifest))
 }
 
 /// Gives a machine the network card and the disks of a plan's manifest; the tour's disk is made anew.

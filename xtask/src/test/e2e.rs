@@ -2,8 +2,8 @@
 
 use super::tally::Tally;
 use super::{
-    audit, balloon, chaos, copies, features, figures, flood, linux, memory, refusals, restart, routes, runtime, shell,
-    signals, system, time, tool, unpacking,
+    audit, balloon, chaos, copies, features, figures, flood, iso, linux, memory, refusals, restart, routes, runtime,
+    shell, signals, system, time, tool, unpacking,
 };
 use crate::build::{Part, build, built};
 use crate::place::Place;
@@ -62,6 +62,7 @@ const MACHINES: &[&[Case]] = &[
 /// What is the same on any machine, taken once.
 const ONCE: &[&[Case]] = &[
     figures::CASES,
+    iso::CASES,
     linux::CASES,
     tool::CASES,
     refusals::CASES,

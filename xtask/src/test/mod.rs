@@ -9,6 +9,7 @@ mod features;
 mod figures;
 mod flood;
 mod host;
+mod iso;
 mod linux;
 mod memory;
 mod refusals;

@@ -3,6 +3,8 @@
 
 use super::e2e::{Case, Setting, shown};
 use super::tool::{Said, say, xtask};
+use crate::iso;
+use crate::setup::Need;
 use anyhow::{Result, ensure};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -43,11 +45,16 @@ case "$*" in
 esac"#;
 
 impl<'a> Machine<'a> {
-    /// rustc without the target, clippy and rustfmt; nothing else.
+    /// rustc without the target, clippy and rustfmt, what makes images for GRUB and what boots them; nothing else.
     fn new(setting: &'a Setting<'a>) -> Result<Machine<'a>> {
-        let machine = Machine { setting, root: setting.dir() };
+        let mut machine = Machine { setting, root: setting.dir() };
         let _ = std::fs::remove_dir_all(&machine.root);
         std::fs::create_dir_all(machine.root.join("bin"))?;
+        for need in [&iso::NEEDS[..], &iso::boot::needs()].concat() {
+            if let Need::Program(name, _) = need {
+                machine = machine.with(name, "")?;
+            }
+        }
         machine.with("rustc", RUSTC)?.with("cargo-clippy", "")?.with("cargo-fmt", "")?.with("sudo", r#"exec env "$@""#)
     }
 

@@ -1,10 +1,16 @@
 //! `cargo xtask iso`: an image that boots by itself, from a BIOS or from UEFI: GRUB, the core, dom0 and its ramdisk.
 
+mod bochs;
+pub mod boot;
+pub mod tour;
+
+pub use bochs::said;
+
 use crate::build::{CORE, Part, build, built};
 use crate::place::Place;
 use crate::process::quiet;
 use crate::qemu::Machine;
-use crate::run::system::{Plan, assemble};
+use crate::run::system::{Plan, images};
 use crate::setup::Need;
 use crate::unable;
 use anyhow::{Context, Result};
@@ -15,8 +21,8 @@ use std::time::Duration;
 /// What makes it: GRUB for both kinds of firmware, and what its `grub-mkrescue` calls.
 pub const NEEDS: [Need; 5] = [
     Need::Program("grub-mkrescue", "grub-common"),
-    Need::File("/usr/lib/grub/i386-pc/multiboot.mod", "grub-pc-bin"),
-    Need::File("/usr/lib/grub/x86_64-efi/multiboot.mod", "grub-efi-amd64-bin"),
+    Need::File("/usr/lib/grub/i386-pc/multiboot2.mod", "grub-pc-bin"),
+    Need::File("/usr/lib/grub/x86_64-efi/multiboot2.mod", "grub-efi-amd64-bin"),
     Need::Program("xorriso", "xorriso"),
     Need::Program("mformat", "mtools"),
 ];
@@ -54,13 +60,13 @@ pub fn command(place: &Place, options: &Options) -> Result<()> {
             build(place, &[Part::Core, Part::Domains])?;
             let config = options.config.clone().unwrap_or_else(|| place.root.join("examples/tour.toml"));
             let dir = place.out().join("iso");
-            assemble(place, &Plan { core: &options.core, ..Plan::of(&config, &dir) })?.0
+            images(place, &Plan { core: &options.core, ..Plan::of(&config, &dir) })?
         }
     };
     make(&machine, &out)?;
     println!("{}", place.show(&out));
     println!("qemu-system-x86_64 -m 512 -serial stdio -cdrom {}", place.show(&out));
-    println!("  for UEFI also: -bios /usr/share/ovmf/OVMF.fd   (Debian's package ovmf)");
+    println!("  for UEFI also: -bios {}   (Debian's package ovmf)", boot::OVMF);
     Ok(())
 }
 
@@ -69,11 +75,11 @@ pub fn make(machine: &Machine, out: &Path) -> Result<()> {
     let root = out.with_extension("files");
     let _ = std::fs::remove_dir_all(&root);
     std::fs::create_dir_all(root.join("boot/grub")).with_context(|| format!("making {}", root.display()))?;
-    let mut commands = vec![format!("multiboot /boot/{CORE} {}", quoted(&machine.append))];
+    let mut commands = vec![format!("multiboot2 /boot/{CORE} {}", quoted(&machine.append))];
     let mut files = vec![(machine.kernel.as_path(), CORE.to_string())];
     for (number, module) in machine.initrd.split(',').enumerate() {
         let (file, arguments) = module.split_once(' ').unwrap_or((module, ""));
-        commands.push(format!("module /boot/module{number} {}", quoted(arguments)));
+        commands.push(format!("module2 /boot/module{number} {}", quoted(arguments)));
         files.push((Path::new(file), format!("module{number}")));
     }
     for (file, name) in files {
@@ -88,11 +94,12 @@ pub fn make(machine: &Machine, out: &Path) -> Result<()> {
     std::fs::remove_dir_all(&root).with_context(|| format!("removing {}", root.display()))
 }
 
-/// GRUB's menu: one entry, taken at once. UEFI firmware has its tables anywhere; `acpi` shows them where a BIOS does.
+/// GRUB's menu: one entry, taken at once. By multiboot 2, whose command lines begin with their first word (by multiboot 1
+/// GRUB leaves the image's name out, which other loaders put first), and which says where UEFI has its tables.
 fn menu(commands: &[String]) -> String {
     format!(
         "serial --unit=0 --speed=115200\nterminal_input serial console\nterminal_output serial console\nset timeout=0\n\
-         if [ \"$grub_platform\" = efi ]; then acpi; fi\nmenuentry Ferrule {{\n  {}\n}}\n",
+         menuentry Ferrule {{\n  {}\n}}\n",
         commands.join("\n  ")
     )
 }
@@ -109,10 +116,10 @@ mod tests {
 
     #[test]
     fn the_menu_starts_what_the_machine_does() {
-        let commands = ["multiboot /boot/x".to_string(), format!("module /boot/module0 {}", quoted("log=$a  it's"))];
+        let commands = ["multiboot2 /boot/x".to_string(), format!("module2 /boot/module0 {}", quoted("log=$a  it's"))];
         let menu = menu(&commands);
         assert!(
-            menu.ends_with("Ferrule {\n  multiboot /boot/x\n  module /boot/module0 'log=$a' 'it'\\''s'\n}\n"),
+            menu.ends_with("Ferrule {\n  multiboot2 /boot/x\n  module2 /boot/module0 'log=$a' 'it'\\''s'\n}\n"),
             "{menu}"
         );
     }
