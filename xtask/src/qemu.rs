@@ -202,6 +202,9 @@ impl Ending {
     }
 }
 
+/// How long the thread that reads the serial line of an ended machine may be kept from it by a busy host.
+const LATE: Duration = Duration::from_secs(30);
+
 /// A machine that runs. It ends when this value goes.
 pub struct Running {
     guard: Guarded,
@@ -260,6 +263,14 @@ impl Running {
         }
     }
 
+    /// Takes what the serial line has said; of a machine that has ended all of it, though our reader may come to it late.
+    fn take_what_came(&mut self, ended: bool) {
+        let limit = if ended { LATE } else { Duration::ZERO };
+        while let Ok(chunk) = self.chunks.recv_timeout(limit) {
+            self.lines.push(&chunk, self.start.elapsed());
+        }
+    }
+
     /// The lines so far.
     pub fn lines(&self) -> &[Line] {
         &self.lines.whole
@@ -287,7 +298,7 @@ impl Running {
         let end = Instant::now() + limit;
         loop {
             let ended = self.ended();
-            while self.read(Duration::ZERO).is_some() {}
+            self.take_what_came(ended);
             let from = from.min(self.lines.whole.len());
             if let Some(index) = found(&self.lines.whole[from..], &self.partial()) {
                 return Some(from + index);
@@ -323,7 +334,7 @@ impl Running {
             self.read(Duration::from_millis(20));
         }
         let status = self.guard.wait(Duration::ZERO)?;
-        while self.read(Duration::from_millis(1)).is_some() {}
+        self.take_what_came(status.is_some());
         if !self.lines.partial.is_empty() {
             self.lines.push(b"\n", self.start.elapsed());
         }
@@ -395,6 +406,23 @@ mod tests {
         let texts: Vec<_> = lines.whole.iter().map(|line| (line.at.as_secs(), line.text.as_str())).collect();
         assert_eq!(texts, [(1, "one"), (2, "two"), (2, "[ 1.0] log")]);
         assert_eq!(lines.partial(), "prompt# ");
+    }
+
+    #[test]
+    fn what_an_ended_machine_said_is_waited_for() {
+        let log = std::env::temp_dir().join(format!("ferrule-late-{}.log", std::process::id()));
+        let mut machine = Running::start("true", &[], &log).unwrap();
+        std::fs::remove_file(log).unwrap();
+        // A reader that has no CPU for a while.
+        let (sender, chunks) = channel();
+        machine.chunks = chunks;
+        let reader = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(300));
+            sender.send(b"SUCCESS\r\n".to_vec())
+        });
+        assert_eq!(machine.finish(Duration::from_secs(10)).unwrap(), Ending::PowerOff);
+        assert_eq!(machine.lines().first().map(|line| line.text.as_str()), Some("SUCCESS"));
+        reader.join().unwrap().unwrap();
     }
 
     #[test]
