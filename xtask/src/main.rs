@@ -153,7 +153,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Some(Task::Conformance(options)) => {
             need(&setup::for_qemu())?;
             if options.bochs {
-                need(&[&iso::NEEDS[..], &iso::boot::needs()].concat())?;
+                need(&[&iso::NEEDS[..], &iso::BOCHS].concat())?;
             }
             conformance::command(&place, &options, cli.no_install)?;
         }

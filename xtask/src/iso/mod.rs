@@ -4,7 +4,7 @@ mod bochs;
 pub mod boot;
 pub mod tour;
 
-pub use bochs::said;
+pub use bochs::{NEEDS as BOCHS, said};
 
 use crate::build::{CORE, Part, build, built};
 use crate::place::Place;
