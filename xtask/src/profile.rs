@@ -1,9 +1,10 @@
 //! `cargo xtask profile ROW`: where the instructions of one operation go, by image, function and source line.
 //!
 //! A plugin of QEMU counts every block of code that runs while a row of `bench core` is measured, or, for a load of the
-//! other benches, in a run with N operations and in one with 2N, whose difference by N is one operation.
+//! other benches, in a run with N operations and in one with 2N, whose difference by N is one operation. The loads of `bench
+//! linux` mark their rows as those of `bench core` do.
 
-use crate::bench::{core, devices};
+use crate::bench::{core, devices, linux};
 use crate::build::{CORE, Part, build, built};
 use crate::counts::{self, Block, Blocks};
 use crate::elf32::Image;
@@ -23,12 +24,12 @@ const TIMES: f64 = 101.0;
 /// What to profile.
 #[derive(clap::Args)]
 pub struct Options {
-    /// A row: core/grant_copy_64, net/guest_to_guest_1500, blk/read_4k_depth_32
+    /// A row: core/grant_copy_64, net/guest_to_guest_1500, blk/read_4k_depth_32, linux/fork_exec
     row: String,
     /// How many functions, and how many lines
     #[arg(long, default_value_t = 25)]
     lines: usize,
-    /// The row of bench core on Debian's Xen: by address, as it has no symbols
+    /// The row of bench core or bench linux on Debian's Xen, which has no symbols
     #[arg(long)]
     xen: bool,
 }
@@ -43,12 +44,28 @@ struct Code {
 /// Instructions by image and address.
 type Counted = BTreeMap<(usize, u64), f64>;
 
+/// What runs that is no image of ours.
+const OTHERS: [&str; 3] = ["Xen", "Linux, kernels", "elsewhere"];
+
+/// Which of [`OTHERS`] has code at an address (public/arch-x86/xen-x86_64.h; Documentation/x86/x86_64/mm.rst).
+fn other(va: u64) -> usize {
+    match va {
+        0xffff_8000_0000_0000..0xffff_8800_0000_0000 => 0,
+        0xffff_ffff_8100_0000.. => 1,
+        _ => 2,
+    }
+}
+
+/// Where modules of Linux are loaded from on (Documentation/x86/x86_64/mm.rst).
+const MODULES: u64 = 0xffff_ffff_c000_0000;
+
 /// Runs it and prints what it found.
 pub fn command(place: &Place, options: &Options) -> Result<()> {
     build(place, &Part::ALL)?;
-    let (blocks, by) = match options.row.strip_prefix("core/") {
-        Some(_) => (of_core(place, &options.row, options.xen)?, TIMES),
-        None => of_load(place, &options.row)?,
+    let (blocks, by) = match options.row.split('/').next() {
+        Some("core") => (of_core(place, &options.row, options.xen)?, TIMES),
+        Some("linux") => of_linux(place, &options.row, options.xen)?,
+        _ => of_load(place, &options.row)?,
     };
     let codes = codes(place, options.xen)?;
     let counted = count(&codes, &blocks, by);
@@ -56,14 +73,28 @@ pub fn command(place: &Place, options: &Options) -> Result<()> {
     println!("{}: {total:.0} instructions", options.row);
     let mut images: BTreeMap<usize, f64> = BTreeMap::new();
     counted.iter().for_each(|((image, _), count)| *images.entry(*image).or_default() += count);
-    let name = |image: usize| codes.get(image).map_or("elsewhere", |code| code.name.as_str());
+    let name = |image: usize| codes.get(image).map_or_else(|| OTHERS[image - codes.len()], |code| code.name.as_str());
     print("by image", &images.iter().map(|(image, count)| (name(*image).to_string(), *count)).collect(), total, 10);
+    let (mut functions, lines) = resolve(place, &codes, &counted)?;
+    if options.row.starts_with("linux/") {
+        functions.extend(of_kernel(&linux::symbols(place)?, &counted, codes.len() + 1));
+    }
+    print("by function (what is inlined counts as its caller's)", &functions, total, options.lines);
     if !options.xen {
-        let (functions, lines) = resolve(place, &codes, &counted)?;
-        print("by function (what is inlined counts as its caller's)", &functions, total, options.lines);
         print("by line of ours, and where it is inlined", &lines, total, options.lines);
     }
     Ok(())
+}
+
+/// Instructions by function of the kernel, which is image `index`.
+fn of_kernel(symbols: &BTreeMap<u64, String>, counted: &Counted, index: usize) -> BTreeMap<String, f64> {
+    let mut functions = BTreeMap::new();
+    for ((_, va), count) in counted.range((index, 0)..=(index, u64::MAX)) {
+        let known = symbols.range(..=va).next_back().filter(|_| *va < MODULES);
+        let name = known.map_or("modules (blkfront, netfront)", |(_, name)| name);
+        *functions.entry(format!("Linux  {name}")).or_default() += count;
+    }
+    functions
 }
 
 fn print(title: &str, counts: &BTreeMap<String, f64>, total: f64, most: usize) {
@@ -84,11 +115,20 @@ fn of_core(place: &Place, row: &str, xen: bool) -> Result<Vec<(Block, f64)>> {
     let rows = core::run(place, &kernel, side, Blocks::None)?;
     let Some(found) = rows.iter().find(|found| found.name == row) else {
         let names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
-        unable!("no row is called {row}; there are: {} and {}", names.join(", "), devices::loads().join(", "));
+        let others = [devices::loads(), linux::loads()].concat();
+        unable!("no row is called {row}; there are: {} and {}", names.join(", "), others.join(", "));
     };
     core::run(place, &kernel, side, Blocks::Row(found.number))?;
     let text = std::fs::read_to_string(place.logs("bench")?.join(format!("core-{side}.counts")))?;
     Ok(counts::blocks(&text).into_iter().map(|block| (block, 1.0)).collect())
+}
+
+/// What ran in a row of `bench linux`, and how many operations it made.
+fn of_linux(place: &Place, row: &str, xen: bool) -> Result<(Vec<(Block, f64)>, f64)> {
+    let Some((blocks, count)) = linux::trace(place, row, xen)? else {
+        unable!("no load is called {row}; there are: {}", linux::loads().join(", "));
+    };
+    Ok((blocks.into_iter().map(|block| (block, 1.0)).collect(), count))
 }
 
 /// What ran in a load with 2N operations, less what ran in one with N; and N.
@@ -98,7 +138,7 @@ fn of_load(place: &Place, row: &str) -> Result<(Vec<(Block, f64)>, f64)> {
     let files = ["profile-once.counts", "profile-twice.counts"].map(|name| dir.join(name));
     let [once, twice] = files.each_ref().map(|file| counts::args(&plugin, file, Blocks::All));
     let Some(count) = devices::trace(place, row, [&once, &twice])? else {
-        unable!("no load is called {row}; there are: core/... and {}", devices::loads().join(", "));
+        unable!("no load is called {row}; there are: core/..., linux/... and {}", devices::loads().join(", "));
     };
     let mut blocks = Vec::new();
     for (file, sign) in files.iter().zip([-1.0, 1.0]) {
@@ -142,7 +182,8 @@ fn count(codes: &[Code], blocks: &[(Block, f64)], by: f64) -> Counted {
     for (block, sign) in blocks {
         let len = block.sizes.iter().map(|size| usize::from(*size)).sum::<usize>().min(block.bytes.len());
         let bytes = block.bytes.get(..len).unwrap_or_default();
-        let image = codes.iter().position(|code| code.holds(block.va, bytes)).unwrap_or(codes.len());
+        let image = codes.iter().position(|code| code.holds(block.va, bytes));
+        let image = image.unwrap_or_else(|| codes.len() + other(block.va));
         let mut va = block.va;
         for size in &block.sizes {
             *counted.entry((image, va)).or_default() += sign * block.count as f64 / by;
@@ -226,7 +267,7 @@ mod tests {
         let block = |va, bytes: &[u8]| Block { va, count: 10, sizes: vec![1, 3], bytes: bytes.to_vec() };
         let blocks = [(block(0x1000, &[1, 2, 3, 5]), 1.0), (block(0x1000, &[9, 9, 9, 9]), 1.0)];
         let counted: Vec<_> = count(&codes, &blocks, 5.0).into_iter().collect();
-        assert_eq!(counted, [((1, 0x1000), 2.0), ((1, 0x1001), 2.0), ((2, 0x1000), 2.0), ((2, 0x1001), 2.0)]);
+        assert_eq!(counted, [((1, 0x1000), 2.0), ((1, 0x1001), 2.0), ((4, 0x1000), 2.0), ((4, 0x1001), 2.0)]);
     }
 
     #[test]
@@ -235,6 +276,18 @@ mod tests {
         let block = |count| Block { va: 0x1000, count, sizes: vec![1], bytes: vec![1, 2] };
         let counted = count(&codes, &[(block(30), -1.0), (block(50), 1.0)], 10.0);
         assert_eq!(counted[&(0, 0x1000)], 2.0);
+    }
+
+    #[test]
+    fn code_of_linux_belongs_to_the_function_before_it_and_to_no_function_in_a_module() {
+        let symbols =
+            BTreeMap::from([(0xffff_ffff_8100_0000, "first".into()), (0xffff_ffff_8100_0010, "second".into())]);
+        let at = |va: u64| ((1, va), 3.0);
+        let counted =
+            Counted::from([at(0xffff_ffff_8100_0004), at(0xffff_ffff_8100_0014), at(MODULES + 4), ((0, MODULES), 9.0)]);
+        let functions: Vec<_> = of_kernel(&symbols, &counted, 1).into_iter().collect();
+        let named = |name: &str| (format!("Linux  {name}"), 3.0);
+        assert_eq!(functions, [named("first"), named("modules (blkfront, netfront)"), named("second")]);
     }
 
     #[test]

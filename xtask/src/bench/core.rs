@@ -126,7 +126,10 @@ mod tests {
     #[test]
     fn counts_are_rows_of_their_own_and_by_operation() {
         let row = |value, counts| Row { name: "core/x".into(), number: 1, parts: 16.0, value, counts };
-        let figures = figures(&[row(10.0, [32.0, 0.0, 0.0, 0.0])], &[row(20.0, [16.0, 8.0, 0.0, 0.0])]);
+        let figures = figures(
+            &[row(10.0, [32.0, 0.0, 0.0, 0.0, 160.0, 0.0, 0.0])],
+            &[row(20.0, [16.0, 8.0, 0.0, 0.0, 320.0, 0.0, 0.0])],
+        );
         let seen: Vec<_> = figures.iter().map(|f| (f.name.as_str(), f.value, f.peers.clone())).collect();
         assert_eq!(
             seen,

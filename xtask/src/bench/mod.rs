@@ -9,7 +9,7 @@ pub mod core;
 pub mod devices;
 pub mod goals;
 mod host;
-mod linux;
+pub mod linux;
 mod plot;
 pub mod report;
 pub mod spec;

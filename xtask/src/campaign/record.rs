@@ -46,7 +46,8 @@ impl Record {
         let stored = match before.filter(|_| options.resume) {
             Some(old) if same(&old) => old,
             Some(old) => {
-                println!("not resumed: the rows there are of commit {}, seed {}", old.commit, old.seed);
+                let length = if old.short { "short" } else { "of full length" };
+                println!("not resumed: the rows there are of commit {}, seed {}, {length}", old.commit, old.seed);
                 new
             }
             None => new,

@@ -14,6 +14,9 @@ const SOURCE: &str = include_str!("plugin.c");
 /// (which Xen toggles to flush), INVLPG; all in ring 0.
 pub const KINDS: [&str; 4] = ["locked", "cr3_loads", "cr4_writes", "invlpg"];
 
+/// Columns behind those: all instructions of ring 0, of our domains, and the rest, which is Linux's.
+pub const WHOSE: [&str; 3] = ["hypervisor", "domains", "linux"];
+
 /// Which blocks of code to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blocks {
@@ -26,7 +29,7 @@ pub enum Blocks {
 }
 
 /// Counts of a row: of one measurement.
-pub type Row = [f64; KINDS.len()];
+pub type Row = [f64; KINDS.len() + WHOSE.len()];
 
 /// A stretch of code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +76,7 @@ pub fn rows(text: &str) -> BTreeMap<u64, Row> {
     let row = |line: &str| {
         let mut words = line.strip_prefix("row ")?.split(' ').map(|word| word.parse::<u64>().ok());
         let (number, times) = (words.next()??, words.next()??.max(1));
-        let mut counts = [0.0; KINDS.len()];
+        let mut counts = Row::default();
         for count in &mut counts {
             *count = words.next()?? as f64 / times as f64;
         }
@@ -104,8 +107,8 @@ mod tests {
 
     #[test]
     fn rows_are_by_one_measurement() {
-        let text = "row 3 100 250 100 0 7\nrow 4 1 2\nblock 1 2 3 00\n";
-        assert_eq!(rows(text).into_iter().collect::<Vec<_>>(), [(3, [2.5, 1.0, 0.0, 0.07])]);
+        let text = "row 3 100 250 100 0 7 900 0 100\nrow 4 1 2\nblock 1 2 3 00\n";
+        assert_eq!(rows(text).into_iter().collect::<Vec<_>>(), [(3, [2.5, 1.0, 0.0, 0.07, 9.0, 0.0, 1.0])]);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 /* A plugin of QEMU's translator that counts what a machine of one CPU executes.
  *
  * MOVNTI outside ring 0, which bench guests alone execute (domain-rt/src/probe/bench.rs), marks measurements: its address
- * says which row; the last one, that all is done. out=FILE gets, for each row, "row N TIMES LOCKED CR3 CR4 INVLPG": how
- * often it was measured, and what ring 0 executed meanwhile. blocks=ROW adds "block ADDRESS COUNT SIZES BYTES" for what was executed while that row was measured (a
+ * says which row; the last one, that all is done. out=FILE gets, for each row, "row N TIMES LOCKED CR3 CR4 INVLPG HYPERVISOR
+ * DOMAINS LINUX": how often it was measured, what ring 0 executed of those kinds meanwhile, and how many instructions ran in
+ * all in ring 0, in our domains, and elsewhere (Linux begins 16 MiB above where our domains do). blocks=ROW adds "block ADDRESS COUNT SIZES BYTES" for what was executed while that row was measured (a
  * hexadecimal digit for each instruction's size; the first bytes); blocks=all, for everything. QEMU's header is not installed with it, so what is used of it stands here
  * (docs.qemu.org: TCG plugins; interface version 1). */
 #include <inttypes.h>
@@ -32,7 +33,7 @@ void qemu_plugin_register_atexit_cb(id_t_, void (*)(id_t_, void *), void *);
 #define SHOWN __attribute__((visibility("default")))
 SHOWN int qemu_plugin_version = 1;
 
-enum { LOCKED, CR3, CR4, INVLPG, KINDS };
+enum { LOCKED, CR3, CR4, INVLPG, NO_KIND, HYPERVISOR = NO_KIND, DOMAINS, LINUX, KINDS };
 enum { LAST = 511, ALL, BYTES = 8 };
 struct row { uint64_t times, sum[KINDS]; };
 struct block {
@@ -49,7 +50,7 @@ static long wanted = -1;
 static const char *out;
 static int said_done;
 
-/* What an instruction of ring 0 counts as; KINDS for nothing. */
+/* What an instruction of ring 0 counts as; NO_KIND for nothing. */
 static int kind(const uint8_t *d, size_t size)
 {
     int lock = 0, rex = 0;
@@ -67,15 +68,15 @@ static int kind(const uint8_t *d, size_t size)
     if (lock)
         return LOCKED;
     if (i + 1 >= size)
-        return KINDS;
+        return NO_KIND;
     if ((d[i] == 0x86 || d[i] == 0x87) && d[i + 1] >> 6 != 3)
         return LOCKED; /* xchg with memory */
     if (d[i] != 0x0f || i + 2 >= size)
-        return KINDS;
+        return NO_KIND;
     int reg = (d[i + 2] >> 3 & 7) | (rex & 4 ? 8 : 0);
     if (d[i + 1] == 0x22)
-        return reg == 3 ? CR3 : reg == 4 ? CR4 : KINDS;
-    return d[i + 1] == 0x01 && reg == 7 && d[i + 2] >> 6 != 3 ? INVLPG : KINDS;
+        return reg == 3 ? CR3 : reg == 4 ? CR4 : NO_KIND;
+    return d[i + 1] == 0x01 && reg == 7 && d[i + 2] >> 6 != 3 ? INVLPG : NO_KIND;
 }
 
 static void put_out(void)
@@ -129,20 +130,30 @@ static void mark(unsigned cpu, uint32_t info, uint64_t at, void *unused)
             b->sum += b->count - b->before;
 }
 
+/* Whose code is at an address. */
+static int whose(uint64_t va)
+{
+    if (va >= 0xffff800000000000 && va < 0xffff880000000000)
+        return HYPERVISOR;
+    return va >= 0xffffffff80000000 && va < 0xffffffff81000000 ? DOMAINS : LINUX;
+}
+
 static void translated(id_t_ id, struct qemu_plugin_tb *tb)
 {
     size_t n = qemu_plugin_tb_n_insns(tb);
+    uint64_t first = qemu_plugin_insn_vaddr(qemu_plugin_tb_get_insn(tb, 0));
     (void)id;
+    qemu_plugin_register_vcpu_tb_exec_inline(tb, ADD_U64, &now[whose(first)], n);
     for (size_t i = 0; i < n; i++) {
         struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(tb, i);
         const uint8_t *d = qemu_plugin_insn_data(insn);
         size_t size = qemu_plugin_insn_size(insn), op = size && (d[0] & 0xf0) == 0x40;
         uint64_t va = qemu_plugin_insn_vaddr(insn);
-        int ring0 = va >= 0xffff800000000000 && va < 0xffff880000000000;
+        int ring0 = whose(va) == HYPERVISOR;
         if (!ring0 && size > op + 2 && d[op] == 0x0f && d[op + 1] == 0xc3)
             qemu_plugin_register_vcpu_mem_cb(insn, mark, NO_REGS, MEM_W, NULL);
-        int k = ring0 ? kind(d, size) : KINDS;
-        if (k < KINDS)
+        int k = ring0 ? kind(d, size) : NO_KIND;
+        if (k < NO_KIND)
             qemu_plugin_register_vcpu_insn_exec_inline(insn, ADD_U64, &now[k], 1);
     }
     if (wanted < 0)
@@ -157,7 +168,7 @@ static void translated(id_t_ id, struct qemu_plugin_tb *tb)
         for (size_t k = 0; k < b->sizes[i] && at < BYTES; k++)
             b->bytes[at++] = d[k];
     }
-    b->va = qemu_plugin_insn_vaddr(qemu_plugin_tb_get_insn(tb, 0));
+    b->va = first;
     b->n = n;
     b->next = blocks;
     blocks = b;
