@@ -1,11 +1,7 @@
 //! Machine frames: what each is, and who owns it.
 //!
-//! A frame's whole state is one word ([`State`]), so that every transition is one compare-exchange:
-//!
-//! - the **general references** keep the frame from being freed: one while it is allocated to its owner, one a
-//!   page-table entry, mapping, root or pin that names it;
-//! - the **type references** say what it may be used as meanwhile: each holder of one also holds a general reference;
-//! - the **type** is fixed while its count is above zero, and remembered afterwards, since a TLB may remember too.
+//! What is known of each is a [`PageInfo`]; how a frame gets from one state to the next is here, with what has to happen
+//! in between: flushes, checks, frees.
 //!
 //! Invariants, which [`crate::mm::audit`] recomputes from the tables themselves:
 //!
@@ -19,15 +15,18 @@
 //!
 //! Types L1 to L4 change only while the owner's `Domain::mm` is held; the others by compare-exchange alone.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::memory::E820Entry;
-use abi::{DomId, Errno, Mfn};
+use abi::{Errno, Mfn};
 
 use crate::{Core, CpuSet, Domain, Flush, Platform, refuse_if};
 
+mod info;
 mod list;
 mod place;
+pub(crate) use info::{Claim, OwnerWord};
+pub use info::{Owner, PageInfo, PageType, State};
 pub(crate) use list::List;
 pub use place::Place;
 
@@ -44,325 +43,6 @@ impl Frame {
     /// Its index in the frame table.
     pub(crate) fn index(self) -> usize {
         self.0 as usize
-    }
-}
-
-/// What a frame is used as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum PageType {
-    /// Nothing in particular; it may be mapped read-only.
-    None = 0,
-    /// A page table of the lowest level.
-    L1 = 1,
-    /// A page directory.
-    L2 = 2,
-    /// A page-directory-pointer table.
-    L3 = 3,
-    /// A root.
-    L4 = 4,
-    /// Part of a descriptor table.
-    SegmentDescriptor = 5,
-    /// Mapped writable, or written by the core on a guest's behalf.
-    Writable = 6,
-}
-
-impl PageType {
-    /// By number; 7 is none.
-    const ALL: [Self; 8] =
-        [Self::None, Self::L1, Self::L2, Self::L3, Self::L4, Self::SegmentDescriptor, Self::Writable, Self::None];
-
-    /// The page-table type of a level (1 to 4); anything else is no table.
-    pub const fn table(level: u8) -> Self {
-        if level <= 4 { Self::ALL[level as usize] } else { Self::None }
-    }
-
-    /// The level of a page table, or 0.
-    pub const fn level(self) -> u8 {
-        if self as u8 <= 4 { self as u8 } else { 0 }
-    }
-}
-
-/// The state of a frame in one word.
-///
-/// Bits 0-27 count general references, bits 28-55 type references, bits 56-58 are the type, then flags. A general
-/// count of zero means that the frame is free, is being freed, or is the core's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct State(pub u64);
-
-impl State {
-    const COUNT: u64 = (1 << 28) - 1;
-    /// Where guests can drive a count to; the rest is room for the core's own references.
-    const LIMIT: u64 = 1 << 27;
-    /// Some count is at its limit.
-    const FULL: u64 = Self::LIMIT | Self::LIMIT << Self::TYPE_SHIFT;
-    /// Kind and VALIDATED of a frame that is mapped writable already.
-    const MAPPED: u64 = Self::VALIDATED | (PageType::Writable as u64) << Self::KIND_SHIFT;
-    const TYPE_SHIFT: u32 = 28;
-    const KIND_SHIFT: u32 = 56;
-    const KIND: u64 = 7 << Self::KIND_SHIFT;
-    /// One general reference.
-    pub const REF: u64 = 1;
-    /// One type reference.
-    pub const TYPE_REF: u64 = 1 << Self::TYPE_SHIFT;
-    /// The frame is what its type says: a table all of whose entries are referenced, a frame whose flush is done.
-    pub const VALIDATED: u64 = 1 << 59;
-    /// The owner pinned the type: the flag holds one type and one general reference.
-    pub const PINNED: u64 = 1 << 60;
-    /// A table whose validation or invalidation was interrupted: its first [`PageInfo::progress`] entries are
-    /// referenced. The flag holds the frame's only type reference, and one general reference.
-    pub const PARTIAL: u64 = 1 << 61;
-    /// The frame is its owner's: the flag holds one general reference.
-    pub const ALLOCATED: u64 = 1 << 62;
-    /// A page of the core that is shared with its owner. The flag, besides ALLOCATED, holds one type reference, so
-    /// that the frame stays writable, or (type None) can never be.
-    pub const CORE: u64 = 1 << 63;
-
-    /// General references.
-    #[inline(always)]
-    pub const fn refs(self) -> u64 {
-        self.0 & Self::COUNT
-    }
-
-    /// Type references.
-    #[inline(always)]
-    pub const fn type_refs(self) -> u64 {
-        self.0 >> Self::TYPE_SHIFT & Self::COUNT
-    }
-
-    /// Its type; meaningful while there are type references, a memory of the last one otherwise.
-    #[inline(always)]
-    pub const fn kind(self) -> PageType {
-        PageType::ALL[(self.0 >> Self::KIND_SHIFT & 7) as usize]
-    }
-
-    /// Are all of these flags set?
-    #[inline(always)]
-    pub const fn has(self, flags: u64) -> bool {
-        self.0 & flags == flags
-    }
-
-    /// Is it a table of this level that can be walked and updated?
-    #[inline(always)]
-    pub const fn is_table(self, level: u8) -> bool {
-        self.0 & (Self::KIND | Self::VALIDATED) == (level as u64) << Self::KIND_SHIFT | Self::VALIDATED
-            && self.type_refs() != 0
-    }
-
-    /// With one more general reference, if it has one and the count has room.
-    #[inline(always)]
-    pub const fn get(self) -> Option<Self> {
-        let refs = self.refs();
-        if refs == 0 || refs >= Self::LIMIT { None } else { Some(Self(self.0 + Self::REF)) }
-    }
-
-    /// With a first or one more reference of type `kind`. It is VALIDATED only if it was, or if nothing has to happen
-    /// before; the caller sees to the rest. None where another type is in use, or one half validated, or the count
-    /// is full.
-    #[inline(always)]
-    pub const fn get_type(self, kind: PageType) -> Option<Self> {
-        let same = self.0 & Self::KIND == (kind as u64) << Self::KIND_SHIFT;
-        match self.type_refs() {
-            0 => {
-                let simple = matches!(kind, PageType::Writable) && (same || self.0 & Self::KIND == 0);
-                let flag = if simple { Self::VALIDATED } else { 0 };
-                let rest = self.0 & !(Self::KIND | Self::VALIDATED);
-                Some(Self(rest | (kind as u64) << Self::KIND_SHIFT | flag | Self::TYPE_REF))
-            }
-            count if same && count < Self::LIMIT && !self.has(Self::PARTIAL) => Some(Self(self.0 + Self::TYPE_REF)),
-            _ => None,
-        }
-    }
-
-    /// Nobody's, if nothing but its allocation to a domain refers to it.
-    #[inline(always)]
-    pub(crate) fn unshared(self) -> Option<Self> {
-        (self.refs() == 1 && self.has(Self::ALLOCATED) && !self.has(Self::CORE) && self.type_refs() == 0)
-            .then_some(Self(0))
-    }
-
-    /// Without one general reference.
-    #[inline(always)]
-    pub(crate) const fn put(self) -> Self {
-        Self(self.0 - Self::REF)
-    }
-
-    /// Without one type reference; the last one takes VALIDATED along.
-    #[inline(always)]
-    pub(crate) const fn put_type(self) -> Self {
-        let next = self.0 - Self::TYPE_REF;
-        if self.type_refs() == 1 { Self(next & !Self::VALIDATED) } else { Self(next) }
-    }
-}
-
-/// What an L1 entry, or a change of one, takes on the frame it names.
-#[derive(Clone, Copy)]
-pub(crate) struct Claim(u64);
-
-impl Claim {
-    /// A type reference alone: the entry has become writable.
-    pub(crate) const TYPE: Self = Self(State::TYPE_REF);
-
-    /// A general reference, and one of type Writable if the entry is writable.
-    #[inline(always)]
-    pub(crate) const fn of(writable: bool) -> Self {
-        Self(if writable { State::REF + State::TYPE_REF } else { State::REF })
-    }
-}
-
-/// Who a frame belongs to, as its owner word says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// Nobody: not RAM, or RAM that the core does not manage.
-    NotRam,
-    /// The allocator: inside a free block, or the head of one of this order.
-    Free(Option<u8>),
-    /// The core.
-    Core,
-    /// A domain.
-    Domain(DomId),
-}
-
-/// An [`Owner`] as a frame keeps it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct OwnerWord(u32);
-
-impl Owner {
-    const DOMAIN: u32 = 0x10000;
-    const HEAD: u32 = 0x20000;
-
-    pub(crate) const fn word(self) -> OwnerWord {
-        OwnerWord(match self {
-            Self::NotRam => 0,
-            Self::Free(None) => 1,
-            Self::Free(Some(order)) => Self::HEAD | order as u32,
-            Self::Core => 2,
-            Self::Domain(id) => Self::DOMAIN | id.0 as u32,
-        })
-    }
-
-    const fn from_word(OwnerWord(word): OwnerWord) -> Self {
-        match word {
-            0 => Self::NotRam,
-            1 => Self::Free(None),
-            2 => Self::Core,
-            _ if word & Self::HEAD != 0 => Self::Free(Some(word as u8)),
-            _ => Self::Domain(DomId(word as u16)),
-        }
-    }
-}
-
-/// What the core knows of a frame: 24 bytes each, so that the frame table is 0.6 % of memory. All zeros is a frame
-/// that is not RAM.
-pub struct PageInfo {
-    state: AtomicU64,
-    owner: AtomicU32,
-    /// The flush clock when the frame's type, or the frame, was last let go of; while the frame is a table that is
-    /// not validated, how many of its entries are referenced.
-    aux: AtomicU32,
-    /// Neighbours in the owner's list, or in the allocator's. Changed under the list's lock.
-    next: AtomicU32,
-    prev: AtomicU32,
-}
-
-const _: () = assert!(size_of::<PageInfo>() == 24);
-
-impl PageInfo {
-    /// A frame that is not RAM.
-    #[cfg(any(test, feature = "testing"))]
-    pub const fn not_ram() -> Self {
-        Self {
-            state: AtomicU64::new(0),
-            owner: AtomicU32::new(0),
-            aux: AtomicU32::new(0),
-            next: AtomicU32::new(0),
-            prev: AtomicU32::new(0),
-        }
-    }
-
-    /// Makes it a frame that is not RAM again.
-    #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn forget(&self) {
-        self.reset(0);
-        self.set_owner(Owner::NotRam);
-        self.set_stamp(0);
-    }
-
-    /// Its state now.
-    #[inline(always)]
-    pub fn state(&self) -> State {
-        State(self.state.load(Ordering::Acquire))
-    }
-
-    /// Replaces the state if it is still `old`.
-    #[inline(always)]
-    pub(crate) fn change(&self, old: State, new: State) -> bool {
-        self.state.compare_exchange(old.0, new.0, Ordering::SeqCst, Ordering::Relaxed).is_ok()
-    }
-
-    /// Replaces the state by what `f` makes of it, unless it makes nothing; returns the state before.
-    #[inline(always)]
-    pub(crate) fn update(&self, f: impl Fn(State) -> Option<State>) -> Result<State, State> {
-        loop {
-            let old = self.state();
-            let Some(new) = f(old) else { return Err(old) };
-            if self.change(old, new) {
-                return Ok(old);
-            }
-        }
-    }
-
-    /// Sets the state of a frame that nobody can find yet.
-    pub(crate) fn reset(&self, state: u64) {
-        self.state.store(state, Ordering::Release);
-    }
-
-    /// Whose it is.
-    pub fn owner(&self) -> Owner {
-        Owner::from_word(self.owner_word())
-    }
-
-    #[inline(always)]
-    fn owner_word(&self) -> OwnerWord {
-        OwnerWord(self.owner.load(Ordering::Acquire))
-    }
-
-    pub(crate) fn set_owner(&self, owner: Owner) {
-        self.owner.store(owner.word().0, Ordering::Release);
-    }
-
-    #[inline(always)]
-    pub(crate) fn is_owned_by(&self, id: DomId) -> bool {
-        self.owner_word() == Owner::Domain(id).word()
-    }
-
-    /// How many entries of a table that is not validated are referenced.
-    pub fn progress(&self) -> usize {
-        self.aux.load(Ordering::Relaxed) as usize
-    }
-
-    pub(crate) fn set_progress(&self, entries: usize) {
-        self.aux.store(entries as u32, Ordering::Relaxed);
-    }
-
-    pub(crate) fn stamp(&self) -> u32 {
-        self.aux.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_stamp(&self, stamp: u32) {
-        self.aux.store(stamp, Ordering::Relaxed);
-    }
-
-    pub(crate) fn links(&self) -> (u32, u32) {
-        (self.prev.load(Ordering::Relaxed), self.next.load(Ordering::Relaxed))
-    }
-
-    pub(crate) fn set_next(&self, next: u32) {
-        self.next.store(next, Ordering::Relaxed);
-    }
-
-    pub(crate) fn set_prev(&self, prev: u32) {
-        self.prev.store(prev, Ordering::Relaxed);
     }
 }
 
@@ -417,53 +97,19 @@ impl FrameTable {
         (0..self.infos.len() as u64).filter_map(|mfn| self.get(Mfn(mfn)))
     }
 
-    /// What a page-table entry takes on a frame of `owner`'s, in a single exchange.
-    ///
-    /// `Err(None)` where it is not that simple: somebody else's frame, no RAM, another type, or a flush that has to
-    /// come first. `Err(Some(_))`: the references were taken, but the frame had just changed hands; to be undone.
+    /// What a page-table entry takes on a frame of `owner`'s ([`PageInfo::get_mapped`]): `Err(None)` if nothing was
+    /// taken, `Err(Some(_))` if it is to be undone.
     #[inline(always)]
     pub(crate) fn get_mapped(&self, mfn: Mfn, owner: OwnerWord, claim: Claim) -> Result<Frame, Option<Frame>> {
         let info = self.infos.get(mfn.0 as usize).filter(|info| info.owner_word() == owner).ok_or(None)?;
-        loop {
-            let old = info.state();
-            let new = if claim.0 & State::TYPE_REF == 0 {
-                old.get().ok_or(None)?
-            } else if old.0 & (State::KIND | State::VALIDATED | State::FULL) == State::MAPPED {
-                // Mapped writable already, the usual case: whoever did so holds a general reference.
-                State(old.0 + claim.0)
-            } else {
-                let typed = old.get().and_then(|state| state.get_type(PageType::Writable));
-                let typed = typed.filter(|state| state.has(State::VALIDATED)).ok_or(None)?;
-                State(typed.0 - State::REF + (claim.0 & State::REF))
-            };
-            if info.change(old, new) {
-                break;
-            }
-        }
         let frame = Frame(mfn.0 as u32);
-        // The owner may have changed before the reference was there. It cannot now.
-        if info.owner_word() == owner { Ok(frame) } else { Err(Some(frame)) }
+        info.get_mapped(owner, claim).map(|()| frame).map_err(|taken| taken.then_some(frame))
     }
 
-    /// Gives back what [`get_mapped`](Self::get_mapped) took, if the frame is `owner`'s and something else keeps it
-    /// from being freed; false if nothing was done.
+    /// Gives back what [`get_mapped`](Self::get_mapped) took ([`PageInfo::put_mapped`]).
     #[inline(always)]
     pub(crate) fn put_mapped(&self, mfn: Mfn, owner: OwnerWord, claim: Claim) -> bool {
-        let Some(info) = self.infos.get(mfn.0 as usize) else { return false };
-        loop {
-            let old = info.state();
-            if old.refs() <= 1 || info.owner_word() != owner {
-                return false;
-            }
-            let mut new = State(old.0 - claim.0);
-            if claim.0 & State::TYPE_REF != 0 && new.type_refs() == 0 {
-                info.set_stamp(self.stamp_now());
-                new = State(new.0 & !State::VALIDATED);
-            }
-            if info.change(old, new) {
-                return true;
-            }
-        }
+        self.infos.get(mfn.0 as usize).is_some_and(|info| info.put_mapped(owner, claim, || self.stamp_now()))
     }
 
     /// Is this a frame of `owner`'s?

@@ -116,17 +116,24 @@ fn table_memory(frames: usize) -> &'static [PageInfo] {
     if let Some(at) = pool.iter().position(|infos| infos.len() == frames) {
         return pool.swap_remove(at);
     }
-    Box::leak((0..frames).map(|_| PageInfo::not_ram()).collect())
+    Box::leak((0..frames).map(|_| PageInfo::default()).collect())
 }
 
 impl<const ENTRIES: usize> Drop for TestMachine<ENTRIES> {
     fn drop(&mut self) {
         let infos = self.table.infos();
-        infos.iter().for_each(PageInfo::forget);
+        infos.iter().for_each(forget);
         if let Ok(mut pool) = POOL.lock() {
             pool.push(infos);
         }
     }
+}
+
+/// Makes it a frame that is not RAM again.
+fn forget(info: &PageInfo) {
+    info.reset(0);
+    info.set_owner(Owner::NotRam);
+    info.set_stamp(0);
 }
 
 /// A core with `frames` frames, all but the first [`FIRST_RAM`] free, and `cpus` CPUs.

@@ -26,6 +26,8 @@ mod sync {
     }
 }
 
+#[path = "../src/frame/info.rs"]
+mod info;
 #[path = "../src/event/link.rs"]
 mod link;
 #[path = "../src/event/raise.rs"]
@@ -35,6 +37,7 @@ mod state;
 #[path = "../src/grant/status.rs"]
 mod status;
 
+use info::{Claim, Owner, PageInfo, PageType, State as Page};
 use link::Half;
 use raise::{Notified, Set, Words};
 use state::{Resched, State};
@@ -404,5 +407,111 @@ fn the_last_use_of_a_grant_leaves_no_mark() {
         }
         mapper.join().unwrap();
         assert_eq!(entry.load(SeqCst), granted(5) | READONLY);
+    });
+}
+
+const ALICE: Owner = Owner::Domain(DomId(1));
+const BOB: Owner = Owner::Domain(DomId(2));
+
+/// A frame of Alice's, to which nothing refers but what is given here besides.
+fn frame(refs: u64) -> Arc<PageInfo> {
+    let info = PageInfo::default();
+    info.set_owner(ALICE);
+    info.reset(Page::ALLOCATED | Page::REF + refs);
+    Arc::new(info)
+}
+
+#[test]
+fn a_frame_is_mapped_or_changes_hands_but_not_both() {
+    for writable in [false, true] {
+        loom::model(move || {
+            let info = frame(0);
+            let mapper = {
+                let info = info.clone();
+                thread::spawn(move || info.get_mapped(ALICE.word(), Claim::of(writable)))
+            };
+            // As `steal` and `give` do it: at the end the state word is what it was at the beginning.
+            let stolen = info.update(Page::unshared).is_ok();
+            if stolen {
+                info.set_owner(Owner::Core);
+                info.set_owner(BOB);
+                info.reset(Page::ALLOCATED | Page::REF);
+            }
+            let mapped = mapper.join().unwrap();
+            assert_eq!(info.owner(), if stolen { BOB } else { ALICE });
+            let taken = mapped != Err(false);
+            assert!(mapped.is_ok() != stolen, "{mapped:?}");
+            let state = info.state();
+            assert_eq!((state.refs(), state.type_refs()), (1 + u64::from(taken), u64::from(taken && writable)));
+        });
+    }
+}
+
+#[test]
+fn one_of_those_who_give_a_frame_back_frees_it_and_nobody_gets_it_then() {
+    loom::model(|| {
+        let info = frame(Page::REF);
+        let giver = |info: Arc<PageInfo>| info.update(|state| Some(state.put())).is_ok_and(|before| before.refs() == 1);
+        let first = {
+            let info = info.clone();
+            thread::spawn(move || giver(info))
+        };
+        let second = {
+            let info = info.clone();
+            thread::spawn(move || giver(info))
+        };
+        let got = info.update(Page::get).is_ok();
+        let freed = [first, second].map(|giver| usize::from(giver.join().unwrap())).iter().sum::<usize>();
+        assert_eq!((freed, info.state().refs()), if got { (0, 1) } else { (1, 0) });
+    });
+}
+
+/// A CPU that may remember that a frame was writable, and when it last flushed.
+struct Cpu {
+    remembers: Mutex<bool>,
+    clock: AtomicU64,
+    flushed: AtomicU64,
+}
+
+impl Cpu {
+    fn flush(&self) {
+        let moment = self.clock.fetch_add(1, SeqCst) + 1;
+        *self.remembers.lock().unwrap() = false;
+        self.flushed.fetch_max(moment, SeqCst);
+    }
+}
+
+#[test]
+fn a_frame_gets_another_type_only_when_no_tlb_remembers_it_writable() {
+    loom::model(|| {
+        let info = frame(0);
+        info.get_mapped(ALICE.word(), Claim::of(true)).unwrap();
+        let cpu = Cpu { remembers: Mutex::new(false), clock: AtomicU64::new(1), flushed: AtomicU64::new(1) };
+        let shared = Arc::new((info, cpu));
+        let unmapper = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                let (info, cpu) = &*shared;
+                // A last write by it; then the entry goes.
+                *cpu.remembers.lock().unwrap() = true;
+                assert!(info.put_mapped(ALICE.word(), Claim::of(true), || cpu.clock.load(SeqCst) as u32));
+            })
+        };
+        let flusher = {
+            let shared = shared.clone();
+            thread::spawn(move || shared.1.flush())
+        };
+        let (info, cpu) = &*shared;
+        // As `get_type` does it, until it gets it.
+        while info.update(|state| state.get_type(PageType::SegmentDescriptor)).is_err() {
+            thread::yield_now();
+        }
+        assert!(!info.state().has(Page::VALIDATED));
+        if cpu.flushed.load(SeqCst) <= u64::from(info.stamp()) {
+            cpu.flush();
+        }
+        assert!(!*cpu.remembers.lock().unwrap(), "it can still be written");
+        unmapper.join().unwrap();
+        flusher.join().unwrap();
     });
 }
