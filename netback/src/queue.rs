@@ -23,6 +23,21 @@ struct Planned {
     gso: Option<Gso>,
 }
 
+/// Nanoseconds that a receive ring may be short of pages before what is sent there is dropped rather than waits. A guest
+/// that takes nothing holds those up that send to it, but no longer than this, and once until it takes something again.
+pub(crate) const PATIENCE: u64 = 20_000_000;
+
+/// Where a packet went that went to one guest only, and with it, very likely, the next one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Toward {
+    /// The vif's place in the switch.
+    pub place: u16,
+    /// Which of its queues, as [`Delivery::flow`] says.
+    pub flow: u32,
+    /// Slots that it took.
+    pub slots: usize,
+}
+
 /// A queue.
 #[derive(Debug)]
 pub(crate) struct Queue<M> {
@@ -31,13 +46,21 @@ pub(crate) struct Queue<M> {
     reader: TxReader,
     planned: Vec<Planned>,
     ids: Vec<u16>,
+    /// Where the last packet of the transmit ring went.
+    pub toward: Option<Toward>,
+    /// Slots of the receive ring that packets in hand may take.
+    promised: usize,
+    /// Since when the receive ring has been short of pages.
+    short_since: Option<u64>,
 }
 
 impl<M: RingMemory> Queue<M> {
     /// Serves the rings in `tx` and `rx`; changes of the multicast list are errors unless `multicast`.
     pub fn new(tx: M, rx: M, multicast: bool) -> Result<Self, BadSize> {
         let (tx, rx) = (Back::attach(tx)?, Back::attach(rx)?);
-        Ok(Self { tx, rx, reader: TxReader::new(multicast), planned: Vec::new(), ids: Vec::new() })
+        let reader = TxReader::new(multicast);
+        let (planned, ids) = (Vec::new(), Vec::new());
+        Ok(Self { tx, rx, reader, planned, ids, toward: None, promised: 0, short_since: None })
     }
 
     /// Hands the guest's next packet to `take`; false: there is none now. Those that are refused are added to `errors`.
@@ -112,12 +135,33 @@ impl<M: RingMemory> Queue<M> {
         Ok(true)
     }
 
-    /// Whether the guest offers so many pages.
-    fn offered(&mut self, wanted: usize) -> Result<bool, Corrupt> {
-        if (self.rx.known() as usize) < wanted {
-            self.rx.final_check_after(wanted as u32)?;
+    /// Whether there may be a packet on the transmit ring; if not, an event is asked for.
+    pub fn has_next(&mut self) -> Result<bool, Corrupt> {
+        Ok(self.tx.known() > 0 || self.tx.final_check()?)
+    }
+
+    /// For how many packets of so many slots the receive ring has room, about, up to `most` and more. `Err`: for none;
+    /// until when it is worth waiting. The guest's event says when there is room.
+    pub fn room(&mut self, slots: usize, most: usize, now: u64) -> Result<Result<usize, u64>, Corrupt> {
+        if !self.offered(self.promised + slots)? {
+            let until = self.short_since.get_or_insert(now).saturating_add(PATIENCE);
+            return Ok(if now < until { Err(until) } else { Ok(most) });
         }
-        Ok(self.rx.known() as usize >= wanted)
+        self.short_since = None;
+        if (self.rx.known() as usize) < self.promised + slots * most {
+            self.rx.refresh()?;
+        }
+        Ok(Ok((self.rx.known() as usize - self.promised) / slots))
+    }
+
+    /// Keeps slots for packets that were taken for this queue.
+    pub fn promise(&mut self, slots: usize) {
+        self.promised += slots;
+    }
+
+    /// Whether the guest offers so many pages; if not, an event is asked for.
+    fn offered(&mut self, wanted: usize) -> Result<bool, Corrupt> {
+        Ok(self.rx.known() as usize >= wanted || self.rx.final_check_after(wanted as u32)?)
     }
 
     /// Answers what was planned, as its copies went, and says of each packet how long it was and whether it arrived.
@@ -130,6 +174,7 @@ impl<M: RingMemory> Queue<M> {
         }
         self.planned = planned;
         self.ids.clear();
+        self.promised = 0;
     }
 
     fn answer_planned(&mut self, packet: &Planned, done: bool) {

@@ -4,7 +4,7 @@ use crate::bridge::Port;
 use crate::counters::Counters;
 use crate::groups::Groups;
 use crate::platform::{Copy, PAGE, Piece};
-use crate::queue::Queue;
+use crate::queue::{Queue, Toward};
 use abi::DomId;
 use alloc::vec::Vec;
 use ring_proto::memory::RingMemory;
@@ -105,11 +105,47 @@ impl<M: RingMemory> Vif<M> {
         self.broken
     }
 
+    /// Whether a queue may have a packet to send.
+    pub(crate) fn has_next(&mut self, queue: usize) -> bool {
+        let Some(queue) = self.queues.get_mut(queue).filter(|_| self.broken.is_none()) else { return false };
+        queue.has_next().unwrap_or_else(|corrupt| self.fail(corrupt))
+    }
+
     /// Hands the guest's next packet on a queue to `take`. False: there is none now.
     pub fn next(&mut self, queue: usize, take: impl FnOnce(&TxPacket)) -> bool {
         let Some(queue) = self.queues.get_mut(queue).filter(|_| self.broken.is_none()) else { return false };
         let next = queue.next(&mut self.groups, &mut self.counters.tx_errors, take);
         next.unwrap_or_else(|corrupt| self.fail(corrupt))
+    }
+
+    /// Where the last packet of a queue went, if to one guest only.
+    pub(crate) fn toward(&self, queue: usize) -> Option<Toward> {
+        self.queues.get(queue)?.toward
+    }
+
+    /// Notes where a packet of a queue went.
+    pub(crate) fn went(&mut self, queue: u8, toward: Option<Toward>) {
+        self.queues.get_mut(usize::from(queue)).into_iter().for_each(|queue| queue.toward = toward);
+    }
+
+    /// How many more packets like that there is room for ([`Queue::room`]). `Err`: until when they should wait.
+    pub(crate) fn room(&mut self, toward: &Toward, most: usize, now: u64) -> Result<usize, u64> {
+        let Some(queue) = self.receiving(toward.flow) else { return Ok(most) };
+        queue.room(toward.slots, most, now).unwrap_or_else(|corrupt| {
+            self.fail(corrupt);
+            Ok(most)
+        })
+    }
+
+    /// Keeps slots for so many packets like that.
+    pub(crate) fn promise(&mut self, toward: &Toward, packets: usize) {
+        self.receiving(toward.flow).into_iter().for_each(|queue| queue.promise(toward.slots * packets));
+    }
+
+    /// The queue that packets of a flow are received on.
+    fn receiving(&mut self, flow: u32) -> Option<&mut Queue<M>> {
+        let index = flow as usize % self.queues.len().max(1);
+        self.queues.get_mut(index).filter(|_| self.broken.is_none())
     }
 
     fn fail(&mut self, corrupt: Corrupt) -> bool {
@@ -144,10 +180,10 @@ impl<M: RingMemory> Vif<M> {
     /// Takes pages for a packet and appends the copies that fill them. False: the guest offers too few.
     pub fn plan(&mut self, delivery: &Delivery<'_>, copies: &mut Vec<Copy>) -> bool {
         let most = if self.config.offloads.scatter_gather { MAX_SLOTS } else { 1 };
-        let fits = self.broken.is_none() && delivery.len.div_ceil(PAGE) <= most && delivery.len <= MAX_PACKET;
-        let index = delivery.flow as usize % self.queues.len().max(1);
-        let planned = match self.queues.get_mut(index).filter(|_| fits) {
-            Some(queue) => queue.plan(delivery, self.config.peer, self.place, copies),
+        let fits = delivery.len.div_ceil(PAGE) <= most && delivery.len <= MAX_PACKET;
+        let (peer, place) = (self.config.peer, self.place);
+        let planned = match self.receiving(delivery.flow).filter(|_| fits) {
+            Some(queue) => queue.plan(delivery, peer, place, copies),
             None => Ok(false),
         };
         let planned = planned.unwrap_or_else(|corrupt| self.fail(corrupt));

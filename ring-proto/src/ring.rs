@@ -385,16 +385,16 @@ impl<M: RingMemory, S: Side> Half<M, S> {
         self.final_check_after(1)
     }
 
-    /// As [`final_check`](Self::final_check), but asks for the event only at the `entries`-th entry from here, for
-    /// a half that can wait for several. `entries` is at least 1 and at most what the peer is sure to send: fewer
-    /// bring no event.
+    /// As [`final_check`](Self::final_check), but for a half that needs several entries: true if they are there, else
+    /// the event comes with the `entries`-th from here. `entries` is at least 1 and at most what the peer is sure to
+    /// send: fewer bring no event.
     pub fn final_check_after(&mut self, entries: u32) -> Result<bool, Corrupt> {
-        if self.refresh()? > 0 {
+        if self.refresh()? >= entries {
             return Ok(true);
         }
-        self.memory.word(Self::OWN_EVENT).store(self.taken.wrapping_add(entries.max(1)), Relaxed);
+        self.memory.word(Self::OWN_EVENT).store(self.taken.wrapping_add(entries), Relaxed);
         fence(SeqCst);
-        Ok(self.refresh()? > 0)
+        Ok(self.refresh()? >= entries)
     }
 }
 

@@ -137,7 +137,6 @@ impl FrameTable {
     }
 
     /// The flush clock, cut to what a frame remembers.
-    #[inline(always)]
     pub(crate) fn stamp_now(&self) -> u32 {
         self.clock.load(Ordering::SeqCst) as u32
     }

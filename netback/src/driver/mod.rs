@@ -9,7 +9,7 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use device::VirtioNet;
 use domain_rt::activity::Activity;
 use domain_rt::backend::Signal;
@@ -21,6 +21,7 @@ use domain_rt::page::Pages;
 use domain_rt::println;
 use domain_rt::runtime::Context;
 use domain_rt::store::KeySet;
+use embassy_time::{Instant, Timer};
 use grants::Machine;
 use netback::switch::{OpenError, Outcome, Switch, VifId};
 use netback::vif::VifConfig;
@@ -47,9 +48,13 @@ impl Driver for Netback {
         let memory = Rc::new(Pages::new(PACKET_PAGES).map_err(|_| "no memory for packets")?);
         let (nic, interrupts) = functions.iter().find_map(|function| open(function, &memory)).unzip();
         let switch = Switch::new(Machine::new(memory), nic);
-        let shared =
-            SharedSwitch { switch: RefCell::new(switch), peers: Peers::default(), activity: Activity::default() };
-        let switch = Rc::new(shared);
+        let switch = Rc::new(SharedSwitch {
+            switch: RefCell::new(switch),
+            peers: Peers::default(),
+            activity: Activity::default(),
+            context,
+            alarmed: Cell::new(false),
+        });
         // The NIC gets its first buffers.
         switch.some_rounds();
         for interrupt in interrupts.into_iter().flatten() {
@@ -117,14 +122,37 @@ struct SharedSwitch {
     switch: RefCell<Switch<Machine, VirtioNet, Mapping>>,
     peers: Peers<VifId, Vec<Events>>,
     activity: Activity,
+    context: Context,
+    /// A task waits for the time to look at packets that are held.
+    alarmed: Cell<bool>,
 }
 
 impl SharedSwitch {
     /// Moves all packets there are, and tells whom it concerns.
-    async fn run(&self) {
+    async fn run(self: &Rc<Self>) {
         while self.some_rounds() {
             give_way().await;
         }
+        let held = self.switch.borrow().held_until();
+        if let Some(until) = held.filter(|_| !self.alarmed.replace(true)) {
+            let this = self.clone();
+            self.context.spawn(async move {
+                this.again_at(until).await;
+            });
+        }
+    }
+
+    /// Runs again at a time, and as often as packets are held then.
+    async fn again_at(&self, until: u64) {
+        let mut next = Some(until);
+        while let Some(until) = next {
+            Timer::at(Instant::from_nanos(until)).await;
+            while self.some_rounds() {
+                give_way().await;
+            }
+            next = self.switch.borrow().held_until();
+        }
+        self.alarmed.set(false);
     }
 
     /// Some rounds; whether there may be more to do.
@@ -141,7 +169,7 @@ impl SharedSwitch {
     }
 
     /// The NIC has something to say.
-    async fn interrupted(&self) {
+    async fn interrupted(self: &Rc<Self>) {
         if let Some(nic) = self.switch.borrow_mut().nic_mut() {
             nic.acknowledge();
         }

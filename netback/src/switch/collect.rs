@@ -5,6 +5,7 @@ use super::round::{Packet, Round};
 use crate::offload::MAX_SEGMENTS;
 use crate::platform::{Account, Copy, CopyGrants, Nic, PAGE, Piece, Place};
 use crate::pool::UNIT;
+use crate::queue::Toward;
 use abi::DomId;
 use ring_proto::memory::RingMemory;
 use ring_proto::net::{ETH_HEADER, MAX_PACKET};
@@ -24,17 +25,30 @@ const _: () = assert!(ETH_HEADER <= AREA);
 impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
     /// Takes packets from guests, as long as NIC and memory have room for what each of them may become. Where they have
     /// not, the packets stay on the rings: what the NIC sends makes room, and its interrupt brings us here again.
-    pub(super) fn collect(&mut self, round: &mut Round) {
+    ///
+    /// Nor is a packet taken whose receiver, if it is the last one's, has no pages for it now: the sender waits as long as
+    /// [`PATIENCE`](crate::queue::PATIENCE) allows, rather than lose it.
+    pub(super) fn collect(&mut self, now: u64, round: &mut Round) {
         let mut frames = self.nic.as_ref().map_or(usize::MAX, |nic| nic.room().min(self.outgoing.free()));
         let mut units = self.pool.available();
         // Everybody gets the same share of a round, and so does each queue of it.
         let share = PER_VIF.min(PER_ROUND / self.vifs.len().max(1));
         self.turn = self.turn.wrapping_add(1);
-        for (place, slot) in (0..).zip(&mut self.vifs) {
-            let Some(vif) = &mut slot.vif else { continue };
+        self.held_until = None;
+        let turn = self.turn;
+        for place in 0..self.vifs.len() as u16 {
+            let Some(vif) = self.vif(place) else { continue };
             let (peer, queues, end) = (vif.config().peer, vif.queues(), round.packets.len() + share);
-            for queue in (0..queues).map(|index| (self.turn + index) % queues) {
-                for _ in 0..share.div_ceil(queues).min(end - round.packets.len()) {
+            for queue in (0..queues).map(|index| (turn + index) % queues) {
+                let first = round.packets.len();
+                let Some(vif) = self.vif(place).filter(|_| first < end) else { break };
+                if !vif.has_next(queue) {
+                    continue;
+                }
+                let (toward, most) = (vif.toward(queue), share.div_ceil(queues).min(end - first));
+                let most = toward.map_or(most, |toward| self.room(&toward, most, now));
+                let Some(vif) = self.vif(place) else { break };
+                for _ in 0..most {
                     if frames < MOST_FRAMES || units < MOST_UNITS {
                         return;
                     }
@@ -46,6 +60,22 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
                     frames -= segments;
                     units -= segments + packet.len.div_ceil(UNIT);
                 }
+                if let Some(toward) = toward
+                    && let Some(receiver) = self.vif(toward.place)
+                {
+                    receiver.promise(&toward, round.packets.len() - first);
+                }
+            }
+        }
+    }
+
+    /// How many packets, of `most`, may go where they very likely go. If they are to wait, none.
+    fn room(&mut self, toward: &Toward, most: usize, now: u64) -> usize {
+        match self.vif(toward.place).map_or(Ok(most), |vif| vif.room(toward, most, now)) {
+            Ok(room) => most.min(room),
+            Err(until) => {
+                self.held_until = Some(self.held_until.map_or(until, |other| other.min(until)));
+                0
             }
         }
     }

@@ -84,6 +84,8 @@ pub struct Switch<G, N, M> {
     totals: Totals,
     /// The queue of each vif that a round begins with, counted on.
     turn: usize,
+    /// When to look again at packets that wait for their receivers.
+    held_until: Option<u64>,
 }
 
 impl<G, N, M> core::fmt::Debug for Switch<G, N, M> {
@@ -107,6 +109,7 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
             round: Round::default(),
             totals: Totals::default(),
             turn: 0,
+            held_until: None,
         }
     }
 
@@ -163,6 +166,11 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
         self.pool.available()
     }
 
+    /// When to run again even if nothing happens: packets wait for their receivers until then, in nanoseconds.
+    pub fn held_until(&self) -> Option<u64> {
+        self.held_until
+    }
+
     fn vif(&mut self, place: u16) -> Option<&mut Vif<M>> {
         self.vifs.get_mut(usize::from(place))?.vif.as_mut()
     }
@@ -198,7 +206,7 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
         self.stock();
         let mut round = core::mem::take(&mut self.round);
         let received = self.receive(now, &mut round);
-        self.collect(&mut round);
+        self.collect(now, &mut round);
         let moved = received || !round.packets.is_empty();
         if moved {
             self.copy(&mut round.headers);

@@ -3,8 +3,9 @@
 use super::round::{Packet, Round, Staged};
 use super::{Switch, VifId};
 use crate::bridge::Port;
-use crate::platform::{Account, Copy, CopyGrants, Nic, Place};
+use crate::platform::{Account, Copy, CopyGrants, Nic, PAGE, Place};
 use crate::pool::UNIT;
+use crate::queue::Toward;
 use crate::vif::{Delivery, Vif};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -93,8 +94,18 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
                 Port::Nic => mend.push(*target),
             }
         }
+        let alone = match targets {
+            [Port::Vif(place)] => {
+                let slots = len.div_ceil(PAGE) + usize::from(gso.is_some());
+                Some(Toward { place: *place, flow, slots })
+            }
+            _ => None,
+        };
         // The NIC uses the guest's pages: they are answered when it is done, which is after the copies.
-        let generation = self.vif(packet.place).map_or(0, |vif| vif.generation());
+        let generation = self.vif(packet.place).map_or(0, |vif| {
+            vif.went(queue, alone);
+            vif.generation()
+        });
         let ids = round.ids.get(packet.ids.clone()).unwrap_or_default();
         let room = self.nic.as_ref().is_some_and(|nic| nic.room() > self.outgoing.waiting());
         let with_nic = to_nic && {

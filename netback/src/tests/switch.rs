@@ -420,3 +420,95 @@ fn a_header_that_changes_after_the_check_changes_nothing() {
         assert_eq!(arrived, honest);
     }
 }
+
+/// A small packet with a number.
+fn numbered(to: Mac, from: Mac, number: u32) -> Packet {
+    let mut payload = [0; 46];
+    payload[..4].copy_from_slice(&number.to_be_bytes());
+    plain(frame(to, from, 0x88b5, &payload))
+}
+
+#[test]
+fn a_sender_waits_for_a_receiver_that_takes_its_time() {
+    let mut bench = Bench::new();
+    let (mut a, mut b) = (bench.guest(1, ALL), bench.guest(2, ALL));
+    a.send(&mut bench, &numbered(b.mac, a.mac, 0));
+    assert_eq!(b.receive(), Some(numbered(b.mac, a.mac, 0)));
+    let (mut sent, mut received, mut waits) = (1, 1, 0);
+    while received < 2000 {
+        // Two rings full.
+        for _ in 0..2 {
+            while sent < 2000 && a.front.send(&numbered(b.mac, a.mac, sent)) {
+                sent += 1;
+            }
+            let _ = a.front.step();
+            bench.run();
+            let _ = a.front.step();
+        }
+        // All that is on its way is on the rings: only now does the receiver look.
+        waits += usize::from(bench.switch.held_until().is_some());
+        while let Some(packet) = b.receive() {
+            assert_eq!(packet, numbered(b.mac, a.mac, received));
+            received += 1;
+        }
+        bench.run();
+    }
+    assert!(waits > 3, "its ring was full {waits} times");
+    let (a, b) = (bench.switch.counters(a.id).unwrap(), bench.switch.counters(b.id).unwrap());
+    assert_eq!((a.tx_packets, a.tx_dropped, b.rx_packets, b.rx_dropped), (2000, 0, 2000, 0));
+}
+
+#[test]
+fn a_receiver_that_takes_nothing_holds_up_its_senders_once_and_nobody_else() {
+    let mut bench = Bench::new();
+    let (mut a, mut b, mut c) = (bench.guest(1, ALL), bench.guest(2, ALL), bench.guest(3, ALL));
+    let fill = |bench: &mut Bench, a: &mut Guest| {
+        for number in 0..400 {
+            a.front.send(&numbered(mac(2), a.mac, number));
+            let _ = a.front.step();
+            bench.run();
+        }
+    };
+    fill(&mut bench, &mut a);
+    let until = bench.switch.held_until().expect("it waits");
+    assert!(a.front.in_flight() > 0);
+    // Others are not held up, nor is what others send to the one that waits.
+    c.send(&mut bench, &numbered(a.mac, c.mac, 7));
+    assert_eq!(a.receive(), Some(numbered(a.mac, c.mac, 7)));
+    assert_eq!((bench.switch.held_until(), bench.switch.counters(b.id).unwrap().rx_dropped), (Some(until), 0));
+    // The time is over: what waited is dropped, and so is what follows, at once.
+    bench.now = until;
+    bench.run();
+    let _ = a.front.step();
+    assert_eq!((a.front.in_flight(), bench.switch.held_until()), (0, None));
+    let dropped = bench.switch.counters(b.id).unwrap().rx_dropped;
+    assert!(dropped > 0);
+    fill(&mut bench, &mut a);
+    assert_eq!(bench.switch.counters(b.id).unwrap().rx_dropped, dropped + 400);
+    // It takes something again, and is waited for again.
+    while b.receive().is_some() {}
+    fill(&mut bench, &mut a);
+    assert!(bench.switch.held_until().is_some());
+    assert_eq!(bench.switch.counters(b.id).unwrap().rx_dropped, dropped + 400);
+}
+
+#[test]
+fn two_senders_to_one_receiver_lose_nothing_either() {
+    let mut bench = Bench::new();
+    let (mut a, mut b, mut c) = (bench.guest(1, ALL), bench.guest(2, ALL), bench.guest(3, ALL));
+    let (mut sent, mut received) = ([0; 2], 0);
+    while received < 6000 {
+        for (sender, sent) in [&mut a, &mut c].into_iter().zip(&mut sent) {
+            while *sent < 3000 && sender.front.send(&numbered(b.mac, sender.mac, *sent)) {
+                *sent += 1;
+            }
+            let _ = sender.front.step();
+        }
+        bench.run();
+        while b.receive().is_some() {
+            received += 1;
+        }
+        bench.run();
+        assert_eq!(bench.switch.counters(b.id).unwrap().rx_dropped, 0, "after {received} of 6000");
+    }
+}

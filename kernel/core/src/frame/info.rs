@@ -85,38 +85,32 @@ impl State {
     pub const CORE: u64 = 1 << 63;
 
     /// General references.
-    #[inline(always)]
     pub const fn refs(self) -> u64 {
         self.0 & Self::COUNT
     }
 
     /// Type references.
-    #[inline(always)]
     pub const fn type_refs(self) -> u64 {
         self.0 >> Self::TYPE_SHIFT & Self::COUNT
     }
 
     /// Its type; meaningful while there are type references, a memory of the last one otherwise.
-    #[inline(always)]
     pub const fn kind(self) -> PageType {
         PageType::ALL[(self.0 >> Self::KIND_SHIFT & 7) as usize]
     }
 
     /// Are all of these flags set?
-    #[inline(always)]
     pub const fn has(self, flags: u64) -> bool {
         self.0 & flags == flags
     }
 
     /// Is it a table of this level that can be walked and updated?
-    #[inline(always)]
     pub const fn is_table(self, level: u8) -> bool {
         self.0 & (Self::KIND | Self::VALIDATED) == (level as u64) << Self::KIND_SHIFT | Self::VALIDATED
             && self.type_refs() != 0
     }
 
     /// With one more general reference, if it has one and the count has room.
-    #[inline(always)]
     pub const fn get(self) -> Option<Self> {
         let refs = self.refs();
         if refs == 0 || refs >= Self::LIMIT { None } else { Some(Self(self.0 + Self::REF)) }
@@ -141,20 +135,17 @@ impl State {
     }
 
     /// Nobody's, if nothing but its allocation to a domain refers to it.
-    #[inline(always)]
     pub(crate) fn unshared(self) -> Option<Self> {
         (self.refs() == 1 && self.has(Self::ALLOCATED) && !self.has(Self::CORE) && self.type_refs() == 0)
             .then_some(Self(0))
     }
 
     /// Without one general reference.
-    #[inline(always)]
     pub(crate) const fn put(self) -> Self {
         Self(self.0 - Self::REF)
     }
 
     /// Without one type reference; the last one takes VALIDATED along.
-    #[inline(always)]
     pub(crate) const fn put_type(self) -> Self {
         let next = self.0 - Self::TYPE_REF;
         if self.type_refs() == 1 { Self(next & !Self::VALIDATED) } else { Self(next) }
@@ -170,7 +161,6 @@ impl Claim {
     pub(crate) const TYPE: Self = Self(State::TYPE_REF);
 
     /// A general reference, and one of type Writable if the entry is writable.
-    #[inline(always)]
     pub(crate) const fn of(writable: bool) -> Self {
         Self(if writable { State::REF + State::TYPE_REF } else { State::REF })
     }
@@ -237,13 +227,11 @@ const _: () = assert!(size_of::<PageInfo>() == 24);
 
 impl PageInfo {
     /// Its state now.
-    #[inline(always)]
     pub fn state(&self) -> State {
         State(self.state.load(Ordering::Acquire))
     }
 
     /// Replaces the state if it is still `old`.
-    #[inline(always)]
     pub(crate) fn change(&self, old: State, new: State) -> bool {
         self.state.compare_exchange(old.0, new.0, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }
@@ -270,7 +258,6 @@ impl PageInfo {
         Owner::from_word(self.owner_word())
     }
 
-    #[inline(always)]
     pub(super) fn owner_word(&self) -> OwnerWord {
         OwnerWord(self.owner.load(Ordering::Acquire))
     }
@@ -279,7 +266,6 @@ impl PageInfo {
         self.owner.store(owner.word().0, Ordering::Release);
     }
 
-    #[inline(always)]
     pub(crate) fn is_owned_by(&self, id: DomId) -> bool {
         self.owner_word() == Owner::Domain(id).word()
     }
