@@ -143,15 +143,15 @@ impl<M: RingMemory> Queue<M> {
     /// For how many packets of so many slots the receive ring has room, about, up to `most` and more. `Err`: for none;
     /// until when it is worth waiting. The guest's event says when there is room.
     pub fn room(&mut self, slots: usize, most: usize, now: u64) -> Result<Result<usize, u64>, Corrupt> {
-        if !self.offered(self.promised + slots)? {
-            let until = self.short_since.get_or_insert(now).saturating_add(PATIENCE);
-            return Ok(if now < until { Err(until) } else { Ok(most) });
-        }
-        self.short_since = None;
         if (self.rx.known() as usize) < self.promised + slots * most {
             self.rx.refresh()?;
         }
-        Ok(Ok((self.rx.known() as usize - self.promised) / slots))
+        if self.offered(self.promised + slots)? {
+            self.short_since = None;
+            return Ok(Ok((self.rx.known() as usize).saturating_sub(self.promised) / slots));
+        }
+        let until = self.short_since.get_or_insert(now).saturating_add(PATIENCE);
+        Ok(if now < until { Err(until) } else { Ok(most) })
     }
 
     /// Keeps slots for packets that were taken for this queue.

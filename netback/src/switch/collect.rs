@@ -36,7 +36,7 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
         self.turn = self.turn.wrapping_add(1);
         self.held_until = None;
         let turn = self.turn;
-        for place in 0..self.vifs.len() as u16 {
+        for place in (0..=u16::MAX).take(self.vifs.len()) {
             let Some(vif) = self.vif(place) else { continue };
             let (peer, queues, end) = (vif.config().peer, vif.queues(), round.packets.len() + share);
             for queue in (0..queues).map(|index| (turn + index) % queues) {

@@ -4,6 +4,8 @@ use super::{FakeNic, Machine, Wire, frame, ip_packet, mac, verify};
 use crate::switch::{Outcome, Switch, VifId};
 use crate::vif::VifConfig;
 use abi::{DomId, GrantRef};
+use core::sync::atomic::Ordering::SeqCst;
+use ring_proto::memory::RingMemory;
 use ring_proto::net::*;
 use ring_proto::net_keys::Offloads;
 use ring_proto::peers::hostile::HostileFront;
@@ -33,6 +35,7 @@ pub struct Bench {
 struct Guest {
     front: PoliteFront<Memory>,
     pages: Pages,
+    rx: Memory,
     id: VifId,
     mac: Mac,
 }
@@ -55,8 +58,8 @@ impl Bench {
         let (tx, rx) = (WordMemory::new(4096), WordMemory::new(4096));
         let mut front = PoliteFront::new(tx.clone(), rx.clone(), pages.clone(), dom.into());
         let _ = front.step();
-        let id = self.switch.open([(tx, rx)], Self::config(dom, offloads)).unwrap();
-        Guest { front, pages, id, mac: mac(dom as u8) }
+        let id = self.switch.open([(tx, rx.clone())], Self::config(dom, offloads)).unwrap();
+        Guest { front, pages, rx, id, mac: mac(dom as u8) }
     }
 
     pub fn run(&mut self) {
@@ -511,4 +514,23 @@ fn two_senders_to_one_receiver_lose_nothing_either() {
         bench.run();
         assert_eq!(bench.switch.counters(b.id).unwrap().rx_dropped, 0, "after {received} of 6000");
     }
+}
+
+#[test]
+fn a_receiver_may_take_back_what_it_offered() {
+    let mut bench = Bench::new();
+    let (mut a, b, mut c) = (bench.guest(1, ALL), bench.guest(2, ALL), bench.guest(3, ALL));
+    for number in 0..125 {
+        a.send(&mut bench, &numbered(b.mac, a.mac, number));
+        c.send(&mut bench, &numbered(b.mac, c.mac, number));
+    }
+    b.rx.word(0).store(250, SeqCst);
+    for sender in [&mut a, &mut c] {
+        assert!(sender.front.send(&numbered(b.mac, sender.mac, 0)));
+        let _ = sender.front.step();
+    }
+    bench.run();
+    let counters = bench.switch.counters(b.id).unwrap();
+    assert_eq!((counters.rx_packets, counters.rx_dropped), (250, 0));
+    assert!(bench.broken.is_empty() && bench.switch.held_until().is_some());
 }
