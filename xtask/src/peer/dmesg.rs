@@ -109,11 +109,14 @@ fn take(place: &Place, guest: &Guest, vcpus: u32, side: Side) -> Result<Vec<Stri
         command(&mut running, &format!("create {}", guest.name), LIMIT)?;
     }
     console(&mut running, 0, guest.name, guest.up, LIMIT)?;
-    let of_kernel = |line: &str| {
-        let entry = Entry::parse(line).filter(|entry| entry.who == guest.name)?;
-        entry.console()?.strip_prefix('[')?.split_once("] ").map(|(_, text)| text.trim_end().to_string())
-    };
-    Ok(running.lines().iter().filter_map(|line| of_kernel(&line.text)).collect())
+    Ok(running.lines().iter().filter_map(|line| of_kernel(guest.name, &line.text)).collect())
+}
+
+/// What a guest's kernel says in a line: it says when, in seconds.
+fn of_kernel(guest: &str, line: &str) -> Option<String> {
+    let entry = Entry::parse(line).filter(|entry| entry.who == guest)?;
+    let (seconds, text) = entry.console()?.strip_prefix('[')?.split_once("] ")?;
+    seconds.trim_start().parse::<f64>().ok().map(|_| text.trim_end().to_string())
 }
 
 /// A line without what differs from boot to boot: numbers and addresses.
@@ -171,6 +174,14 @@ mod tests {
             "CPU2: APIC id mismatch. Firmware: 2 APIC: 0",
         ]);
         assert_eq!(news(&ours, &xen).len(), 2, "CPU1 and CPU2 are names, not numbers");
+    }
+
+    #[test]
+    fn a_line_of_the_kernel_says_when_and_others_do_not() {
+        let kernel = of_kernel("debian", "[ 28.065] debian: console: [   20.5] Linux version 6.1");
+        assert_eq!(kernel.as_deref(), Some("Linux version 6.1"));
+        assert_eq!(of_kernel("debian", "[ 28.065] debian: console: [  OK  ] Mounted sys-kernel-debug.mount."), None);
+        assert_eq!(of_kernel("debian", "[ 28.065] other: console: [   20.5] Linux version 6.1"), None);
     }
 
     #[test]
