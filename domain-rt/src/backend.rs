@@ -181,6 +181,8 @@ pub async fn serve_device<B: Backend>(store: Store, device: Device, gone: &Signa
 async fn meet<B: Backend>(store: Store, device: Device, gone: &Signal, backend: &B) -> Result<(), Error> {
     let mut half = Half::back(store, device).await?;
     let mut connection: Option<B::Connection> = None;
+    // What the store has been told of the connection's activity.
+    let mut reported = 0;
     let mut peer = half.read_peer_state().await?;
     loop {
         loop {
@@ -193,6 +195,7 @@ async fn meet<B: Backend>(store: Store, device: Device, gone: &Signal, backend: 
                 BackStep::Offer => half.publish(next, |put| backend.offer(put)).await?,
                 BackStep::Connect => match backend.connect(&half).await {
                     Ok(connected) => {
+                        reported = connected.activity().count();
                         connection = Some(connected);
                         half.publish(next, |put| backend.describe(put)).await?;
                     }
@@ -201,7 +204,7 @@ async fn meet<B: Backend>(store: Store, device: Device, gone: &Signal, backend: 
                 _ => half.set_state(next).await?,
             }
         }
-        match work(store, &mut half, connection.as_ref(), gone).await? {
+        match work(store, &mut half, connection.as_ref(), gone, &mut reported).await? {
             News::Peer(state) => peer = state,
             News::Gone => return Ok(()),
             News::Broken => {
@@ -231,11 +234,11 @@ async fn work<C: Connection>(
     half: &mut Half,
     connection: Option<&C>,
     gone: &Signal,
+    reported: &mut u64,
 ) -> Result<News, Error> {
     let directory = String::from(half.directory());
     let mut peer = pin!(half.peer_state());
-    // What was reported, and when the next report is due.
-    let mut reported = connection.map_or(0, |connection| connection.activity().count());
+    // When the next report is.
     let mut due = None;
     loop {
         let event = async {
@@ -252,7 +255,7 @@ async fn work<C: Connection>(
         };
         let news = async {
             match (connection, due) {
-                (Some(connection), None) => connection.activity().since(reported).await,
+                (Some(connection), None) => connection.activity().since(*reported).await,
                 (Some(_), Some(due)) => Timer::at(due).await,
                 (None, _) => pending().await,
             }
@@ -270,7 +273,7 @@ async fn work<C: Connection>(
             Either::Second(Either4::Fourth(())) => {
                 due = None;
                 if let Some(connection) = connection {
-                    reported = connection.activity().count();
+                    *reported = connection.activity().count();
                     report(store, &directory, connection).await?;
                 }
             }

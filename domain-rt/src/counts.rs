@@ -12,6 +12,8 @@ pub struct Counts {
     pub events: u64,
     /// Times this domain went to sleep, each a hypercall.
     pub sleeps: u64,
+    /// Hypercalls about grants: copies, maps, unmaps.
+    pub grant_calls: u64,
     /// Grant copies that succeeded, many of them in one hypercall.
     pub copies: u64,
     /// Bytes that those moved.
@@ -44,6 +46,7 @@ impl Count {
 pub(crate) static HYPERCALLS: Count = Count::new();
 pub(crate) static EVENTS: Count = Count::new();
 pub(crate) static SLEEPS: Count = Count::new();
+pub(crate) static GRANT_CALLS: Count = Count::new();
 pub(crate) static COPIES: Count = Count::new();
 pub(crate) static COPIED_BYTES: Count = Count::new();
 pub(crate) static DEVICE_MAPS: Count = Count::new();
@@ -55,6 +58,7 @@ pub fn read() -> Counts {
         hypercalls: HYPERCALLS.get(),
         events: EVENTS.get(),
         sleeps: SLEEPS.get(),
+        grant_calls: GRANT_CALLS.get(),
         copies: COPIES.get(),
         copied_bytes: COPIED_BYTES.get(),
         device_maps: DEVICE_MAPS.get(),
@@ -65,8 +69,11 @@ pub fn read() -> Counts {
 impl core::fmt::Display for Counts {
     /// Names and numbers in turn, as they stand in the store.
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let Self { hypercalls, events, sleeps, copies, copied_bytes, device_maps, maps } = self;
-        write!(f, "hypercalls {hypercalls} events {events} sleeps {sleeps} copies {copies} ")?;
+        let Self { hypercalls, events, sleeps, grant_calls, copies, copied_bytes, device_maps, maps } = self;
+        write!(
+            f,
+            "hypercalls {hypercalls} events {events} sleeps {sleeps} grant-calls {grant_calls} copies {copies} "
+        )?;
         write!(f, "copied-bytes {copied_bytes} device-maps {device_maps} maps {maps}")
     }
 }

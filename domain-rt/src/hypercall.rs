@@ -3,7 +3,7 @@
 //! hypervisor reaches past the argument's type.
 
 use crate::arch;
-use crate::counts::HYPERCALLS;
+use crate::counts::{GRANT_CALLS, HYPERCALLS};
 use abi::callback::{CallbackOp, CallbackRegister};
 use abi::console::ConsoleOp;
 use abi::domctl::Domctl;
@@ -269,6 +269,7 @@ pub unsafe fn memory_op<T: Argument>(op: MemoryOp, argument: &mut T) -> Result<u
 /// `T` is the operation's structure, and what it maps, unmaps or copies to is free.
 pub unsafe fn grant_table_op<T: Argument>(op: GrantOp, args: &mut [T]) -> Result<(), Errno> {
     let args: [u64; 3] = [op.0.into(), args.as_mut_ptr() as u64, args.len() as u64];
+    GRANT_CALLS.add(1);
     // SAFETY: the caller's.
     unsafe { call(Hypercall::GRANT_TABLE_OP, args).map(drop) }
 }

@@ -118,6 +118,18 @@ macro_rules! ring_memory {
             fn write(&self, offset: usize, data: &[u8]) {
                 self.range.write(offset, data);
             }
+            #[inline]
+            fn read_value<T: ring_proto::memory::Wire>(&self, offset: usize) -> T {
+                self.range.read_value(offset)
+            }
+            #[inline]
+            fn write_value<T: ring_proto::memory::Wire>(&self, offset: usize, value: &T) {
+                self.range.write_value(offset, value);
+            }
+            #[inline]
+            fn claim(&self, offset: usize, len: usize) {
+                self.range.claim(offset, len);
+            }
         }
     };
 }

@@ -1,7 +1,12 @@
 //! Memory that somebody else may change: copies in and out, words as atomics, never a reference to bytes.
 
+use ring_proto::memory::Wire;
 use ring_proto::sync::AtomicU32;
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// Longest entry that is copied where that is asked for.
+const ENTRY: usize = 64;
 /// Longest copy that goes word by word; longer ones are one string instruction.
 const SHORT: usize = 128;
 
@@ -39,12 +44,20 @@ impl SharedRange {
         self.len
     }
 
+    #[inline]
     #[track_caller]
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
-        let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
-        assert!(inside, "{len} bytes at {offset} of shared memory of {}", self.len);
-        // SAFETY: just checked to be inside the range.
-        unsafe { self.start.add(offset) }
+        match offset.checked_add(len) {
+            // SAFETY: just checked to be inside the range.
+            Some(end) if end <= self.len => unsafe { self.start.add(offset) },
+            _ => self.outside(offset, len),
+        }
+    }
+
+    #[cold]
+    #[track_caller]
+    fn outside(&self, offset: usize, len: usize) -> ! {
+        panic!("{len} bytes at {offset} of shared memory of {}", self.len)
     }
 
     /// The word at `offset`, a multiple of 4.
@@ -69,6 +82,63 @@ impl SharedRange {
         let target = self.at(offset, data.len());
         // SAFETY: `target` is mapped for `data.len()` bytes, and `data` is this domain's own.
         unsafe { copy(data.as_ptr(), target, data.len()) }
+    }
+
+    /// Copies an entry of a ring out.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn read_value<T: Wire>(&self, offset: usize) -> T {
+        let source = self.at(offset, size_of::<T>());
+        let mut value = T::new_zeroed();
+        // SAFETY: `source` is mapped for as many bytes as the value has, and the value is this domain's own.
+        unsafe { copy_value::<T>(source, value.as_mut_bytes().as_mut_ptr()) }
+        value
+    }
+
+    /// Copies an entry of a ring in.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn write_value<T: Wire>(&self, offset: usize, value: &T) {
+        let target = self.at(offset, size_of::<T>());
+        // SAFETY: `target` is mapped for as many bytes as the value has, and the value is this domain's own.
+        unsafe { copy_value::<T>(value.as_bytes().as_ptr(), target) }
+    }
+
+    /// Has the cache lines of `len` bytes fetched to be written.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn claim(&self, offset: usize, len: usize) {
+        let start = self.at(offset, len);
+        let (mut line, end) = (start.wrapping_sub(start as usize % LINE), start.wrapping_add(len));
+        while line < end {
+            // SAFETY: a prefetch changes no value and faults at no address.
+            unsafe { core::arch::asm!("prefetchw [{line}]", line = in(reg) line, options(nostack, preserves_flags)) };
+            line = line.wrapping_add(LINE);
+        }
+    }
+}
+
+/// Copies a value that may change meanwhile, on either side: its size is known where this is compiled.
+///
+/// # Safety
+/// Both ranges are mapped for the size of `T`, `to` writable, and do not overlap.
+#[inline]
+unsafe fn copy_value<T>(from: *const u8, to: *mut u8) {
+    let len = size_of::<T>();
+    let misfit = from as usize | to as usize | len;
+    if len <= ENTRY && misfit.is_multiple_of(8) {
+        for index in 0..len / 8 {
+            // SAFETY: inside both ranges and aligned.
+            unsafe { to.cast::<u64>().add(index).write_volatile(from.cast::<u64>().add(index).read_volatile()) }
+        }
+    } else if len <= ENTRY && !len.is_multiple_of(8) && misfit.is_multiple_of(4) {
+        for index in 0..len / 4 {
+            // SAFETY: inside both ranges and aligned.
+            unsafe { to.cast::<u32>().add(index).write_volatile(from.cast::<u32>().add(index).read_volatile()) }
+        }
+    } else {
+        // SAFETY: the caller's.
+        unsafe { copy(from, to, len) }
     }
 }
 

@@ -59,7 +59,7 @@ fn pop<M: crate::memory::RingMemory, S: Side>(half: &mut Half<M, S>, event: &Eve
     }
 }
 
-fn request_response(count: u32, batch: u32) {
+fn request_response(count: u32, batch: u32, early: bool) {
     let memory = WordMemory::new(BYTES);
     let mut front = Front::<_, Pair>::new(memory.clone()).unwrap();
     let mut back = Back::<_, Pair>::attach(memory).unwrap();
@@ -69,13 +69,22 @@ fn request_response(count: u32, batch: u32) {
         for expected in 0..count {
             let [a, b] = pop(&mut back, &back_event);
             assert_eq!((a, b), (expected, !expected));
-            back.push(&a).unwrap();
+            if early {
+                assert_eq!(back.push_many(&[a]), 1);
+            } else {
+                back.push(&a).unwrap();
+            }
             to_front.send(back.publish());
         }
     });
     let (mut asked, mut answered) = (0, 0);
     while answered < count {
-        while asked < count && asked - answered < batch && front.push(&[asked, !asked]).is_ok() {
+        while asked < count && asked - answered < batch && front.room() > 0 {
+            if early {
+                assert_eq!(front.push_many(&[[asked, !asked]]), 1);
+            } else {
+                front.push(&[asked, !asked]).unwrap();
+            }
             asked += 1;
         }
         to_back.send(front.publish());
@@ -87,12 +96,17 @@ fn request_response(count: u32, batch: u32) {
 
 #[test]
 fn loom_requests_and_responses_one_by_one() {
-    explore(3, || request_response(2, 1));
+    explore(3, || request_response(2, 1, false));
 }
 
 #[test]
 fn loom_requests_and_responses_in_batches() {
-    explore(2, || request_response(4, 2));
+    explore(2, || request_response(4, 2, false));
+}
+
+#[test]
+fn loom_requests_and_responses_shown_before_they_are_published() {
+    explore(2, || request_response(4, 2, true));
 }
 
 /// A ring of four bytes.

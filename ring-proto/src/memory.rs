@@ -30,6 +30,27 @@ pub trait RingMemory {
 
     /// Copies `data` in at `offset`.
     fn write(&self, offset: usize, data: &[u8]);
+
+    /// Copies a value out.
+    #[inline]
+    fn read_value<T: Wire>(&self, offset: usize) -> T {
+        let mut value = T::new_zeroed();
+        self.read(offset, value.as_mut_bytes());
+        value
+    }
+
+    /// Copies a value in.
+    #[inline]
+    fn write_value<T: Wire>(&self, offset: usize, value: &T) {
+        self.write(offset, value.as_bytes());
+    }
+
+    /// Says that `len` bytes at `offset` are read and then written soon, so that their cache lines come once and all
+    /// together. A hint: it changes nothing.
+    #[inline]
+    fn claim(&self, offset: usize, len: usize) {
+        let _ = (offset, len);
+    }
 }
 
 impl<M: RingMemory + ?Sized> RingMemory for &M {
@@ -49,12 +70,16 @@ impl<M: RingMemory + ?Sized> RingMemory for &M {
     fn write(&self, offset: usize, data: &[u8]) {
         (**self).write(offset, data);
     }
-}
-
-/// Copies a value out of shared memory.
-#[inline]
-pub(crate) fn read_value<T: Wire>(memory: &impl RingMemory, offset: usize) -> T {
-    let mut value = T::new_zeroed();
-    memory.read(offset, value.as_mut_bytes());
-    value
+    #[inline]
+    fn read_value<T: Wire>(&self, offset: usize) -> T {
+        (**self).read_value(offset)
+    }
+    #[inline]
+    fn write_value<T: Wire>(&self, offset: usize, value: &T) {
+        (**self).write_value(offset, value);
+    }
+    #[inline]
+    fn claim(&self, offset: usize, len: usize) {
+        (**self).claim(offset, len);
+    }
 }

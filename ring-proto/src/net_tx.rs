@@ -227,7 +227,8 @@ impl TxReader {
 }
 
 /// Pushes a packet of one piece or several, all of its slots or none. The pieces' lengths add up to at most
-/// [`MAX_PACKET`]; the caller publishes.
+/// [`MAX_PACKET`]; the caller publishes. Inlined: most callers have a single piece, and then most of it is not there.
+#[inline(always)]
 pub fn push_packet<M: RingMemory>(
     ring: &mut Front<M, Tx>,
     fragments: &[Fragment],

@@ -3,7 +3,7 @@
 //! The front writes an operation and sets the active flag; the back copies it out, carries it out, writes the result
 //! over it and clears the flag. Each side then sends an event.
 
-use crate::memory::{RingMemory, read_value};
+use crate::memory::RingMemory;
 use crate::sync::Ordering::*;
 use core::mem::offset_of;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
@@ -210,7 +210,7 @@ impl<M: RingMemory> Front<M> {
 
     /// The operation with its result, once the back is done. Results are the back's word.
     pub fn poll(&mut self) -> Option<WireOp> {
-        (self.0.word(FLAGS).load(Acquire) & ACTIVE == 0).then(|| read_value(&self.0, OP))
+        (self.0.word(FLAGS).load(Acquire) & ACTIVE == 0).then(|| self.0.read_value(OP))
     }
 }
 
@@ -230,7 +230,7 @@ impl<M: RingMemory> Back<M> {
 
     /// The operation that waits, copied out, if there is one.
     pub fn take(&mut self) -> Option<WireOp> {
-        (self.0.word(FLAGS).load(Acquire) & ACTIVE != 0).then(|| read_value(&self.0, OP))
+        (self.0.word(FLAGS).load(Acquire) & ACTIVE != 0).then(|| self.0.read_value(OP))
     }
 
     /// Writes the result back; the caller then sends an event.

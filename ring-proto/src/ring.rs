@@ -16,7 +16,7 @@
 //! the peer's producer once per check, against the exact range that an honest peer could have put it in. Anything
 //! else is corruption: it poisons this half for good and concerns nobody else.
 
-use crate::memory::{RingMemory, Wire, read_value};
+use crate::memory::{RingMemory, Wire};
 use crate::sync::{Ordering::*, fence};
 use core::marker::PhantomData;
 use zerocopy::IntoBytes;
@@ -27,6 +27,8 @@ const RSP_PROD: usize = 8;
 const RSP_EVENT: usize = 12;
 /// Where the slots begin.
 const SLOTS: usize = 64;
+/// Bytes of slots that [`Half::push_many`] writes before it shows them.
+const PIECE: usize = 1024;
 
 /// What a device class puts on its ring.
 pub trait RingClass {
@@ -156,7 +158,7 @@ pub type Back<M, C> = Half<M, BackSide<C>>;
 
 /// One half of a ring.
 ///
-/// Entries pushed become visible with [`publish`](Self::publish), all at once. Popping touches the shared index
+/// Entries pushed one by one become visible with [`publish`](Self::publish), all at once. Popping touches the shared index
 /// only when everything known to be there has been taken. Before it sleeps, a half calls
 /// [`final_check`](Self::final_check), which asks for an event and looks once more.
 #[derive(Debug)]
@@ -167,6 +169,8 @@ pub struct Half<M, S> {
     sent: u32,
     /// Entries of those that the peer may see.
     published: u32,
+    /// Entries of those about which the peer was told, or needed not to be.
+    told: u32,
     /// Entries taken.
     taken: u32,
     /// The peer's producer as last read and found possible.
@@ -210,8 +214,8 @@ impl<M: RingMemory, S: Side> Half<M, S> {
 
     fn over(memory: M, start: u32) -> Result<Self, BadSize> {
         let mask = slots_that_fit(memory.len(), S::SLOT).checked_sub(1).ok_or(BadSize)?;
-        let (sent, published, taken, seen) = (start, start, start, start);
-        Ok(Self { memory, mask, sent, published, taken, seen, poison: None, side: PhantomData })
+        let [sent, published, told, taken, seen] = [start; 5];
+        Ok(Self { memory, mask, sent, published, told, taken, seen, poison: None, side: PhantomData })
     }
 
     /// Number of slots, a power of two.
@@ -291,9 +295,25 @@ impl<M: RingMemory, S: Side> Half<M, S> {
         Ok(self.known())
     }
 
+    /// Has the `count` slots that this half writes next fetched for that: the peer wrote them last.
+    #[inline]
+    fn claim(&self, count: u32) {
+        let first = count.min(self.before_wrap(self.sent));
+        self.memory.claim(self.slot(self.sent), first as usize * S::SLOT);
+        if count > first {
+            self.memory.claim(SLOTS, (count - first) as usize * S::SLOT);
+        }
+    }
+
     #[inline]
     fn slot(&self, index: u32) -> usize {
-        SLOTS + (index & self.mask) as usize * S::SLOT
+        Self::place(index, self.mask)
+    }
+
+    /// Where the slot of an entry begins. By value, so that a loop that copies need not look the mask up each time.
+    #[inline]
+    fn place(index: u32, mask: u32) -> usize {
+        SLOTS + (index & mask) as usize * S::SLOT
     }
 
     /// Takes the next entry: a copy, made once.
@@ -302,7 +322,7 @@ impl<M: RingMemory, S: Side> Half<M, S> {
         if self.known() == 0 && self.refresh()? == 0 {
             return Err(PopError::Empty);
         }
-        let entry = read_value(&self.memory, self.slot(self.taken));
+        let entry = self.memory.read_value(self.slot(self.taken));
         self.taken = self.taken.wrapping_add(1);
         Ok(entry)
     }
@@ -315,13 +335,19 @@ impl<M: RingMemory, S: Side> Half<M, S> {
         }
         let count = out.len().min(self.known() as usize);
         let out = &mut out[..count];
+        // What is taken makes room for as much, mostly in the same slots: each of their lines comes once.
+        self.claim(count as u32);
         if size_of::<S::In>() == S::SLOT {
-            let (first, wrapped) = out.split_at_mut(count.min(self.before_wrap(self.taken)));
+            let (first, wrapped) = out.split_at_mut(count.min(self.before_wrap(self.taken) as usize));
             self.memory.read(self.slot(self.taken), first.as_mut_bytes());
-            self.memory.read(SLOTS, wrapped.as_mut_bytes());
+            if !wrapped.is_empty() {
+                self.memory.read(SLOTS, wrapped.as_mut_bytes());
+            }
         } else {
-            for (index, entry) in (0u32..).zip(out) {
-                *entry = read_value(&self.memory, self.slot(self.taken.wrapping_add(index)));
+            let (mut index, mask) = (self.taken, self.mask);
+            for entry in out {
+                *entry = self.memory.read_value(Self::place(index, mask));
+                index = index.wrapping_add(1);
             }
         }
         self.taken = self.taken.wrapping_add(count as u32);
@@ -329,8 +355,9 @@ impl<M: RingMemory, S: Side> Half<M, S> {
     }
 
     /// Slots from `index` to the end of the ring.
-    fn before_wrap(&self, index: u32) -> usize {
-        (self.slots() - (index & self.mask)) as usize
+    #[inline]
+    fn before_wrap(&self, index: u32) -> u32 {
+        self.slots() - (index & self.mask)
     }
 
     /// Writes an entry to the next slot; the peer sees it after [`publish`](Self::publish).
@@ -339,40 +366,64 @@ impl<M: RingMemory, S: Side> Half<M, S> {
         if self.room() == 0 || self.poison.is_some() {
             return Err(Full);
         }
-        self.memory.write(self.slot(self.sent), entry.as_bytes());
+        self.memory.write_value(self.slot(self.sent), entry);
         self.sent = self.sent.wrapping_add(1);
         Ok(())
     }
 
-    /// Writes as many of `entries` as there is room for; how many.
+    /// Writes as many of `entries` as there is room for, and lets the peer see them piece by piece, so that it need not wait
+    /// for the last; how many. Each must mean something by itself. A peer that sleeps learns of them by
+    /// [`publish`](Self::publish), which is due when there is nothing more to do.
     #[inline]
     pub fn push_many(&mut self, entries: &[S::Out]) -> usize {
         if self.poison.is_some() {
             return 0;
         }
         let entries = &entries[..entries.len().min(self.room() as usize)];
-        if size_of::<S::Out>() == S::SLOT {
-            let (first, wrapped) = entries.split_at(entries.len().min(self.before_wrap(self.sent)));
-            self.memory.write(self.slot(self.sent), first.as_bytes());
-            self.memory.write(SLOTS, wrapped.as_bytes());
-        } else {
-            for (index, entry) in (0u32..).zip(entries) {
-                self.memory.write(self.slot(self.sent.wrapping_add(index)), entry.as_bytes());
-            }
+        for piece in entries.chunks(PIECE.div_ceil(S::SLOT)) {
+            self.write(piece);
+            self.show();
         }
-        self.sent = self.sent.wrapping_add(entries.len() as u32);
         entries.len()
     }
 
-    /// Shows the peer everything pushed so far, and says whether it asked for an event.
+    /// Writes entries for which there is room.
+    #[inline]
+    fn write(&mut self, entries: &[S::Out]) {
+        if size_of::<S::Out>() == S::SLOT {
+            let (first, wrapped) = entries.split_at(entries.len().min(self.before_wrap(self.sent) as usize));
+            self.memory.write(self.slot(self.sent), first.as_bytes());
+            if !wrapped.is_empty() {
+                self.memory.write(SLOTS, wrapped.as_bytes());
+            }
+        } else {
+            let (mut index, mask) = (self.sent, self.mask);
+            for entry in entries {
+                self.memory.write_value(Self::place(index, mask), entry);
+                index = index.wrapping_add(1);
+            }
+        }
+        self.sent = self.sent.wrapping_add(entries.len() as u32);
+    }
+
+    /// Lets the peer see everything pushed so far.
+    #[inline]
+    fn show(&mut self) {
+        self.memory.word(Self::OWN_PROD).store(self.sent, Release);
+        self.published = self.sent;
+    }
+
+    /// Shows the peer everything pushed so far, and says whether it asked for an event at any of it.
     #[inline]
     pub fn publish(&mut self) -> Notify {
-        let (old, new) = (self.published, self.sent);
+        let (old, new) = (self.told, self.sent);
         if old == new || self.poison.is_some() {
             return Notify::Hold;
         }
-        self.memory.word(Self::OWN_PROD).store(new, Release);
-        self.published = new;
+        if self.published != new {
+            self.show();
+        }
+        self.told = new;
         // Against the peer's final_check: it stores its event index, then reads our producer. With a full fence
         // between store and load on both sides, at least one of the two sees the other.
         fence(SeqCst);

@@ -97,6 +97,19 @@ fn of_kernel(symbols: &BTreeMap<u64, String>, counted: &Counted, index: usize) -
     functions
 }
 
+/// Instructions of one operation of a load, by the image whose they are.
+pub fn by_image(place: &Place, load: &str) -> Result<BTreeMap<String, f64>> {
+    let (blocks, by) = of_load(place, load)?;
+    let codes = codes(place, false)?;
+    let mut images = BTreeMap::new();
+    for ((image, _), count) in count(&codes, &blocks, by) {
+        let name = codes.get(image).map_or("elsewhere", |code| code.name.as_str());
+        *images.entry(name.to_string()).or_default() += count;
+    }
+    images.retain(|_, count| *count >= 0.5);
+    Ok(images)
+}
+
 fn print(title: &str, counts: &BTreeMap<String, f64>, total: f64, most: usize) {
     println!("\n{title}");
     let mut rows: Vec<_> = counts.iter().filter(|(_, count)| **count >= 0.5).collect();
@@ -112,13 +125,13 @@ fn of_core(place: &Place, row: &str, xen: bool) -> Result<Vec<(Block, f64)>> {
         true => (crate::xen::image(place, place.no_install)?, "xen"),
         false => (built(place, Part::Core, "").context("the core did not build")?, "ferrule"),
     };
-    let rows = core::run(place, &kernel, side, Blocks::None)?;
+    let rows = core::run(place, &kernel, side, core::EVEN, Blocks::None)?;
     let Some(found) = rows.iter().find(|found| found.name == row) else {
         let names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
         let others = [devices::loads(), linux::loads()].concat();
         unable!("no row is called {row}; there are: {} and {}", names.join(", "), others.join(", "));
     };
-    core::run(place, &kernel, side, Blocks::Row(found.number))?;
+    core::run(place, &kernel, side, core::EVEN, Blocks::Row(found.number))?;
     let text = std::fs::read_to_string(place.logs("bench")?.join(format!("core-{side}.counts")))?;
     Ok(counts::blocks(&text).into_iter().map(|block| (block, 1.0)).collect())
 }

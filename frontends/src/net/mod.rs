@@ -27,11 +27,15 @@ pub use rings::Counters;
 use rings::Rings;
 
 /// Longest frame, without the checksum that the medium adds: an MTU of 1500.
-const FRAME: usize = 1514;
+pub const FRAME: usize = 1514;
+/// Longest frame of all: TCP data to be segmented by whoever sends it on.
+pub const LARGE: usize = 65_535;
 
 /// What the device and the task share.
 #[derive(Default)]
 struct Shared {
+    /// Bytes of the longest frame.
+    longest: usize,
     rings: Option<Rings>,
     event: Option<Rc<Event>>,
     counters: Counters,
@@ -71,8 +75,13 @@ pub struct Device {
 
 /// Reads what the interface is; the device and the task that must run for it to work.
 pub async fn connect(store: Store, handle: u32) -> Result<(Device, Task), Error> {
+    connect_with(store, handle, FRAME).await
+}
+
+/// The same, with frames of up to `longest` bytes either way, at most [`LARGE`].
+pub async fn connect_with(store: Store, handle: u32, longest: usize) -> Result<(Device, Task), Error> {
     let mac = Mac::parse(&store.read(&format!("device/vif/{handle}/mac")).await?).ok_or(Error::BadReply)?;
-    let shared = Rc::new(RefCell::new(Shared::default()));
+    let shared = Rc::new(RefCell::new(Shared { longest: longest.min(LARGE), ..Shared::default() }));
     Ok((Device { shared: shared.clone(), mac }, Task { store, handle, shared }))
 }
 
@@ -132,8 +141,16 @@ impl embassy_net_driver::RxToken for Received {
 
 impl embassy_net_driver::TxToken for Sending {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut large = Vec::new();
         let mut frame = [0; FRAME];
-        let frame = frame.get_mut(..len).expect("the stack keeps to the MTU");
+        let frame = match frame.get_mut(..len) {
+            Some(frame) => frame,
+            None => {
+                assert!(len <= self.0.borrow().longest, "the stack keeps to the MTU");
+                large.resize(len, 0);
+                &mut large[..]
+            }
+        };
         let result = f(frame);
         let mut shared = self.0.borrow_mut();
         let Shared { rings, counters, .. } = &mut *shared;
@@ -187,7 +204,7 @@ impl Driver for Device {
 
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::default();
-        capabilities.max_transmission_unit = FRAME;
+        capabilities.max_transmission_unit = self.shared.borrow().longest;
         // What comes in was checked by `checksum`, or need not be.
         capabilities.checksum.tcp = Checksum::Tx;
         capabilities.checksum.udp = Checksum::Tx;
@@ -238,7 +255,8 @@ impl Frontend for Task {
     const CLASS: Class = Class::Vif;
 
     fn setup(&self, peer: DomId, backend: &KeySet) -> Option<impl FnOnce(Put<'_>)> {
-        let (rings, event) = Rings::new(peer, backend).ok()?;
+        let longest = self.shared.borrow().longest;
+        let (rings, event) = Rings::new(peer, backend, longest).ok()?;
         let keys = rings.keys(event.port());
         self.shared.borrow_mut().set_rings(Some((rings, event)));
         Some(move |put: Put<'_>| keys.publish(put))

@@ -8,7 +8,7 @@ use domain_rt::events::Event;
 use domain_rt::grant::{Access, GrantError, Granted};
 use ring_proto::keys::{BadKey, Keys};
 use ring_proto::memory::RingMemory;
-use ring_proto::net::{Checksum, PAGE, Rx, RxRequest, Tx};
+use ring_proto::net::{Checksum, Gso, GsoKind, PAGE, Rx, RxRequest, Status, Tx};
 use ring_proto::net_keys::{BackKeys, Events, FrontKeys, Offloads, QueueKeys};
 use ring_proto::net_rx::{RxPacket, RxReader};
 use ring_proto::net_tx::{Fragment, push_packet};
@@ -20,6 +20,8 @@ const TX_PAGES: usize = 64;
 const RX_PAGES: usize = 128;
 /// Slots of each ring.
 const SLOTS: usize = 256;
+/// Bytes of TCP payload in each segment of a packet that is larger than a page.
+const SEGMENT: u16 = 1448;
 
 /// What an interface moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +59,8 @@ pub(super) struct Rings {
     tx: Front<Granted, Tx>,
     tx_pages: Granted,
     tx_free: Vec<u16>,
+    /// Pages that one packet may take.
+    pages_each: usize,
     /// Pages whose packets are in flight, so that a response can only give back what was taken.
     tx_busy: Vec<bool>,
     rx: Front<Granted, Rx>,
@@ -69,7 +73,12 @@ pub(super) struct Rings {
 
 impl Rings {
     /// Makes rings and pages for the backend in `peer`.
-    pub(super) fn new(peer: DomId, backend: &(impl Keys + ?Sized)) -> Result<(Self, Event), SetupError> {
+    /// With frames of up to `longest` bytes, either way.
+    pub(super) fn new(
+        peer: DomId,
+        backend: &(impl Keys + ?Sized),
+        longest: usize,
+    ) -> Result<(Self, Event), SetupError> {
         BackKeys::parse(backend).map_err(SetupError::Backend)?;
         let ring = || Granted::new(peer, 1, Access::ReadWrite);
         let (tx, rx) = (Front::new(ring()?), Front::new(ring()?));
@@ -78,6 +87,7 @@ impl Rings {
             tx,
             tx_pages: Granted::new(peer, TX_PAGES, Access::ReadOnly)?,
             tx_free: (0..TX_PAGES as u16).collect(),
+            pages_each: longest.div_ceil(PAGE_SIZE),
             tx_busy: vec![false; TX_PAGES],
             rx,
             rx_pages: Granted::new(peer, RX_PAGES, Access::ReadWrite)?,
@@ -100,7 +110,14 @@ impl Rings {
             rx_ring: first(self.rx.memory()),
             events: Events::Shared(port),
         };
-        let offloads = Offloads { checksum_v4: true, ..Offloads::default() };
+        let large = self.pages_each > 1;
+        let offloads = Offloads {
+            scatter_gather: large,
+            gso_tcpv4: large,
+            gso_tcpv6: large,
+            checksum_v4: true,
+            checksum_v6: large,
+        };
         let queues = heapless::Vec::from_iter([queue]);
         FrontKeys { queues, offloads, rx_notify: true, multicast_control: false }
     }
@@ -129,6 +146,10 @@ impl Rings {
     /// Takes back the pages of packets that were sent.
     fn reap(&mut self) {
         while let Ok(response) = self.tx.pop() {
+            // Of a slot that said how to segment: it had no page.
+            if response.status == Status::NULL {
+                continue;
+            }
             if self.tx_busy.get_mut(usize::from(response.id)).is_some_and(core::mem::take) {
                 self.tx_free.push(response.id);
             } else {
@@ -137,42 +158,70 @@ impl Rings {
         }
     }
 
-    /// Whether there is a page and a slot for a packet. If not, an event comes when there is.
+    /// Whether there are pages and slots for a packet. If not, an event comes when there are more.
     pub(super) fn can_send(&mut self) -> bool {
         loop {
             if self.is_broken() {
                 return false;
             }
-            if self.tx.room() > 0 && !self.tx_free.is_empty() {
+            if self.has_room() {
                 return true;
             }
             self.reap();
-            let ready = self.tx.room() > 0 && !self.tx_free.is_empty();
-            if !ready && !self.tx.final_check().unwrap_or(false) {
+            if !self.has_room() && !self.tx.final_check().unwrap_or(false) {
                 return false;
             }
         }
     }
 
-    /// Whether there is a page and a slot, without looking for answers.
+    /// Whether there are pages and slots, without looking for answers.
     pub(super) fn has_room(&self) -> bool {
-        self.tx.room() > 0 && !self.tx_free.is_empty()
+        // What is larger than a page says so in a slot of its own.
+        let slots = self.pages_each + usize::from(self.pages_each > 1);
+        self.tx.room() as usize >= slots && self.tx_free.len() >= self.pages_each
     }
 
     /// Pushes a frame, for which [`can_send`](Self::can_send) said there is room.
     pub(super) fn send(&mut self, frame: &[u8], counters: &mut Counters) {
-        let Some(page) = self.tx_free.pop() else { return };
-        self.tx_pages.write(usize::from(page) * PAGE_SIZE, frame);
-        let grant = self.tx_pages.grants().get(usize::from(page)).copied().unwrap_or_default();
-        let fragment = Fragment { grant, offset: 0, len: frame.len() as u16, id: page };
-        if push_packet(&mut self.tx, &[fragment], Checksum::Unknown, None).is_ok() {
-            self.tx_busy[usize::from(page)] = true;
+        let sent = if frame.len() <= PAGE_SIZE { self.send_page(frame) } else { self.send_large(frame) };
+        if sent {
             counters.sent += 1;
             counters.first_sent.get_or_insert_with(domain_rt::time::now);
             counters.sent_bytes += frame.len() as u64;
-        } else {
-            self.tx_free.push(page);
         }
+    }
+
+    fn send_page(&mut self, frame: &[u8]) -> bool {
+        self.fill(frame).is_some_and(|fragment| self.push(&[fragment], Checksum::Unknown, None))
+    }
+
+    /// Of several pages: to be segmented by whoever sends it on.
+    #[inline(never)]
+    fn send_large(&mut self, frame: &[u8]) -> bool {
+        let fragments = frame.chunks(PAGE_SIZE).map_while(|part| self.fill(part));
+        let fragments: heapless::Vec<Fragment, TX_PAGES> = fragments.collect();
+        self.push(&fragments, Checksum::Blank, Some(Gso { kind: GsoKind::TcpV4, size: SEGMENT }))
+    }
+
+    /// Takes a page for a part of a frame.
+    fn fill(&mut self, part: &[u8]) -> Option<Fragment> {
+        let page = self.tx_free.pop()?;
+        self.tx_pages.write(usize::from(page) * PAGE_SIZE, part);
+        let grant = self.tx_pages.grants().get(usize::from(page)).copied().unwrap_or_default();
+        Some(Fragment { grant, offset: 0, len: part.len() as u16, id: page })
+    }
+
+    /// Pushes a packet, or gives its pages back.
+    #[inline(always)]
+    fn push(&mut self, fragments: &[Fragment], checksum: Checksum, gso: Option<Gso>) -> bool {
+        let pushed = push_packet(&mut self.tx, fragments, checksum, gso).is_ok();
+        for Fragment { id, .. } in fragments {
+            match self.tx_busy.get_mut(usize::from(*id)) {
+                Some(busy) if pushed => *busy = true,
+                _ => self.tx_free.push(*id),
+            }
+        }
+        pushed
     }
 
     /// The next frame. If there is none, an event comes when there is.

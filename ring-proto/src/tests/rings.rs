@@ -45,6 +45,23 @@ fn a_fresh_ring_asks_for_the_first_event() {
 }
 
 #[test]
+fn many_entries_are_shown_at_once_and_bring_one_event() {
+    let (mut front, mut back) = pair(256);
+    let mut out = [[0; 3]; 256];
+    for _ in 0..3 {
+        // Several pieces, and the end of the ring.
+        assert_eq!(front.push_many(&[[7; 3]; 200]), 200);
+        assert_eq!(back.pop_many(&mut out), Ok(200));
+        assert!(front.publish().needed(), "the back had asked for the first");
+        assert!(!front.publish().needed(), "once");
+        assert_eq!(back.push_many(&[9; 200]), 200);
+        assert!(back.publish().needed());
+        while front.pop() == Ok(9) {}
+        assert!(!front.final_check().unwrap() && !back.final_check().unwrap());
+    }
+}
+
+#[test]
 fn an_event_after_several_comes_after_several() {
     let (mut front, mut back) = pair(8);
     for n in 0..6 {

@@ -12,8 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering::*};
 const COUNT: u64 = 4_000;
 /// Looks that find nothing before a half asks for an event: it polls while there is load.
 const IDLE: u32 = 64;
-/// Most that are pushed or popped at a time.
+/// Most that are in flight.
 const MOST: usize = 32;
+/// Most that are popped at a time.
+const PIECE: usize = 8;
 
 /// A class with requests of so many words, and responses of two at most.
 struct Class<const REQUEST: usize, const RESPONSE: usize>;
@@ -112,25 +114,24 @@ fn front<const Q: usize, const S: usize>(
     woken: &AtomicU64,
 ) -> u64 {
     let requests = [[7u64; Q]; MOST];
-    let mut responses = [[0u64; S]; MOST];
+    let mut responses = [[0u64; S]; PIECE];
     let (mut left, mut sent, mut events, mut seen) = (COUNT, 0, 0, 0);
     let mut idle = 0;
     while left > 0 {
         idle += 1;
         for Line(ring) in &mut rings {
-            let flying = ring.sent().wrapping_sub(ring.taken()) as usize;
-            let now = (case.batch - flying).min((COUNT - sent) as usize);
-            if now > 0 {
+            loop {
+                let flying = ring.sent().wrapping_sub(ring.taken()) as usize;
+                let now = (case.batch - flying).min((COUNT - sent) as usize);
                 sent += ring.push_many(&black_box(&requests)[..now]) as u64;
-                if ring.publish().needed() && case.events {
-                    events += 1;
-                    wake.store(events, Release);
-                }
-            }
-            if let Ok(taken) = ring.pop_many(&mut responses[..case.batch]) {
+                let Ok(taken) = ring.pop_many(&mut responses) else { break };
                 black_box(&responses);
                 left -= taken as u64;
                 idle = 0;
+            }
+            if ring.publish().needed() && case.events {
+                events += 1;
+                wake.store(events, Release);
             }
         }
         seen = rest(&mut rings, case, idle, woken, seen);
@@ -145,23 +146,22 @@ fn back<const Q: usize, const S: usize>(
     woken: &AtomicU64,
     wake: &AtomicU64,
 ) -> u64 {
-    let mut requests = [[0u64; Q]; MOST];
-    let responses = [[9u64; S]; MOST];
+    let mut requests = [[0u64; Q]; PIECE];
+    let responses = [[9u64; S]; PIECE];
     let (mut left, mut events, mut seen) = (COUNT, 0, 0);
     let mut idle = 0;
     while left > 0 {
         idle += 1;
         for Line(ring) in &mut rings {
-            let taken = ring.pop_many(&mut requests).unwrap_or(0) as u64;
-            if taken > 0 {
+            while let Ok(taken) = ring.pop_many(&mut requests) {
                 black_box(&requests);
-                ring.push_many(&black_box(&responses)[..taken as usize]);
-                if ring.publish().needed() && case.events {
-                    events += 1;
-                    wake.store(events, Release);
-                }
-                left -= taken;
+                ring.push_many(&black_box(&responses)[..taken]);
+                left -= taken as u64;
                 idle = 0;
+            }
+            if ring.publish().needed() && case.events {
+                events += 1;
+                wake.store(events, Release);
             }
         }
         seen = rest(&mut rings, case, idle, woken, seen);

@@ -1,12 +1,13 @@
 //! `cargo xtask bench core`: instructions per operation on Ferrule and on Debian's Xen, in one sitting; and what of them
-//! costs more than an instruction: TLB flushes, CR3 loads, locked operations.
+//! costs more than an instruction: TLB flushes, CR3 loads, locked operations. Once more on a CPU that has what QEMU has,
+//! both hypervisors with their defaults.
 
-use super::report::{Figure, INSTRUCTIONS, PEER};
+use super::report::{Defaults, Figure, INSTRUCTIONS, PEER};
 use crate::build::{Part, build, built};
 use crate::conformance::verdict::is_verdict;
 use crate::counts::{self, Blocks, KINDS};
 use crate::place::Place;
-use crate::qemu::{Line, Machine};
+use crate::qemu::{Line, Machine, WHOLE_CPU};
 use crate::xen;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -15,8 +16,22 @@ use std::time::Duration;
 
 /// The guest that measures: prints `BENCH <name> <row> <parts> <value>` lines, then its verdict.
 pub const GUEST: &str = "bench-core";
-/// Both hypervisors' command line: no mitigation that the other side does not have.
-pub const COMMAND_LINE: &str = "spec-ctrl=no xpti=0 console=com1 noreboot dom0_mem=64M";
+
+/// What both hypervisors are started with.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// QEMU's model of the CPU; none: the one that benches count on.
+    cpu: Option<&'static str>,
+    options: &'static str,
+    /// Of the logs.
+    suffix: &'static str,
+}
+/// No mitigation that the other side does not have.
+pub const EVEN: Setting =
+    Setting { cpu: None, options: "spec-ctrl=no xpti=0 console=com1 noreboot dom0_mem=64M", suffix: "" };
+/// What each side does where nobody says anything.
+const DEFAULT: Setting =
+    Setting { cpu: Some(WHOLE_CPU), options: "console=com1 noreboot dom0_mem=64M", suffix: "-defaults" };
 /// Counting instructions takes a single-threaded QEMU some minutes at most.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -35,19 +50,31 @@ pub struct Row {
     counts: counts::Row,
 }
 
-/// Every figure, Xen's beside it if asked for.
+/// Every figure, Xen's beside it if asked for, and both sides' with their defaults.
 pub fn measure(place: &Place, beside: bool) -> Result<Vec<Figure>> {
     build(place, &[Part::Core, Part::Guests])?;
     let core = built(place, Part::Core, "").context("the core did not build")?;
+    if !beside {
+        return Ok(figures(&run(place, &core, "ferrule", EVEN, Blocks::None)?, &[]));
+    }
+    let xen = xen::image(place, place.no_install)?;
     // Exact whatever else the machine does, so both may run at once.
-    let (ours, xen) = std::thread::scope(|scope| {
-        let xen =
-            beside.then(|| scope.spawn(|| run(place, &xen::image(place, place.no_install)?, "xen", Blocks::None)));
-        let ours = run(place, &core, "ferrule", Blocks::None);
-        let xen = xen.map(|handle| handle.join().unwrap_or_else(|_| bail!("the measurement of Xen panicked")));
-        (ours, xen.transpose())
-    });
-    Ok(figures(&ours?, &xen?.unwrap_or_default()))
+    let both = |setting| {
+        std::thread::scope(|scope| {
+            let theirs = scope.spawn(|| run(place, &xen, "xen", setting, Blocks::None));
+            let ours = run(place, &core, "ferrule", setting, Blocks::None);
+            let theirs = theirs.join().unwrap_or_else(|_| bail!("the measurement of Xen panicked"));
+            anyhow::Ok((ours?, theirs?))
+        })
+    };
+    let ((ours, theirs), (our_defaults, their_defaults)) = (both(EVEN)?, both(DEFAULT)?);
+    let mut figures = figures(&ours, &theirs);
+    for figure in &mut figures {
+        let value = |rows: &[Row]| rows.iter().find(|row| row.name == figure.name).map(|row| row.value);
+        let peer = value(&their_defaults);
+        figure.defaults = value(&our_defaults).map(|value| Defaults { value, peer });
+    }
+    Ok(figures)
 }
 
 fn figures(ours: &[Row], xen: &[Row]) -> Vec<Figure> {
@@ -72,11 +99,11 @@ fn figures(ours: &[Row], xen: &[Row]) -> Vec<Figure> {
 }
 
 /// One run under icount.
-pub fn run(place: &Place, kernel: &Path, side: &str, blocks: Blocks) -> Result<Vec<Row>> {
+pub fn run(place: &Place, kernel: &Path, side: &str, setting: Setting, blocks: Blocks) -> Result<Vec<Row>> {
     let guest = built(place, Part::Guests, GUEST).with_context(|| format!("no guest {GUEST} yet"))?;
-    let mut machine = Machine::new(kernel, COMMAND_LINE, &guest.display().to_string());
-    machine.icount = true;
-    let log = place.logs("bench")?.join(format!("core-{side}.log"));
+    let mut machine = Machine::new(kernel, setting.options, &guest.display().to_string());
+    (machine.icount, machine.cpu) = (true, setting.cpu);
+    let log = place.logs("bench")?.join(format!("core-{side}{}.log", setting.suffix));
     let counts = log.with_extension("counts");
     machine.extra.extend(counts::args(&counts::plugin(place)?, &counts, blocks));
     let mut running = machine.start(&log)?;

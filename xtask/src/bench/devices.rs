@@ -2,142 +2,42 @@
 //! instructions they are.
 //!
 //! Every load runs twice, with N operations and with 2N, on one CPU under icount, where nothing outside the machine takes
-//! part; the difference by N is what one costs, without what setting up does. A domain's part is its time in
+//! part; the difference by N is what one costs, without what setting up does. The same domains then run on Xen. A domain's part is its time in
 //! RUNSTATE_running, hypercalls and traps included, as dom0's `info` has it; hypercalls and events are what the driver
 //! domain has counted itself (docs/rings.md).
 
-use super::report::{Figure, INSTRUCTIONS};
+use super::loads::{Kind, Load, Setup, setup};
+use super::report::{Figure, INSTRUCTIONS, PEER};
 use crate::build::{Part, build, built};
 use crate::place::Place;
+use crate::profile;
 use crate::qemu::{Ending, Machine, Running};
 use crate::run::console::{attach, command};
+use crate::run::hypervisor::Hypervisor;
 use crate::run::log::{Entry, number_before};
 use crate::run::world;
 use anyhow::{Context, Result, ensure};
 use dom0::manifest::parse;
-use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 /// Counting instructions on a busy machine.
 const LIMIT: Duration = Duration::from_secs(300);
+/// Xen's options beside those that every run has.
+const XEN_OPTIONS: &str = "xpti=0";
 
-/// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Messages without payload, through the class `echo`.
-    Rings,
-    /// Packets from guest to guest.
-    Net,
-    /// Requests to a RAM disk.
-    Blk,
-}
-
-/// Who takes part, and the loads.
-struct Setup {
-    /// The driver domain: its manifest, its name, what it counts its operations as.
-    driver: &'static str,
-    backend: &'static str,
-    counts: &'static str,
-    /// Guests that are there all the time: their manifests, and whose time counts.
-    always: &'static str,
-    others: &'static [&'static str],
-    /// The guest that works: its image, and its devices as in a manifest.
-    kernel: &'static str,
-    devices: &'static str,
-    loads: Vec<Load>,
-}
-
-/// One load.
-struct Load {
-    /// Its row.
-    name: String,
-    /// The command line without the count; its operations.
-    line: String,
-    count: u64,
-}
-
-const ECHOBACK: &str = "name = 'echoback'\nkernel = 'echoback'\nmemory = 8\nserves = ['echo']\n";
-const NETBACK: &str = "name = 'netback'\nkernel = 'netback'\nmemory = 16\nserves = ['vif']\n";
-const BLKBACK: &str = "name = 'blkback'\nkernel = 'blkback'\nmemory = 48\nserves = ['vbd']\n";
-const SINK: &str = "name = 'receiver'\nkernel = 'bench-rings'\nmemory = 8\nvif = [{ mac = '00:16:3e:00:00:01' }]\n";
-
-fn setup(kind: Kind) -> Setup {
-    let load = |name: String, line: String, count: u64| Load { name, line, count };
-    match kind {
-        Kind::Rings => Setup {
-            driver: ECHOBACK,
-            backend: "echoback",
-            counts: "requests",
-            always: "",
-            others: &[],
-            kernel: "echo",
-            devices: "device = [{ class = 'echo' }]",
-            loads: [1, 8, 32]
-                .map(|window| {
-                    load(format!("rings/echo_64_batch{window}"), format!("window={window} messages="), 20_000)
-                })
-                .into(),
-        },
-        Kind::Net => Setup {
-            driver: NETBACK,
-            backend: "netback",
-            counts: "packets",
-            always: SINK,
-            others: &["receiver"],
-            kernel: "bench-rings",
-            devices: "vif = [{ mac = '00:16:3e:00:00:02' }]",
-            loads: [64, 500, 1500]
-                .map(|bytes| {
-                    let line = format!("send=00:16:3e:00:00:01 bytes={bytes} count=");
-                    load(format!("net/guest_to_guest_{bytes}"), line, 8_000)
-                })
-                .into(),
-        },
-        Kind::Blk => Setup {
-            driver: BLKBACK,
-            backend: "blkback",
-            counts: "requests",
-            always: "",
-            others: &[],
-            kernel: "bench-rings",
-            devices: "disk = [{ target = 'ram:16M', vdev = 'xvda', mode = 'w' }]",
-            loads: [(4u64, 1), (4, 8), (4, 32), (128, 1)]
-                .into_iter()
-                .flat_map(|(kib, depth)| {
-                    ["read", "write"].map(|way| {
-                        let line = format!("disk={way} kib={kib} depth={depth} count=");
-                        load(format!("blk/{way}_{kib}k_depth_{depth}"), line, 8_000 / kib)
-                    })
-                })
-                .collect(),
-        },
-    }
-}
-
-impl Setup {
-    fn guest(load: usize, twice: bool) -> String {
-        format!("load{load}{}", if twice { "b" } else { "a" })
-    }
-
-    fn manifest(&self) -> String {
-        let mut text = [self.driver, self.always].map(|domain| format!("[[domain]]\n{domain}")).concat();
-        if self.always.is_empty() {
-            text = format!("[[domain]]\n{}", self.driver);
-        }
-        for (index, load) in self.loads.iter().enumerate() {
-            for twice in [false, true] {
-                let (name, count) = (Self::guest(index, twice), load.count << u32::from(twice));
-                let (kernel, line, devices) = (self.kernel, &load.line, self.devices);
-                let _ = write!(text, "[[domain]]\nname = '{name}'\nkernel = '{kernel}'\ncmdline = '{line}{count}'\n");
-                let _ = write!(text, "memory = 8\nautostart = false\non_poweroff = 'preserve'\n{devices}\n");
-            }
-        }
-        text
-    }
+/// How much is measured.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extent {
+    /// Loads that the short form leaves out.
+    pub long: bool,
+    /// On Xen as well.
+    pub beside: bool,
+    /// By image as well.
+    pub split: bool,
 }
 
 /// A machine with everything that the loads need, at dom0's prompt.
-fn start(place: &Place, setup: &Setup, extra: &[String]) -> Result<Running> {
+fn start(place: &Place, setup: &Setup, under: Hypervisor, extra: &[String]) -> Result<Running> {
     build(place, &[Part::Core, Part::Domains])?;
     let core = built(place, Part::Core, "").context("the core did not build")?;
     let dom0 = built(place, Part::Domains, "dom0").context("no dom0")?;
@@ -146,22 +46,43 @@ fn start(place: &Place, setup: &Setup, extra: &[String]) -> Result<Running> {
     let ramdisk = place.logs("bench")?.join("devices.ramdisk");
     world::ramdisk(&ramdisk, text.as_bytes(), &world::named(place, &parsed, &place.root)?)?;
     let mut machine = Machine::new(&core, "", &format!("{} log-consoles,{}", dom0.display(), ramdisk.display()));
+    under.under(place, &mut machine, XEN_OPTIONS)?;
     machine.icount = true;
-    machine.extra.extend(extra.iter().cloned());
-    let mut running = machine.start(&place.logs("bench")?.join("devices.log"))?;
+    machine.mem = 512;
+    machine.extra.extend(setup.hardware.iter().map(|word| word.to_string()).chain(extra.iter().cloned()));
+    let log = if under == Hypervisor::Xen { "devices-xen.log" } else { "devices.log" };
+    let mut running = machine.start(&place.logs("bench")?.join(log))?;
     attach(&mut running, LIMIT)?;
     Ok(running)
 }
 
-/// Runs all loads of a kind and gives the figures.
-pub fn measure(place: &Place, kind: Kind) -> Result<Vec<Figure>> {
+/// Runs the loads of a kind and gives the figures.
+pub fn measure(place: &Place, kind: Kind, extent: Extent) -> Result<Vec<Figure>> {
     let setup = setup(kind);
-    let mut running = start(place, &setup, &[])?;
+    let mut figures = on(place, &setup, extent, Hypervisor::Ferrule)?;
+    if extent.beside {
+        for theirs in on(place, &setup, extent, Hypervisor::Xen)? {
+            if let Some(ours) = figures.iter_mut().find(|ours| ours.name == theirs.name) {
+                ours.peers.push((PEER, theirs.value));
+            }
+        }
+    }
+    for load in setup.loads.iter().filter(|load| load.split && extent.split) {
+        for (image, count) in profile::by_image(place, &load.name)? {
+            figures.push(Figure::new(format!("{}/in_{image}", load.name), count, INSTRUCTIONS));
+        }
+    }
+    Ok(figures)
+}
+
+/// All figures on one hypervisor.
+fn on(place: &Place, setup: &Setup, extent: Extent, under: Hypervisor) -> Result<Vec<Figure>> {
+    let mut running = start(place, setup, under, &[])?;
     let mut figures = Vec::new();
-    for (index, load) in setup.loads.iter().enumerate() {
-        let once = sample(&mut running, &setup, &Setup::guest(index, false), load.count)?;
-        let twice = sample(&mut running, &setup, &Setup::guest(index, true), 2 * load.count)?;
-        figures.extend(Sample::rows(&load.name, &setup, &once, &twice, load.count));
+    for (index, load) in setup.loads.iter().enumerate().filter(|(_, load)| extent.long || !load.long) {
+        let once = sample(&mut running, setup, &Setup::guest(index, false), load.count)?;
+        let twice = sample(&mut running, setup, &Setup::guest(index, true), 2 * load.count)?;
+        figures.extend(if load.timed { twice.latency(&load.name)? } else { Sample::rows(load, setup, &once, &twice) });
     }
     running.send(b"poweroff\n")?;
     running.end();
@@ -171,12 +92,12 @@ pub fn measure(place: &Place, kind: Kind) -> Result<Vec<Figure>> {
 /// Runs the load called `name` on a machine of its own, with N operations and on another with 2N, each with QEMU's
 /// arguments for it; N. None: no load is called so.
 pub fn trace(place: &Place, name: &str, arguments: [&[String]; 2]) -> Result<Option<u64>> {
-    let setups = [Kind::Rings, Kind::Net, Kind::Blk].map(setup);
+    let setups = Kind::ALL.map(setup);
     let found = setups.iter().find_map(|setup| Some((setup, setup.loads.iter().position(|load| load.name == name)?)));
     let Some((setup, index)) = found else { return Ok(None) };
     let count = setup.loads.get(index).map_or(0, |load| load.count);
     for (extra, twice) in arguments.into_iter().zip([false, true]) {
-        let mut running = start(place, setup, extra)?;
+        let mut running = start(place, setup, Hypervisor::Ferrule, extra)?;
         sample(&mut running, setup, &Setup::guest(index, twice), count << u32::from(twice))?;
         running.send(b"poweroff\n")?;
         let ending = running.finish(LIMIT)?;
@@ -187,29 +108,59 @@ pub fn trace(place: &Place, name: &str, arguments: [&[String]; 2]) -> Result<Opt
 
 /// The names of all loads.
 pub fn loads() -> Vec<String> {
-    [Kind::Rings, Kind::Net, Kind::Blk].into_iter().flat_map(|kind| setup(kind).loads).map(|load| load.name).collect()
+    Kind::ALL.into_iter().flat_map(|kind| setup(kind).loads).map(|load| load.name).collect()
 }
 
 /// What one run took.
+#[derive(Default)]
 struct Sample {
     /// Nanoseconds, which are instructions: of the guest, of the backend, of the others.
     times: Vec<f64>,
+    /// Of the backend.
     hypercalls: f64,
+    grant_calls: f64,
     events: f64,
+    /// Of the guest.
+    guest_events: f64,
+    /// How many took so long at most, in order.
+    latencies: Vec<(u64, u64)>,
 }
 
 impl Sample {
     /// The rows of a load, from the difference of two runs.
-    fn rows(name: &str, setup: &Setup, once: &Self, twice: &Self, count: u64) -> Vec<Figure> {
-        let each = |once: f64, twice: f64| (twice - once) / count as f64;
+    fn rows(load: &Load, setup: &Setup, once: &Self, twice: &Self) -> Vec<Figure> {
+        let Load { name, count, .. } = load;
+        let each = |once: f64, twice: f64| (twice - once) / *count as f64;
         let parts: Vec<f64> = once.times.iter().zip(&twice.times).map(|(once, twice)| each(*once, *twice)).collect();
-        let mut rows = vec![Figure::new(name.into(), parts.iter().sum(), INSTRUCTIONS)];
+        let mut rows = vec![Figure::new(name.clone(), parts.iter().sum(), INSTRUCTIONS)];
         let names = ["frontend", setup.backend].into_iter().chain(setup.others.iter().copied());
         rows.extend(names.zip(&parts).map(|(who, part)| Figure::new(format!("{name}/{who}"), *part, INSTRUCTIONS)));
-        let of_backend = |what: &str| format!("{name}/{}_{what}", setup.backend);
-        rows.push(Figure::new(of_backend("hypercalls"), each(once.hypercalls, twice.hypercalls), "hypercalls"));
-        rows.push(Figure::new(of_backend("events"), each(once.events, twice.events), "events"));
+        let backend = setup.backend;
+        let counts = [
+            (format!("{backend}_hypercalls"), each(once.hypercalls, twice.hypercalls), "hypercalls"),
+            (format!("{backend}_grant_calls"), each(once.grant_calls, twice.grant_calls), "hypercalls"),
+            (format!("{backend}_events"), each(once.events, twice.events), "events"),
+            ("frontend_events".into(), each(once.guest_events, twice.guest_events), "events"),
+        ];
+        rows.extend(counts.into_iter().map(|(what, value, unit)| Figure::new(format!("{name}/{what}"), value, unit)));
         rows
+    }
+
+    /// The median and the 99th percentile, and the histogram behind them.
+    fn latency(self, name: &str) -> Result<Vec<Figure>> {
+        let all: u64 = self.latencies.iter().map(|(_, count)| count).sum();
+        let part = |part: f64| {
+            let mut seen = 0;
+            let reached = |(_, count): &&(u64, u64)| {
+                seen += count;
+                seen as f64 >= all as f64 * part
+            };
+            self.latencies.iter().find(reached).map(|(at_most, _)| *at_most as f64)
+        };
+        let median = part(0.5).with_context(|| format!("{name} says no latencies"))?;
+        let late = part(0.99).unwrap_or(median);
+        let first = Figure::new(name.into(), median, INSTRUCTIONS);
+        Ok(vec![Figure { histogram: self.latencies, ..first }, Figure::new(format!("{name}/99th"), late, INSTRUCTIONS)])
     }
 }
 
@@ -222,11 +173,8 @@ fn sample(running: &mut Running, setup: &Setup, guest: &str, count: u64) -> Resu
     let ended =
         |line: &str| Entry::parse(line).is_some_and(|entry| entry.who == guest && entry.what.contains("ended:"));
     ensure!(running.wait_line(0, LIMIT, ended).is_some(), "{guest} does not end");
-    let held = |line: &str| {
-        let entry = Entry::parse(line).filter(|entry| entry.who == guest);
-        entry.and_then(|entry| entry.console()).is_some_and(|text| text.ends_with("SUCCESS"))
-    };
-    ensure!(running.lines().iter().any(|line| held(&line.text)), "{guest} says no SUCCESS");
+    let said = said(running, guest);
+    ensure!(said.iter().any(|text| text.ends_with("SUCCESS")), "{guest} says no SUCCESS");
     let mut all = vec![cpu_time(running, guest)?];
     // The backend writes its counts a second after its work, and has done nothing else.
     let done = number(&stats, setup.counts) + count as f64;
@@ -234,7 +182,27 @@ fn sample(running: &mut Running, setup: &Setup, guest: &str, count: u64) -> Resu
     all.extend(times(running)?.iter().zip(&before).map(|(after, before)| after - before));
     command(running, &format!("destroy {guest}"), LIMIT)?;
     let difference = |what| number(&after, what) - number(&stats, what);
-    Ok(Sample { times: all, hypercalls: difference("hypercalls"), events: difference("events") })
+    Ok(Sample {
+        times: all,
+        hypercalls: difference("hypercalls"),
+        grant_calls: difference("grant-calls"),
+        events: difference("events"),
+        guest_events: said.iter().find_map(|text| number_before(text, "events")).unwrap_or(0.0),
+        latencies: said.iter().filter_map(|text| latency(text)).collect(),
+    })
+}
+
+/// What a guest has printed.
+fn said(running: &Running, guest: &str) -> Vec<String> {
+    let entries = running.lines().iter().filter_map(|line| Entry::parse(&line.text));
+    let of_guest = entries.filter(|entry| entry.who == guest);
+    of_guest.filter_map(|entry| entry.console().map(str::to_string)).collect()
+}
+
+/// `latency AT_MOST COUNT`.
+fn latency(text: &str) -> Option<(u64, u64)> {
+    let (at_most, count) = text.split_once(" latency ")?.1.split_once(' ')?;
+    Some((at_most.parse().ok()?, count.parse().ok()?))
 }
 
 /// The backend's counts, once they say that it has done so much.
@@ -280,29 +248,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn manifests_are_whole() {
-        for kind in [Kind::Rings, Kind::Net, Kind::Blk] {
-            let setup = setup(kind);
-            let parsed = parse(&setup.manifest()).unwrap_or_else(|error| panic!("{kind:?}: {error}"));
-            assert_eq!(parsed.domains.len(), 1 + setup.others.len() + 2 * setup.loads.len(), "{kind:?}");
-            assert!(parsed.domains.iter().any(|domain| domain.name == setup.backend));
-        }
-    }
-
-    #[test]
     fn rows_are_differences_by_the_count() {
         let sample = |factor: f64| Sample {
             times: [100.0, 20.0, 3.0].map(|time| 1000.0 + factor * time).to_vec(),
             hypercalls: 50.0 + factor,
             events: 7.0,
+            guest_events: 3.0 * factor,
+            ..Sample::default()
         };
-        let rows = Sample::rows("net/x", &setup(Kind::Net), &sample(10.0), &sample(20.0), 10);
-        let rows: Vec<(&str, f64)> = rows.iter().map(|figure| (figure.name.as_str(), figure.value)).collect();
-        assert_eq!(rows[..3], [("net/x", 123.0), ("net/x/frontend", 100.0), ("net/x/netback", 20.0)]);
-        assert_eq!(
-            rows[3..],
-            [("net/x/receiver", 3.0), ("net/x/netback_hypercalls", 1.0), ("net/x/netback_events", 0.0)]
-        );
+        let setup = setup(Kind::Net);
+        let load = setup.loads.first().unwrap();
+        let count = load.count as f64;
+        let rows = Sample::rows(load, &setup, &sample(count), &sample(2.0 * count));
+        let short = |name: &str| name.strip_prefix(&load.name).unwrap().to_string();
+        let rows: Vec<(String, f64)> = rows.iter().map(|figure| (short(&figure.name), figure.value)).collect();
+        let expected = [
+            ("", 123.0),
+            ("/frontend", 100.0),
+            ("/netback", 20.0),
+            ("/receiver", 3.0),
+            ("/netback_hypercalls", 1.0),
+            ("/netback_grant_calls", 0.0),
+            ("/netback_events", 0.0),
+            ("/frontend_events", 3.0),
+        ];
+        assert_eq!(rows, expected.map(|(name, value)| (name.to_string(), value)));
+    }
+
+    #[test]
+    fn a_histogram_has_a_median_and_a_tail() {
+        assert_eq!(latency("bench-rings: latency 4095 12"), Some((4095, 12)));
+        assert_eq!(latency("bench-rings: 3 events sent"), None);
+        let sample = Sample { latencies: vec![(10, 50), (20, 48), (40, 1), (80, 1)], ..Sample::default() };
+        let figures = sample.latency("net/x").unwrap();
+        assert_eq!(figures.iter().map(|figure| figure.value).collect::<Vec<_>>(), [10.0, 40.0]);
+        assert_eq!(figures[0].histogram.len(), 4);
+        assert!(Sample::default().latency("net/x").is_err());
     }
 
     #[test]

@@ -246,7 +246,7 @@ fn rows(
         let name = format!("linux/{name}{suffix}");
         promises.insert(name.clone(), Promise { promised: f64::INFINITY, goal });
         let peers = [PEER, NATIVE].into_iter().filter_map(|who| Some((who, beside(who)?))).collect();
-        figures.push(Figure { name, value: *value, peers, unit });
+        figures.push(Figure { peers, ..Figure::new(name, *value, unit) });
     }
 }
 

@@ -10,6 +10,7 @@ pub mod devices;
 pub mod goals;
 mod host;
 pub mod linux;
+pub mod loads;
 mod plot;
 pub mod report;
 pub mod spec;
@@ -18,8 +19,10 @@ use crate::build::{Part, build};
 use crate::place::Place;
 use crate::toolchain::Route;
 use anyhow::{Result, bail};
-use devices::Kind;
+use devices::Extent;
+use loads::Kind;
 use report::{Figure, Origin, Report};
+use std::time::Instant;
 
 /// What to measure, or to check.
 #[derive(clap::Args)]
@@ -41,15 +44,15 @@ pub enum Bench {
         #[arg(long)]
         ferrule_only: bool,
     },
-    /// ring-proto on the host beside its peers; and instructions per message of the split driver `echo`, by domain
+    /// ring-proto on the host beside its peers; and instructions per message of the split driver `echo`, beside Xen's
     Rings {
         /// Every size, batch, ring size and number of queues: some minutes
         #[arg(long)]
         full: bool,
     },
-    /// Instructions per packet from guest to guest, by domain
+    /// Instructions per packet, from guest to guest and to the NIC, by domain and by image, beside Xen's; latencies
     Net,
-    /// Instructions per request to a RAM disk, by domain
+    /// Instructions per request to a RAM disk, by domain and by image, beside Xen's; latencies
     Blk,
     /// Starting, domains, idling, memory and sizes, each against its goal
     Boot,
@@ -62,8 +65,8 @@ pub fn command(place: &Place, options: &Options) -> Result<()> {
     match &options.bench {
         Some(Bench::Core { ferrule_only }) => publish(place, "core", core::measure(place, !ferrule_only)?),
         Some(Bench::Rings { full }) => rings(place, *full),
-        Some(Bench::Net) => publish(place, "net", devices::measure(place, Kind::Net)?),
-        Some(Bench::Blk) => publish(place, "blk", devices::measure(place, Kind::Blk)?),
+        Some(Bench::Net) => devices(place, "net", &[Kind::Net, Kind::Nic]),
+        Some(Bench::Blk) => devices(place, "blk", &[Kind::Blk]),
         Some(Bench::Boot) => boot(place),
         Some(Bench::Linux(options)) => linux::command(place, options),
         None => check(place),
@@ -80,8 +83,18 @@ fn publish(place: &Place, name: &str, figures: Vec<Figure>) -> Result<()> {
     Ok(())
 }
 
+/// With everything there is to say.
+fn devices(place: &Place, name: &str, kinds: &[Kind]) -> Result<()> {
+    let mut figures = Vec::new();
+    for kind in kinds {
+        figures.extend(devices::measure(place, *kind, Extent { long: true, beside: true, split: true })?);
+    }
+    publish(place, name, figures)
+}
+
 /// On the host first, as QEMU would disturb it.
 fn rings(place: &Place, full: bool) -> Result<()> {
+    let start = Instant::now();
     let host = host::measure(place, full)?;
     let goals = host::goals(&host);
     let report = Report::new(host, Origin::host(place), spec::read(place)?);
@@ -89,7 +102,10 @@ fn rings(place: &Place, full: bool) -> Result<()> {
     for path in report.write(place, "rings-host")? {
         println!("{}", place.show(&path));
     }
-    publish(place, "rings", devices::measure(place, Kind::Rings)?)
+    let beside = devices::measure(place, Kind::Rings, Extent { long: full, beside: true, split: false })?;
+    publish(place, "rings", beside)?;
+    println!("in {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
 }
 
 /// Every figure against its goal; an error if one is missed.
@@ -110,8 +126,8 @@ fn boot(place: &Place) -> Result<()> {
 /// All that is promised, measured again.
 fn check(place: &Place) -> Result<()> {
     let mut figures = core::measure(place, false)?;
-    for kind in [Kind::Rings, Kind::Net, Kind::Blk] {
-        figures.extend(devices::measure(place, kind)?);
+    for kind in Kind::ALL {
+        figures.extend(devices::measure(place, kind, Extent::default())?);
     }
     hold(place, &figures, &["core/", "rings/", "net/", "blk/"])
 }
@@ -130,6 +146,9 @@ fn hold(place: &Place, figures: &[Figure], benches: &[&str]) -> Result<()> {
         return Ok(());
     }
     let held = promises.keys().filter(|name| benches.iter().any(|bench| name.starts_with(bench))).count();
+    for figure in figures.iter().filter(|figure| promises.contains_key(&figure.name)) {
+        println!("{:44} {:>9.1} {}", figure.name, figure.value, figure.unit);
+    }
     match broken.lines().count() {
         0 => println!("{held} figures are what {} promises, or less", spec::PAGE),
         count => bail!("{count} of {held} promises are broken\n{broken}"),

@@ -46,6 +46,40 @@ pub fn page(title: &str, line: &str, origin: &Origin, bars: &[Bar]) -> String {
     )
 }
 
+/// Pixels of a histogram: of a bar's step, of the highest bar.
+const STEP: usize = 36;
+const HIGHEST: f64 = 160.0;
+
+/// A histogram under a heading: how many took so long at most.
+pub fn histogram(name: &str, buckets: &[(u64, u64)]) -> String {
+    let most = buckets.iter().map(|(_, count)| *count).max().unwrap_or(1).max(1) as f64;
+    let mut drawn = String::new();
+    for (index, (at_most, count)) in buckets.iter().enumerate() {
+        let (x, height) = (index * STEP + 8, *count as f64 / most * HIGHEST);
+        let (y, middle) = (HIGHEST + 20.0 - height, x + STEP / 2 - 2);
+        let width = STEP - 4;
+        let _ = writeln!(drawn, r#"<rect class="good" x="{x}" y="{y:.1}" width="{width}" height="{height:.1}"/>"#);
+        let _ = writeln!(drawn, r#"<text x="{middle}" y="{:.1}" text-anchor="middle">{count}</text>"#, y - 4.0);
+        let at = HIGHEST + 36.0;
+        let _ = writeln!(drawn, r#"<text x="{middle}" y="{at}" text-anchor="middle">{}</text>"#, short(*at_most));
+    }
+    let (width, height) = (buckets.len() * STEP + 16, HIGHEST + 48.0);
+    format!(
+        "<h2>{name}</h2>\n<p>How many took so many instructions at most.</p>\n\
+         <svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" role=\"img\">\n{drawn}</svg>\n"
+    )
+}
+
+/// 950, 1.3k, 41k, 1.2M.
+fn short(value: u64) -> String {
+    match value as f64 {
+        value if value < 1e3 => format!("{value}"),
+        value if value < 1e4 => format!("{:.1}k", value / 1e3),
+        value if value < 1e6 => format!("{:.0}k", value / 1e3),
+        value => format!("{:.1}M", value / 1e6),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +92,15 @@ mod tests {
         let widths: Vec<&str> = page.split("width=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
         assert_eq!(widths, ["1200", "220.0", "550.0", "0.0"]);
         assert_eq!((page.matches("class=\"good\"").count(), page.matches("class=\"bad\"").count()), (2, 1));
+    }
+
+    #[test]
+    fn the_most_frequent_bucket_is_the_highest() {
+        let drawn = histogram("net/x", &[(950, 1), (1279, 4), (40_959, 2), (1_200_000, 1)]);
+        let heights: Vec<&str> = drawn.split("height=\"").skip(2).filter_map(|rest| rest.split('"').next()).collect();
+        assert_eq!(heights, ["40.0", "160.0", "80.0", "40.0"]);
+        for label in [">950<", ">1.3k<", ">41k<", ">1.2M<"] {
+            assert!(drawn.contains(label), "{label} in {drawn}");
+        }
     }
 }

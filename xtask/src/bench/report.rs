@@ -1,6 +1,6 @@
 //! Figures as a table, as JSON and as a page with a plot.
 
-use super::plot::{Bar, page};
+use super::plot::{Bar, histogram, page};
 use super::spec::Promise;
 use crate::place::Place;
 use crate::process::stdout_of;
@@ -28,12 +28,25 @@ pub struct Figure {
     pub peers: Vec<(&'static str, f64)>,
     /// In what they all are.
     pub unit: &'static str,
+    /// The same with each side's defaults.
+    pub defaults: Option<Defaults>,
+    /// Of a latency: how many took so long at most, in order.
+    pub histogram: Vec<(u64, u64)>,
+}
+
+/// A figure where no protection is switched off, on a CPU with all that QEMU has.
+#[derive(Clone, Copy, Debug)]
+pub struct Defaults {
+    /// On Ferrule.
+    pub value: f64,
+    /// On Xen.
+    pub peer: Option<f64>,
 }
 
 impl Figure {
     /// A figure with nobody beside it.
     pub fn new(name: String, value: f64, unit: &'static str) -> Figure {
-        Figure { name, value, peers: Vec::new(), unit }
+        Figure { name, value, peers: Vec::new(), unit, defaults: None, histogram: Vec::new() }
     }
 }
 
@@ -68,6 +81,17 @@ struct JsonFigure<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     goal: Option<f64>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    peer: BTreeMap<&'static str, f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    defaults: Option<JsonDefaults>,
+    /// Pairs: at most so long, so many.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    histogram: &'a [(u64, u64)],
+}
+
+#[derive(Serialize)]
+struct JsonDefaults {
+    value: f64,
     peer: BTreeMap<&'static str, f64>,
 }
 
@@ -114,7 +138,7 @@ impl Report {
         self.promises.get(&figure.name).and_then(|promise| promise.goal)
     }
 
-    /// Operation, our figure, the goal, and each peer's with the ratio of ours to it.
+    /// Operation, our figure, the goal, and each peer's with the ratio of ours to it; then the same at the defaults.
     pub fn table(&self) -> String {
         let names = self.figures.iter().map(|figure| figure.name.len()).max().unwrap_or(0).max(34);
         let mut text = format!("{:names$} {:>9} {:13} {:14} peers (ferrule's part)\n", "", "ferrule", "unit", "goal");
@@ -130,6 +154,12 @@ impl Report {
                     let _ = write!(line, " ({:.2})", figure.value / peer);
                 }
             }
+            if let Some(Defaults { value, peer }) = figure.defaults {
+                let _ = write!(line, "; defaults {}", shown(value));
+                if let Some(peer) = peer {
+                    let _ = write!(line, ", {PEER} {} ({:.2})", shown(peer), value / peer);
+                }
+            }
             let _ = writeln!(text, "{}", line.trim_end());
         }
         text
@@ -142,6 +172,11 @@ impl Report {
             value: figure.value,
             goal: self.goal(figure),
             peer: figure.peers.iter().copied().collect(),
+            defaults: figure.defaults.map(|Defaults { value, peer }| JsonDefaults {
+                value,
+                peer: peer.iter().map(|peer| (PEER, *peer)).collect(),
+            }),
+            histogram: &figure.histogram,
         });
         let json = Json { results: results.collect(), origin: &self.origin };
         serde_json::to_string_pretty(&json).context("writing JSON")
@@ -167,7 +202,9 @@ impl Report {
         let plotted = |figure: &&Figure| [INSTRUCTIONS, NS].contains(&figure.unit);
         let bars: Vec<Bar> = self.figures.iter().filter(plotted).map(bar).collect();
         let line = if beside { "the best peer of the same sitting".into() } else { format!("{most:.0}") };
-        page("what one operation costs", &line, &self.origin, &bars)
+        let timed = self.figures.iter().filter(|figure| !figure.histogram.is_empty());
+        let histograms: String = timed.map(|figure| histogram(&figure.name, &figure.histogram)).collect();
+        page("what one operation costs", &line, &self.origin, &bars) + &histograms
     }
 
     /// Writes `target/ferrule/bench/NAME.json` and `.html`.
@@ -195,9 +232,10 @@ mod tests {
 
     fn report() -> Report {
         let null = Figure::new("core/null_hypercall".into(), 139.0, INSTRUCTIONS);
+        let defaults = Some(Defaults { value: 150.0, peer: Some(300.0) });
         let figures = vec![
-            Figure { peers: vec![(PEER, 278.0), ("other", 139.5)], ..null },
-            Figure::new("core/alone".into(), 7.0, INSTRUCTIONS),
+            Figure { peers: vec![(PEER, 278.0), ("other", 139.5)], defaults, ..null },
+            Figure { histogram: vec![(20, 3), (40, 1)], ..Figure::new("core/alone".into(), 7.0, INSTRUCTIONS) },
         ];
         let promises = super::super::spec::parse("| core/null_hypercall | instructions | 139 | 140 | 278 |\n");
         Report::new(figures, Origin { machine: "m".into(), commit: "c".into() }, promises)
@@ -212,7 +250,10 @@ mod tests {
         assert_eq!(json["results"][0]["goal"], 140.0);
         assert_eq!(json["results"][0]["peer"]["xen-4.17"], 278.0);
         assert_eq!(json["results"][0]["peer"]["other"], 139.5);
-        assert!(json["results"][1].get("peer").is_none());
+        assert_eq!(json["results"][0]["defaults"]["value"], 150.0);
+        assert_eq!(json["results"][0]["defaults"]["peer"]["xen-4.17"], 300.0);
+        assert_eq!(json["results"][1]["histogram"][1], serde_json::json!([40, 1]));
+        assert!(json["results"][1].get("peer").is_none() && json["results"][1].get("defaults").is_none());
         assert_eq!((json["machine"].as_str(), json["commit"].as_str()), (Some("m"), Some("c")));
     }
 
@@ -220,9 +261,12 @@ mod tests {
     fn the_table_shows_each_side_the_goal_and_the_ratio() {
         let table = report().table();
         let row = table.lines().nth(1).unwrap();
-        for part in [" 139 ", " 140 ok ", "xen-4.17 278 (0.50)", "other 139.5 (1.00)"] {
+        for part in
+            [" 139 ", " 140 ok ", "xen-4.17 278 (0.50)", "other 139.5 (1.00); defaults 150, xen-4.17 300 (0.50)"]
+        {
             assert!(row.contains(part), "{part} in {row}");
         }
         assert!(report().html().contains(r#"width="438.4""#), "{}", report().html());
+        assert!(report().html().contains("<h2>core/alone</h2>"), "{}", report().html());
     }
 }

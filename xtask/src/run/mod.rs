@@ -4,7 +4,7 @@ pub mod console;
 mod hand_over;
 pub mod held;
 pub mod http;
-mod hypervisor;
+pub mod hypervisor;
 pub mod keys;
 pub mod log;
 pub mod offer;

@@ -1,5 +1,6 @@
 //! The device class `echo`: a split driver to start from (docs/adding-a-driver.md). A guest sends text, and the backend
-//! sends it back, in capitals if the manifest says `params = "upper"`.
+//! sends it back, in capitals if the manifest says `params = "upper"`; with `params = "poll"` it looks for more some times
+//! before it asks for an event.
 //!
 //! Here is what both halves say on the ring and in the store, and the backend's logic, which knows no hypercall and runs
 //! on the host; `bin/echoback.rs` is the driver domain around it, `bin/echo.rs` a guest with a frontend.
@@ -57,6 +58,19 @@ impl Message {
         self.bytes.get(..usize::try_from(self.len).ok()?)
     }
 
+    /// Makes it its own answer. It is a copy: the guest can no longer change what is looked at here.
+    fn answer(&mut self, params: Params, counters: &mut Counters) {
+        counters.requests += 1;
+        match self.text_mut() {
+            Some(text) if params.upper => text.make_ascii_uppercase(),
+            Some(_) => {}
+            None => {
+                counters.errors += 1;
+                self.len = Self::BAD;
+            }
+        }
+    }
+
     fn text_mut(&mut self) -> Option<&mut [u8]> {
         self.bytes.get_mut(..usize::try_from(self.len).ok()?)
     }
@@ -85,6 +99,31 @@ impl FrontKeys {
     }
 }
 
+/// What the manifest says of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Params {
+    /// Answers are in capitals.
+    pub upper: bool,
+    /// While there is load, the ring is looked at again instead of waiting for an event.
+    pub poll: bool,
+}
+
+impl Params {
+    /// Words in any order; the first that is none of ours is the error.
+    pub fn parse(text: &str) -> Result<Self, &str> {
+        text.split_whitespace().try_fold(Self::default(), |params, word| match word {
+            "upper" => Ok(Self { upper: true, ..params }),
+            "poll" => Ok(Self { poll: true, ..params }),
+            other => Err(other),
+        })
+    }
+}
+
+/// Times in turn that a backend which polls finds nothing, before it asks for an event.
+pub const LOOKS: u32 = 64;
+/// Messages taken at a time.
+const PIECE: usize = 8;
+
 /// What was done for one guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -108,14 +147,19 @@ impl core::fmt::Display for Counters {
 #[derive(Debug)]
 pub struct Session<M> {
     ring: Back<M, Echo>,
-    upper: bool,
+    params: Params,
+    /// Times in turn that nothing was found.
+    idle: u32,
+    /// Messages in hand.
+    piece: [Message; PIECE],
     counters: Counters,
 }
 
 impl<M: RingMemory> Session<M> {
     /// Serves the ring in `memory`.
-    pub fn new(memory: M, upper: bool) -> Result<Self, BadSize> {
-        Ok(Self { ring: Back::attach(memory)?, upper, counters: Counters::default() })
+    pub fn new(memory: M, params: Params) -> Result<Self, BadSize> {
+        let (ring, piece) = (Back::attach(memory)?, [Message::new(0, &[]); PIECE]);
+        Ok(Self { ring, params, idle: 0, piece, counters: Counters::default() })
     }
 
     /// What was done.
@@ -123,18 +167,33 @@ impl<M: RingMemory> Session<M> {
         self.counters
     }
 
+    /// Whether the last look at the ring found nothing.
+    pub fn is_idle(&self) -> bool {
+        self.idle > 0
+    }
+
     /// Answers what is there, one ring full at most: whether the guest wants to be told, and whether there may be more.
     /// An error ends the connection: no honest guest brings it about.
     pub fn run(&mut self) -> Result<(Notify, bool), Corrupt> {
-        let mut more = true;
-        for _ in 0..self.ring.slots() {
-            match self.ring.pop() {
-                Ok(message) => self.answer(message),
+        let (mut left, mut more) = (self.ring.slots() as usize, true);
+        while left > 0 {
+            let (room, _) = self.piece.split_at_mut(left.min(PIECE));
+            match self.ring.pop_many(room) {
+                Ok(taken) => {
+                    let (taken, _) = room.split_at_mut(taken);
+                    taken.iter_mut().for_each(|message| message.answer(self.params, &mut self.counters));
+                    // The slots of the messages just taken are free.
+                    self.ring.push_many(taken);
+                    left -= taken.len();
+                    self.idle = 0;
+                }
                 Err(PopError::Corrupt(corrupt)) => return Err(corrupt),
-                // Asks for an event at the next message, unless there is one by now.
                 Err(PopError::Empty) => {
-                    more = self.ring.final_check()?;
-                    if !more {
+                    self.idle = self.idle.saturating_add(1);
+                    let polls = self.params.poll && self.idle <= LOOKS;
+                    // Asks for an event at the next message, unless there is one by now.
+                    more = polls || self.ring.final_check()?;
+                    if polls || !more {
                         break;
                     }
                 }
@@ -143,21 +202,6 @@ impl<M: RingMemory> Session<M> {
         let notify = self.ring.publish();
         self.counters.notifications += u64::from(notify.needed());
         Ok((notify, more))
-    }
-
-    /// `message` is a copy: the guest can no longer change what is looked at here.
-    fn answer(&mut self, mut message: Message) {
-        self.counters.requests += 1;
-        match message.text_mut() {
-            Some(text) if self.upper => text.make_ascii_uppercase(),
-            Some(_) => {}
-            None => {
-                self.counters.errors += 1;
-                message.len = Message::BAD;
-            }
-        }
-        // The slot of the message just taken is free.
-        let _ = self.ring.push(&message);
     }
 }
 

@@ -9,6 +9,8 @@ use std::format;
 use std::sync::Arc;
 
 const PAGE: usize = 4096;
+const PLAIN: Params = Params { upper: false, poll: false };
+const UPPER: Params = Params { upper: true, poll: false };
 
 /// A guest that sends and checks; each is told only when it has asked for it.
 struct Polite {
@@ -18,10 +20,10 @@ struct Polite {
 }
 
 impl Polite {
-    fn new(upper: bool) -> Self {
+    fn new(params: Params) -> Self {
         let memory = WordMemory::new(PAGE);
         let ring = Front::new(memory.clone()).unwrap();
-        Self { ring, session: Session::new(memory, upper).unwrap(), answered: 0 }
+        Self { ring, session: Session::new(memory, params).unwrap(), answered: 0 }
     }
 
     /// Fills the ring, lets the backend work until it sleeps, and takes all answers; how many events that took.
@@ -44,7 +46,7 @@ impl Polite {
 #[test]
 fn messages_come_back_in_order_with_two_events_a_ring_full() {
     for (upper, word) in [(false, "message"), (true, "MESSAGE")] {
-        let mut guest = Polite::new(upper);
+        let mut guest = Polite::new(Params { upper, ..PLAIN });
         for _ in 0..100 {
             let events = guest.turn(|id| Message::new(id, format!("{word} {id}").as_bytes()));
             assert_eq!(events, 2, "one each way");
@@ -55,8 +57,38 @@ fn messages_come_back_in_order_with_two_events_a_ring_full() {
 }
 
 #[test]
+fn one_that_polls_asks_for_an_event_when_it_has_looked_often_enough() {
+    let mut guest = Polite::new(Params { poll: true, ..PLAIN });
+    let send = |guest: &mut Polite| {
+        guest.ring.push(&Message::new(0, &[])).unwrap();
+        guest.ring.publish().needed()
+    };
+    // A fresh ring asks for an event at its first message.
+    assert!(send(&mut guest));
+    for _ in 0..3 {
+        assert!(guest.session.run().unwrap().1);
+        for look in 2..=LOOKS {
+            assert!(guest.session.run().unwrap().1 && guest.session.is_idle(), "look {look}");
+        }
+        assert!(!send(&mut guest), "it still polls");
+        for look in 1..=LOOKS {
+            assert!(guest.session.run().unwrap().1, "look {look}");
+        }
+        assert!(!guest.session.run().unwrap().1, "it sleeps");
+        assert!(send(&mut guest), "and wants to be told");
+    }
+}
+
+#[test]
+fn params_are_words() {
+    assert_eq!(Params::parse(""), Ok(PLAIN));
+    assert_eq!(Params::parse("poll upper"), Ok(Params { upper: true, poll: true }));
+    assert_eq!(Params::parse("upper loud"), Err("loud"));
+}
+
+#[test]
 fn lengths_at_the_edges() {
-    let mut guest = Polite::new(true);
+    let mut guest = Polite::new(UPPER);
     for len in [0, 1, TEXT as u32, TEXT as u32 + 1, 0x8000_0000, u32::MAX] {
         let good = len as usize <= TEXT;
         let message = Message { id: 7, len, bytes: [b'a'; TEXT] };
@@ -73,12 +105,12 @@ fn lengths_at_the_edges() {
 
 #[test]
 fn a_hostile_guest_hurts_only_itself() {
-    let mut innocent = Polite::new(false);
+    let mut innocent = Polite::new(PLAIN);
     let (mut ended, mut errors) = (0, 0);
     for seed in 0..200 {
         let memory = WordMemory::new(PAGE);
         let mut hostile = HostileFront::<_, Echo>::new(memory.clone(), seed, seed % 2 == 0);
-        let mut session = Session::new(memory, true).unwrap();
+        let mut session = Session::new(memory, UPPER).unwrap();
         let message = |rng: &mut Rng| {
             let mut bytes = [0; TEXT];
             rng.fill(&mut bytes);

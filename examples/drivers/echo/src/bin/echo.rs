@@ -1,14 +1,14 @@
 //! `echo`: a guest with a frontend of the class `echo`. It sends messages and checks what comes back.
 //!
 //! Command line: `upper` if capitals are to come back, `messages=N` (default 10000), `window=N`: how many
-//! of them may be without an answer (default: as many as the ring holds).
+//! of them may be without an answer (default: as many as the ring holds), `poll`: never waits for an event.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
 use abi::DomId;
-use abi::sched::ShutdownReason;
+use abi::sched::{SchedOp, ShutdownReason};
 use abi::start_info::StartInfo;
 use alloc::rc::Rc;
 use core::cell::{Cell, RefCell};
@@ -19,7 +19,7 @@ use domain_rt::frontend::{self, Frontend};
 use domain_rt::grant::{Access, Granted};
 use domain_rt::runtime::{self, Context};
 use domain_rt::store::{KeySet, Store};
-use domain_rt::{hypercall, println};
+use domain_rt::{driver, hypercall, println};
 use echo_driver::{Echo, FrontKeys, Message};
 use ring_proto::keys::Put;
 use ring_proto::path::Class;
@@ -32,6 +32,8 @@ const SAID: &[u8] = b"anything of up to 56 bytes";
 const SHOUTED: &[u8] = b"ANYTHING OF UP TO 56 BYTES";
 /// Messages sent, if the command line does not say.
 const COUNT: u32 = 10_000;
+/// Answers taken at a time.
+const PIECE: usize = 8;
 
 fn run(start: &'static StartInfo) -> ShutdownReason {
     runtime::start(start, talk)
@@ -41,7 +43,8 @@ async fn talk(context: Context) {
     let words = || context.command_line().split_whitespace();
     let number = |key: &str| words().find_map(|word| word.strip_prefix(key)?.parse::<u32>().ok());
     let (count, window) = (number("messages=").unwrap_or(COUNT), number("window=").unwrap_or(u32::MAX));
-    let talk = Talk { upper: words().any(|word| word == "upper"), count, window, ..Talk::default() };
+    let has = |wanted| words().any(|word| word == wanted);
+    let talk = Talk { upper: has("upper"), poll: has("poll"), count, window, ..Talk::default() };
     match context.store {
         Some(store) => println!("echo: {}", if device(context, store, talk).await { "SUCCESS" } else { "FAIL" }),
         None => println!("echo: no store"),
@@ -72,6 +75,7 @@ type Ring = (Front<Granted, Echo>, Rc<Event>);
 #[derive(Default)]
 struct Talk {
     upper: bool,
+    poll: bool,
     count: u32,
     window: u32,
     ring: RefCell<Option<Ring>>,
@@ -104,16 +108,23 @@ impl Frontend for Talk {
         let event = self.ring.borrow().as_ref().map(|(_, event)| event.clone());
         let Some(event) = event else { return pending().await };
         while self.turn().is_ok() {
-            event.wait().await;
+            if self.poll {
+                // The backend may want this CPU.
+                let _ = hypercall::sched_op(SchedOp::YIELD, &mut ());
+                driver::give_way().await;
+            } else {
+                event.wait().await;
+            }
         }
     }
 }
 
 impl Talk {
-    /// Sends and takes what there is, until an event will tell of more.
+    /// Sends and takes what there is, until an event will tell of more, or there is no more to poll for.
     fn turn(&self) -> Result<(), Corrupt> {
         let mut ring = self.ring.borrow_mut();
         let Some((ring, event)) = ring.as_mut() else { return Ok(()) };
+        let mut piece = [Message::new(0, &[]); PIECE];
         loop {
             let end = self.answered.get().saturating_add(self.window).min(self.count);
             while self.sent.get() < end && ring.push(&Message::new(self.sent.get(), SAID)).is_ok() {
@@ -124,18 +135,18 @@ impl Talk {
                 event.notify();
             }
             let before = self.answered.get();
-            while let Ok(answer) = ring.pop() {
-                self.take(answer)?;
+            while let Ok(taken) = ring.pop_many(&mut piece) {
+                piece.iter().take(taken).try_for_each(|answer| self.take(answer))?;
             }
             // Asks for an event, unless there is more by now; a ring that the backend broke says so.
-            if self.answered.get() == before && !ring.final_check()? {
+            if self.answered.get() == before && (self.poll || !ring.final_check()?) {
                 return Ok(());
             }
         }
     }
 
     /// Checks an answer: a backend is trusted no more than a guest.
-    fn take(&self, answer: Message) -> Result<(), Corrupt> {
+    fn take(&self, answer: &Message) -> Result<(), Corrupt> {
         let expected = Message::new(self.answered.get(), if self.upper { SHOUTED } else { SAID });
         if answer.id != expected.id || answer.text() != expected.text() {
             return Err(Corrupt::Protocol("an answer to nothing"));

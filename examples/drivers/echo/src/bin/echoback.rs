@@ -4,6 +4,7 @@
 
 extern crate alloc;
 
+use abi::sched::SchedOp;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
@@ -15,11 +16,11 @@ use domain_rt::backend::{Backend, Connection, Signal};
 use domain_rt::driver::{self, Driver, Function};
 use domain_rt::events::Event;
 use domain_rt::grant::{Access, Mapping};
-use domain_rt::println;
 use domain_rt::runtime::Context;
 use domain_rt::store::KeySet;
 use domain_rt::xenbus::Half;
-use echo_driver::{FrontKeys, Session};
+use domain_rt::{hypercall, println};
+use echo_driver::{FrontKeys, Params, Session};
 use ring_proto::keys::{Keys, Put};
 use ring_proto::path::Class;
 
@@ -45,18 +46,16 @@ impl Driver for EchoBack {
     }
 
     fn device(self: &Rc<Self>, keys: &KeySet) -> Result<Device, String> {
-        match keys.get("params") {
-            Some("upper") => Ok(Device { driver: self.clone(), upper: true }),
-            None | Some("") => Ok(Device { driver: self.clone(), upper: false }),
-            Some(other) => Err(format!("params: {other:?} is not upper")),
-        }
+        let params = Params::parse(keys.get("params").unwrap_or_default());
+        let params = params.map_err(|word| format!("params: {word:?} is neither upper nor poll"))?;
+        Ok(Device { driver: self.clone(), params })
     }
 }
 
 /// A device before anybody is connected.
 struct Device {
     driver: Rc<EchoBack>,
-    upper: bool,
+    params: Params,
 }
 
 impl Backend for Device {
@@ -70,7 +69,7 @@ impl Backend for Device {
         let (peer, driver) = (half.peer(), self.driver.clone());
         let ring = Mapping::new(peer, slice::from_ref(&front.ring), Access::ReadWrite);
         let ring = ring.map_err(|status| format!("ring-ref: {status:?}"))?;
-        let session = Session::new(ring, self.upper).map_err(|error| format!("{error:?}"))?;
+        let session = Session::new(ring, self.params).map_err(|error| format!("{error:?}"))?;
         let event = Event::bind_interdomain(peer, front.event).map_err(|error| format!("event-channel: {error:?}"))?;
         let served = Served { session: RefCell::new(session), event, broken: Signal::default(), driver };
         // What was sent before anybody listened.
@@ -120,6 +119,10 @@ impl Connection for Served {
 
     async fn serve(&self) {
         while self.run() {
+            if self.session.borrow().is_idle() {
+                // It polls: whoever is to send something may want this CPU.
+                let _ = hypercall::sched_op(SchedOp::YIELD, &mut ());
+            }
             driver::give_way().await;
         }
     }
