@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// A guest whose log is taken: its example, its name there, and what it says when it is up.
+/// A guest whose log is taken: its example, its name there, and what it says in a whole line when it is up.
 struct Guest {
     example: &'static str,
     name: &'static str,
@@ -21,7 +21,7 @@ struct Guest {
 
 const GUESTS: [Guest; 2] = [
     Guest { example: "linux-mini", name: "linux-mini", up: "linux serves" },
-    Guest { example: "debian", name: "debian", up: "debian login:" },
+    Guest { example: "debian", name: "debian", up: "GNU/Linux 12 debian hvc0" },
 ];
 const VCPUS: [u32; 2] = [1, 2];
 /// How long a guest may take to be up, on a loaded machine.
