@@ -110,7 +110,7 @@ pub fn check(place: &Place) -> Result<()> {
 }
 
 /// Brings the copy of the sources up to date. Files that are the same stay untouched, so that cargo builds little.
-fn copy(place: &Place, tree: &Path) -> Result<()> {
+pub fn copy(place: &Place, tree: &Path) -> Result<()> {
     let files = place.files()?;
     for file in &files {
         let (from, to) = (place.root.join(file), tree.join(file));

@@ -437,6 +437,70 @@ fn xsa_418_depth() {
 }
 
 /// What owners the tree holds, counted node by node.
+/// What other domains, the toolstack and the domain itself can do between any two requests of a transaction, and how the
+/// rest of it goes then. The accounts are right at each step, and all of it is done in the end or nothing.
+#[test]
+fn a_transaction_is_interrupted_at_every_step_by_each_who_can() {
+    const STEPS: [(M, &str); 7] = [
+        (M::WRITE, "data/a/b\0new"),
+        (M::MKDIR, "data/c\0"),
+        (M::READ, "data/old\0"),
+        (M::RM, "data/old\0"),
+        (M::SET_PERMS, "data/c\0n1\0r2\0"),
+        (M::DIRECTORY, "data\0"),
+        (M::WRITE, "data/c/d\0new"),
+    ];
+    type Between = (fn(&mut Store), Result<String, String>);
+    let own = |s: &mut Store, path: &str| s.put(&format!("/local/domain/1/data/{path}"), "else").unwrap();
+    let conflict: fn(&mut Store) = |s| s.put("/local/domain/1/data/old", "else").unwrap();
+    let between: [Between; 6] = [
+        (|s| s.put("/local/domain/2/data/x", "else").unwrap(), done()),
+        (|s| assert_eq!(ask(s, 2, M::TRANSACTION_START, "\0").map(|_| ()), Ok(())), done()),
+        (conflict, err("EAGAIN")),
+        (|s| s.delete("/local/domain/1/data/old").unwrap(), err("EAGAIN")),
+        (|s| s.reset(DomId(1)), err("ENOENT")),
+        (
+            |s| {
+                s.release(DomId(1));
+                assert_eq!((s.nodes_of(DomId(1)), s.transactions.len()), (0, 0));
+                s.introduce(DomId(1));
+            },
+            err("ENOENT"),
+        ),
+    ];
+    let mut taken = 0;
+    for (interruption, expected) in &between {
+        for step in 0..=STEPS.len() {
+            let mut s = store();
+            own(&mut s, "old");
+            let id: u32 = ask(&mut s, 1, M::TRANSACTION_START, "\0").unwrap().parse().unwrap();
+            for (index, (kind, payload)) in STEPS.iter().enumerate() {
+                if index == step {
+                    interruption(&mut s);
+                    taken += 1;
+                }
+                let _ = ask_in(&mut s, 1, id, *kind, payload);
+                assert_eq!(clean(&s.counts), clean(&recount(&s)), "before it is over nothing is counted");
+            }
+            if step == STEPS.len() {
+                interruption(&mut s);
+                taken += 1;
+            }
+            assert_eq!(ask_in(&mut s, 1, id, M::TRANSACTION_END, "T\0"), *expected, "step {step}");
+            assert_eq!(clean(&s.counts), clean(&recount(&s)));
+            let made = ["a/b", "c/d"].map(|path| s.get(&format!("/local/domain/1/data/{path}")));
+            let all = expected.is_ok().then(|| "new".to_string());
+            assert_eq!(made, [all.clone(), all], "all of it or nothing");
+            // And the teardown, whatever state that left.
+            s.release(DomId(1));
+            assert_eq!(s.nodes_of(DomId(1)), 0);
+            assert!(s.transactions.keys().all(|context| context.domain != DomId(1)));
+            assert_eq!(clean(&s.counts), clean(&recount(&s)));
+        }
+    }
+    assert_eq!(taken, between.len() * (STEPS.len() + 1));
+}
+
 fn recount(store: &Store) -> Counts {
     let mut counts = Counts::new();
     store.tree.each(&mut |_, node| *counts.entry(node.perms.owner()).or_default() += 1);

@@ -10,7 +10,7 @@
 //! it forget, and [`stale_translations`] says which remembered ones are not allowed any more.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -94,7 +94,9 @@ pub struct TestMachine<const ENTRIES: usize = TABLE_ENTRIES> {
     tlb: Mutex<Vec<Translation>>,
     polls: AtomicU64,
     interrupt_at: AtomicU64,
+    interrupt_for: AtomicU64,
     interrupt_every: AtomicU64,
+    interrupted: Mutex<BTreeMap<(&'static str, u32), u64>>,
 }
 
 /// What was done to an interrupt line.
@@ -164,7 +166,9 @@ pub fn core_with<const ENTRIES: usize>(frames: usize, cpus: u32, scatter: bool) 
         tlb: Mutex::default(),
         polls: AtomicU64::new(0),
         interrupt_at: AtomicU64::new(u64::MAX),
+        interrupt_for: AtomicU64::new(1),
         interrupt_every: AtomicU64::new(0),
+        interrupted: Mutex::default(),
     };
     let core = Box::new(Core {
         platform,
@@ -187,6 +191,12 @@ pub fn core_with<const ENTRIES: usize>(frames: usize, cpus: u32, scatter: bool) 
 impl<const ENTRIES: usize> TestMachine<ENTRIES> {
     /// Answers true to the `n`th question from now, counted from 0, whether to make room for other work; once.
     pub fn interrupt_after(&self, n: u64) {
+        self.interrupt_during(n, 1);
+    }
+
+    /// The same to that question and those after it, so many in a row.
+    pub fn interrupt_during(&self, n: u64, times: u64) {
+        self.interrupt_for.store(times, SeqCst);
         self.interrupt_at.store(self.polls.load(SeqCst).saturating_add(n), SeqCst);
     }
 
@@ -198,6 +208,11 @@ impl<const ENTRIES: usize> TestMachine<ENTRIES> {
     /// How often it was asked.
     pub fn polls(&self) -> u64 {
         self.polls.load(SeqCst)
+    }
+
+    /// Where in the core it answered true, file and line, and how often.
+    pub fn interrupted(&self) -> BTreeMap<(&'static str, u32), u64> {
+        self.interrupted.lock().unwrap().clone()
     }
 
     /// Takes what was printed.
@@ -468,10 +483,17 @@ impl<const ENTRIES: usize> Platform for TestMachine<ENTRIES> {
         CpuId(self.cpu.load(SeqCst))
     }
 
+    #[track_caller]
     fn preempt(&self) -> bool {
         let poll = self.polls.fetch_add(1, SeqCst);
-        let every = self.interrupt_every.load(SeqCst);
-        poll == self.interrupt_at.load(SeqCst) || (every != 0 && poll.is_multiple_of(every))
+        let (every, begin) = (self.interrupt_every.load(SeqCst), self.interrupt_at.load(SeqCst));
+        let now = poll >= begin && poll - begin < self.interrupt_for.load(SeqCst);
+        let yes = now || (every != 0 && poll.is_multiple_of(every));
+        if yes {
+            let asks = core::panic::Location::caller();
+            *self.interrupted.lock().unwrap().entry((asks.file(), asks.line())).or_default() += 1;
+        }
+        yes
     }
 
     fn irq_mask(&self, line: crate::irq::Line, masked: bool) {

@@ -29,4 +29,6 @@ pub mod xen_version;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod interrupted;
+#[cfg(test)]
 mod tests;

@@ -1,0 +1,105 @@
+//! Tests that meet a mutant: only those that come by it, the quick ones first, until one fails.
+
+use super::Outcome;
+use crate::process::{Guarded, stdout_of};
+use anyhow::{Context, Result};
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A test that takes longer than this, by itself, meets no mutant.
+const SLOW: Duration = Duration::from_secs(5);
+/// One that takes no longer than this is tried before those that do.
+const QUICK: Duration = Duration::from_millis(200);
+/// Memory that the tests of a mutant may take, in KiB.
+const MEMORY: u32 = 4 << 20;
+
+/// The unit tests of a package.
+pub struct Suite {
+    program: PathBuf,
+    /// Quickest first.
+    tests: Vec<Test>,
+}
+
+struct Test {
+    name: String,
+    takes: Duration,
+    /// The mutants that it comes by.
+    asks: HashSet<u32>,
+}
+
+impl Suite {
+    /// Runs each test of `program` by itself with no mutant on, which has to succeed.
+    pub fn find(program: &Path, asked: &Path) -> Result<Suite> {
+        let listed = stdout_of(Command::new(program).args(["--list", "--format", "terse"]))?;
+        let mut tests = Vec::new();
+        for name in listed.lines().filter_map(|line| line.strip_suffix(": test")) {
+            let _ = std::fs::remove_file(asked);
+            let begin = Instant::now();
+            let passed = passes(program, 0, &[name], Some(asked), Duration::from_secs(120))?;
+            let takes = begin.elapsed();
+            anyhow::ensure!(passed, "{name} fails without a mutant");
+            let asks = std::fs::read_to_string(asked).unwrap_or_default();
+            let asks: HashSet<u32> = asks.lines().filter_map(|id| id.parse().ok()).collect();
+            if takes > SLOW {
+                println!("left out, {:.1} s: {name}", takes.as_secs_f64());
+            } else {
+                tests.push(Test { name: name.into(), takes, asks });
+            }
+        }
+        tests.sort_by_key(|test| test.takes);
+        println!("{} tests, {:.1} s", tests.len(), tests.iter().map(|t| t.takes.as_secs_f64()).sum::<f64>());
+        Ok(Suite { program: program.into(), tests })
+    }
+
+    /// Tries the tests that come by a mutant.
+    pub fn meets(&self, id: u32) -> Result<Outcome> {
+        self.try_on(&self.program, id, |test| test.asks.contains(&id))
+    }
+
+    /// Tries all tests on a program that has nothing but a mutant.
+    pub fn all_on(&self, program: &Path) -> Result<Outcome> {
+        self.try_on(program, u32::MAX - 1, |_| true)
+    }
+
+    fn try_on(&self, program: &Path, id: u32, wanted: impl Fn(&Test) -> bool) -> Result<Outcome> {
+        let (quick, slow): (Vec<&Test>, Vec<&Test>) =
+            self.tests.iter().filter(|test| wanted(test)).partition(|test| test.takes <= QUICK);
+        let runs = std::iter::once(quick).chain(slow.into_iter().map(|test| vec![test]));
+        for tests in runs.filter(|tests| !tests.is_empty()) {
+            let names: Vec<&str> = tests.iter().map(|test| test.name.as_str()).collect();
+            let limit = Duration::from_secs(10) + 10 * tests.iter().map(|test| test.takes).sum::<Duration>();
+            if !passes(program, id, &names, None, limit)? {
+                return Ok(Outcome::Caught);
+            }
+        }
+        Ok(Outcome::Survived)
+    }
+}
+
+/// Runs tests one after the other until one fails; whether all passed in time.
+fn passes(program: &Path, mutant: u32, names: &[&str], asked: Option<&Path>, limit: Duration) -> Result<bool> {
+    let shell = format!("ulimit -v {}; ulimit -c 0; exec \"$0\" \"$@\"", MEMORY);
+    let program = program.display().to_string();
+    let fixed = ["-c", &shell, &program, "--test-threads", "1", "--exact"];
+    let args: Vec<String> = fixed.iter().chain(names).map(|arg| arg.to_string()).collect();
+    let child = Guarded::spawn("sh", &args, |command| {
+        command.env("MUTANT", mutant.to_string()).env("PROPTEST_CASES", "16").env("PROPTEST_MAX_SHRINK_ITERS", "0");
+        command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true").env("RUST_BACKTRACE", "0");
+        if let Some(asked) = asked {
+            command.env("MUTANTS_ASKED", asked);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    })?;
+    let output = child.child().stdout.take().context("its output")?;
+    // A failure ends the run; so does the end of the output.
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(output).lines().map_while(Result::ok);
+        let _ = tell.send(lines.any(|line| line.starts_with("test ") && line.ends_with("FAILED")));
+    });
+    let failed = told.recv_timeout(limit).unwrap_or(true);
+    Ok(!failed && child.wait(Duration::from_secs(10))?.is_some_and(|status| status.success()))
+}
