@@ -25,6 +25,8 @@ use crate::{Core, CpuSet, Domain, Flush, Platform, refuse_if};
 mod info;
 mod list;
 mod place;
+#[cfg(test)]
+mod tests;
 pub(crate) use info::{Claim, OwnerWord};
 pub use info::{Owner, PageInfo, PageType, State};
 pub(crate) use list::List;

@@ -5,3 +5,4 @@ mod hostile;
 mod protocol;
 mod rings;
 mod streams;
+mod values;

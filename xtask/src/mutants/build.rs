@@ -48,7 +48,10 @@ const NOT_BUILT: [&str; 9] = ["E0277", "E0308", "E0369", "E0368", "E0600", "E061
 /// A copy of the sources, in which one package is mutated.
 pub struct Tree<'a> {
     place: &'a Place,
-    package: &'a str,
+    /// The package.
+    pub package: &'a str,
+    /// What each command goes through.
+    pub through: &'a str,
     root: PathBuf,
     /// The package's lib.rs, which gets the switch.
     lib: String,
@@ -68,14 +71,14 @@ pub struct Built {
 
 impl<'a> Tree<'a> {
     /// Makes it, or brings it up to date.
-    pub fn new(place: &'a Place, package: &'a str, folder: &str) -> Result<Tree<'a>> {
+    pub fn new(place: &'a Place, package: &'a str, folder: &str, through: &'a str) -> Result<Tree<'a>> {
         let root = place.target.join("mutants/tree").join(package);
-        Ok(Tree { place, package, root, lib: format!("{folder}src/lib.rs") })
+        Ok(Tree { place, package, through, root, lib: format!("{folder}src/lib.rs") })
     }
 
     /// A file that tests may write to.
     pub fn scratch(&self) -> PathBuf {
-        self.place.target.join("mutants/asked")
+        self.root.with_extension("asked")
     }
 
     /// Builds all mutants into one program; those that keep it from being built are taken out until it is.
@@ -141,8 +144,8 @@ impl<'a> Tree<'a> {
 
     /// Builds the package's unit tests: quickly, not to be debugged.
     fn cargo(&self) -> Result<Result<PathBuf, Vec<CompileError>>> {
-        let mut cargo = Command::new("cargo");
-        cargo.current_dir(&self.root).env("CARGO_TARGET_DIR", self.place.target.join("mutants/build"));
+        let mut cargo = Command::new(self.through);
+        cargo.arg("cargo").current_dir(&self.root).env("CARGO_TARGET_DIR", self.place.target.join("mutants/build"));
         cargo.env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
         cargo.env("RUSTFLAGS", "--cap-lints allow");
         cargo.args(["test", "--lib", "--no-run", "--message-format=json", "-p", self.package]);
@@ -214,11 +217,16 @@ impl CompileError {
         let LeftOut { refused, left, constant } = out;
         let near = || self.places.iter().filter_map(|(file, range)| Some((woven.get(file.as_str())?, range)));
         if self.code == "E0015" {
-            for (file, range) in &self.places {
-                let Some(made) = woven.get(file.as_str()) else { continue };
-                let here = made.constant.iter().find(|(_, at)| (range.start..=range.end).contains(at));
-                if let Some((source, _)) = here {
-                    constant.entry(file.clone()).or_default().insert(*source);
+            // rustc shows a function from its first word on, which may be the one behind `const`; or says its name alone.
+            let called = self.text.split('`').nth(1).and_then(|path| path.rsplit("::").next()).unwrap_or("");
+            let shown = |file: &str, at: usize| {
+                self.places.iter().any(|(of, range)| of == file && range.start <= at + 1 && at <= range.end)
+            };
+            for (file, made) in woven {
+                let meant = made.constant.iter().filter(|(_, at, name)| shown(file, *at) || name == called);
+                let meant: Vec<usize> = meant.map(|(source, ..)| *source).collect();
+                constant.entry(file.to_string()).or_default().extend(&meant);
+                if !meant.is_empty() {
                     return;
                 }
             }

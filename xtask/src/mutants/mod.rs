@@ -16,7 +16,6 @@ use anyhow::{Context, Result, bail};
 use build::Tree;
 use run::Suite;
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write as _;
@@ -35,6 +34,12 @@ pub struct Options {
     /// Begin anew
     #[arg(long)]
     anew: bool,
+    /// Try nothing; say what is known
+    #[arg(long, conflicts_with = "anew")]
+    report: bool,
+    /// A command through which each build and each run of tests goes, such as `nice`
+    #[arg(long, value_name = "COMMAND")]
+    through: Option<String>,
 }
 
 /// The packages that are mutated, and where they are.
@@ -85,7 +90,10 @@ pub fn command(place: &Place, options: &Options) -> Result<()> {
         }
         let mut record = Record::open(place, package, options.anew)?;
         record.forget_what_changed(place, &mutants)?;
-        examine(place, package, folder, &mutants, &mut record)?;
+        if !options.report {
+            let through = options.through.as_deref().unwrap_or("env");
+            examine(&Tree::new(place, package, folder, through)?, &mutants, &mut record)?;
+        }
         unexpected += report(&mutants, &record, &reasons);
     }
     if unexpected > 0 {
@@ -96,19 +104,18 @@ pub fn command(place: &Place, options: &Options) -> Result<()> {
 }
 
 /// Finds out about the mutants of which nothing is known, and tries survivors again.
-fn examine(place: &Place, package: &str, folder: &str, mutants: &[Mutant], record: &mut Record) -> Result<()> {
+fn examine(tree: &Tree<'_>, mutants: &[Mutant], record: &mut Record) -> Result<()> {
     let open: Vec<&Mutant> =
         mutants.iter().filter(|m| !matches!(record.get(m), Some(Outcome::Caught | Outcome::NotBuilt))).collect();
     if open.is_empty() {
         return Ok(());
     }
-    println!("{package}: {} mutants, {} of them to be tried", mutants.len(), open.len());
-    let tree = Tree::new(place, package, folder)?;
+    println!("{}: {} mutants, {} of them to be tried", tree.package, mutants.len(), open.len());
     let built = tree.build_all(&open)?;
     for mutant in open.iter().filter(|mutant| built.refused.contains(&mutant.id)) {
         record.note(mutant, Outcome::NotBuilt)?;
     }
-    let suite = Suite::find(&built.program, &tree.scratch())?;
+    let suite = Suite::find(&built.program, &tree.scratch(), tree.through)?;
     for mutant in open.iter().filter(|mutant| built.woven.contains(&mutant.id)) {
         record.note(mutant, suite.meets(mutant.id)?)?;
     }
@@ -188,24 +195,33 @@ impl Record {
 
 /// A row for each file, for docs/mutants.md; returns how many survived that are not expected.
 fn report(mutants: &[Mutant], record: &Record, reasons: &str) -> usize {
-    let mut files: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
-    let (mut unexpected, mut names) = (0, String::new());
-    for mutant in mutants {
-        let outcome = record.get(mutant).unwrap_or(Outcome::Survived);
-        files.entry(&mutant.file).or_default()[outcome as usize] += 1;
-        if outcome == Outcome::Survived && !is_expected(&mutant.name, reasons) {
-            unexpected += 1;
-            let _ = writeln!(names, "no reason: {}", mutant.name);
+    let mut files: BTreeMap<&str, Vec<&Mutant>> = BTreeMap::new();
+    mutants.iter().for_each(|mutant| files.entry(&mutant.file).or_default().push(mutant));
+    let survives = |mutant: &&Mutant| record.get(mutant) == Some(Outcome::Survived);
+    let unexpected: Vec<&str> = mutants
+        .iter()
+        .filter(survives)
+        .map(|mutant| mutant.name.as_str())
+        .filter(|name| !is_expected(name, reasons))
+        .collect();
+    unexpected.iter().for_each(|name| println!("no reason: {name}"));
+    println!("| file | mutants | do not build | caught | survived |\n|---|---|---|---|---|");
+    let (mut all, mut not_run) = ([0; 3], Vec::new());
+    for (file, mutants) in files {
+        let outcomes: Vec<Outcome> = mutants.iter().filter_map(|mutant| record.get(mutant)).collect();
+        if outcomes.len() < mutants.len() {
+            not_run.push(format!("{file} ({} of {})", mutants.len() - outcomes.len(), mutants.len()));
+            continue;
         }
-    }
-    println!("{names}| file | mutants | do not build | caught | survived |\n|---|---|---|---|---|");
-    let mut all = [0; 3];
-    for (file, counts) in &files {
-        println!("{}", row(file, counts));
+        let counts = Outcome::ALL.map(|(outcome, _)| outcomes.iter().filter(|it| **it == outcome).count());
+        println!("{}", row(file, &counts));
         all.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
     println!("{}", row("all of these", &all));
-    unexpected
+    if !not_run.is_empty() {
+        println!("not run: {}", not_run.join(", "));
+    }
+    unexpected.len()
 }
 
 fn row(name: &str, [caught, not_built, survived]: &[usize; 3]) -> String {

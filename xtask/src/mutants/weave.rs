@@ -43,8 +43,8 @@ pub struct Woven {
     pub branches: Vec<(u32, Range<usize>)>,
     /// Mutants that cannot be a branch, and have to be built one by one.
     pub left: Vec<u32>,
-    /// Functions that are constant in the source (where that says so) and not here (where they begin).
-    pub constant: Vec<(usize, usize)>,
+    /// Functions that are constant in the source (where that says so) and not here (where they begin); and their names.
+    pub constant: Vec<(usize, usize, String)>,
 }
 
 /// What is put where in the source.
@@ -108,7 +108,10 @@ impl Woven {
             let inside = if site.kind == Kind::Expression { inside } else { 0 };
             match site.kind {
                 Kind::Function => self.branches(site, " "),
-                Kind::Const => self.constant.push((site.range.start, self.text.len())),
+                Kind::Const => {
+                    let names = site.branches.iter().map(|(_, name)| (site.range.start, self.text.len(), name.clone()));
+                    self.constant.extend(names);
+                }
                 Kind::Arm => {
                     let begin = self.text.len();
                     let conditions: Vec<String> = site.branches.iter().map(|(id, _)| format!("!{}", on(*id))).collect();
@@ -247,7 +250,7 @@ impl<'ast> Visit<'ast> for Finder<'_> {
 
     fn visit_signature(&mut self, signature: &'ast syn::Signature) {
         if let Some(word) = &signature.constness {
-            let (range, branches) = (self.range(word.span()), Vec::new());
+            let (range, branches) = (self.range(word.span()), vec![(0, signature.ident.to_string())]);
             self.sites.push(Site { range, branches, kind: Kind::Const });
         }
         visit::visit_signature(self, signature);
@@ -304,7 +307,7 @@ mod tests {
                         n if (if ON(5) {true} else {n > 3}) => 4, _ => 0 } }";
         assert_eq!(words(&woven.text.replace("crate::mutant::on", "ON")), words(expected));
         assert_eq!((woven.left.as_slice(), woven.branches.len()), ([].as_slice(), 5));
-        assert_eq!(woven.constant, [(0, 0)]);
+        assert_eq!(woven.constant, [(0, 0, "f".to_string())]);
         assert!(weave(source, &[], &BTreeSet::from([0])).text.starts_with("const fn f"));
         for (id, range) in &woven.branches {
             assert!(woven.text[range.clone()].contains(&format!("on({id})")));

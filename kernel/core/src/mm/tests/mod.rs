@@ -7,6 +7,7 @@ mod memory;
 mod model;
 mod operations;
 mod races;
+mod values;
 
 use std::boxed::Box;
 use std::vec::Vec;
