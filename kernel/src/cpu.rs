@@ -12,10 +12,9 @@ const CR4_OSXMMEXCPT: u64 = 1 << 10;
 const CR4_UMIP: u64 = 1 << 11;
 const CR4_SMEP: u64 = 1 << 20;
 const CR4_SMAP: u64 = 1 << 21;
-/// CR4.OSXSAVE.
-pub const CR4_OSXSAVE: u64 = 1 << 18;
-/// Bits that are the guest's own: TSD, DE, FSGSBASE, OSXSAVE.
-const CR4_GUEST: u64 = 1 << 2 | 1 << 3 | 1 << 16 | CR4_OSXSAVE;
+const CR4_OSXSAVE: u64 = 1 << 18;
+/// Bits that are the guest's own: TSD, DE, FSGSBASE.
+const CR4_GUEST: u64 = 1 << 2 | 1 << 3 | 1 << 16;
 /// The PAT that guests see, as Xen has it: WB, WT, UC-, UC, WC, WP, UC, UC.
 const PAT: u64 = 0x0000_0501_0007_0406;
 
@@ -37,7 +36,8 @@ fn protection() -> u64 {
 
 /// Sets the control registers and the PAT: the same on every CPU.
 pub fn init() {
-    let set = CR4_MCE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | protection();
+    let xsave = if crate::fpu::offered() != 0 { CR4_OSXSAVE } else { 0 };
+    let set = CR4_MCE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | xsave | protection();
     // SAFETY: PAE stays; the bits are ones that this CPU has; MP, NE and AM on, EM and TS off in CR0. Entries 0-3 of the
     // PAT keep their meaning, which is all that the core's own tables use.
     unsafe {

@@ -21,7 +21,7 @@ const AVX_512: u64 = 0xe0;
 
 static OFFERED: AtomicU64 = AtomicU64::new(0);
 
-/// Looks what the CPU has. Without XSAVE, or `hidden`, FXSAVE does.
+/// Looks what the CPU has. Without XSAVE, or `hidden`, FXSAVE does. Before `cpu::init`.
 pub fn init(hidden: bool) {
     let [_, _, features, _] = cpu::cpuid(1, 0);
     if hidden || features & 1 << 26 == 0 {
@@ -43,7 +43,7 @@ pub fn offered() -> u64 {
     OFFERED.load(Ordering::Relaxed)
 }
 
-/// Sets XCR0. CR4.OSXSAVE is set.
+/// Sets XCR0. CR4.OSXSAVE is set wherever something is offered.
 pub fn set_xcr0(value: u64) {
     // SAFETY: the value was checked against what is offered, and ring 0 uses none of it.
     unsafe { XCr0::write_raw(value) };
@@ -64,7 +64,6 @@ fn open() -> u64 {
     set_task_switched(false);
     let offered = offered();
     if offered != 0 {
-        cpu::load_control(cpu::CR4_OSXSAVE);
         set_xcr0(offered);
     }
     offered
@@ -84,7 +83,7 @@ pub fn save(run: &mut Run) {
     }
 }
 
-/// Loads the registers of the vCPU that is switched to, and the TS that its kernel wants. CR4 is to be loaded after.
+/// Loads the registers of the vCPU that is switched to, and the TS that its kernel wants.
 pub fn load(run: &Run) {
     let at = run.fpu.area.as_ptr();
     let kept = open();

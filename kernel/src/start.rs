@@ -52,8 +52,8 @@ extern "C" fn start(magic: u32, info: u64) -> ! {
     // SAFETY: the tables built above map all that runs now at the same addresses, and all of memory.
     unsafe { core::arch::asm!("mov cr3, {}", in(reg) paging::root(), options(nostack)) };
     percpu.install();
-    cpu::init();
     fpu::init(matches!(boot.option("xsave"), Some("0" | "no" | "off" | "false")));
+    cpu::init();
     machine::load_tables(0);
     machine::load_cr3(paging::root());
     heap::init(heap, HEAP_BYTES);

@@ -105,7 +105,7 @@ pub trait Platform: Sized + Send + Sync + 'static {
     /// Loads GS with a selector for user mode, 0 where that faults; its base becomes `run.gs_base_user`. The GS base of
     /// kernel mode, which `run` is in, stays.
     fn load_user_gs(&self, run: &mut Run, selector: u16);
-    /// Takes the CR4 bits that are the guest's own (TSD, DE, FSGSBASE, OSXSAVE) into the hardware.
+    /// Takes the CR4 bits that are the guest's own (TSD, DE, FSGSBASE) into the hardware.
     fn load_control(&self, run: &Run);
     /// Sets or clears CR0.TS, and keeps the FPU state right.
     fn set_task_switched(&self, run: &mut Run, set: bool);

@@ -96,7 +96,7 @@ impl<P: Platform> Core<P> {
 
     fn answer_cpuid(&self, c: &mut Caller<'_, P>) {
         let (leaf, subleaf) = (c.run.regs.rax as u32, c.run.regs.rcx as u32);
-        let answer = self.cpuid(c.run, leaf, subleaf);
+        let answer = self.cpuid(c, leaf, subleaf);
         let r = &mut c.run.regs;
         [r.rax, r.rbx, r.rcx, r.rdx] = answer.map(u64::from);
     }

@@ -496,7 +496,7 @@ proptest! {
 #[test]
 fn what_cpuid_hides_and_shows() {
     let s = ordinary();
-    let leaf = |leaf, subleaf| s.with(|c| c.core.cpuid(c.run, leaf, subleaf));
+    let leaf = |leaf, subleaf| s.with(|c| c.core.cpuid(c, leaf, subleaf));
     let hidden = |word: u32, bits: &[u32]| {
         let seen: String = bits.iter().filter(|&&b| word >> b & 1 != 0).map(|b| std::format!("{b} ")).collect();
         assert_eq!(seen, "", "still shown");
