@@ -164,12 +164,18 @@ pub mod msr {
     pub const MCG_CAP: u32 = 0x179;
     /// The state of machine checks.
     pub const MCG_STATUS: u32 = 0x17a;
+    /// Which machine checks are reported.
+    pub const MCG_CTL: u32 = 0x17b;
     /// Features that can be switched off.
     pub const MISC_ENABLE: u32 = 0x1a0;
     /// Page attributes.
     pub const PAT: u32 = 0x277;
     /// What performance monitoring can do.
     pub const PERF_CAPABILITIES: u32 = 0x345;
+    /// The first bank of machine checks: four registers each (control, status, address, more).
+    pub const MC0_CTL: u32 = 0x400;
+    /// The second.
+    pub const MC1_CTL: u32 = 0x404;
     /// Xen's own: a frame that is to become a hypercall page (`arch-x86/cpuid.h`).
     pub const HYPERCALL_PAGE: u32 = 0x4000_0000;
     /// Long mode and its relatives.

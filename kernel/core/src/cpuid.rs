@@ -67,8 +67,7 @@ impl<P: Platform> Core<P> {
         let [mut a, mut b, mut c, mut d] = native(leaf, subleaf);
         let xcr0 = self.platform.xcr0_offered();
         let (avx, avx512) = (xcr0 & 4 != 0, xcr0 & 0xe0 == 0xe0);
-        let drives = run.kernel_mode && caller.domain.privilege.contains(Privilege::HARDWARE);
-        let mtrr = if drives { MTRR } else { 0 };
+        let mtrr = MTRR * u32::from(run.kernel_mode && caller.domain.privilege.contains(Privilege::HARDWARE));
         match (leaf, subleaf) {
             (0, _) => a = a.min(LAST),
             (1, _) => {
@@ -84,9 +83,7 @@ impl<P: Platform> Core<P> {
             }
             (7, 0) => {
                 a = a.min(1);
-                b &= SHOWN_7B;
-                c &= SHOWN_7C;
-                d &= SHOWN_7D;
+                (b, c, d) = (b & SHOWN_7B, c & SHOWN_7C, d & SHOWN_7D);
                 for ([no_b, no_c, no_d], there) in [(AVX_7, avx), (AVX512_7, avx512)] {
                     if !there {
                         (b, c, d) = (b & !no_b, c & !no_c, d & !no_d);
@@ -98,12 +95,9 @@ impl<P: Platform> Core<P> {
             (0xd, _) if xcr0 == 0 => (a, b, c, d) = (0, 0, 0, 0),
             (0xd, 0) => {
                 a &= xcr0 as u32;
+                // As long as the last component that is offered wants.
+                c = 0x240 + if avx { 0x100 } else { 0 } + if avx512 { 0x740 } else { 0 };
                 d = 0;
-                c = match a {
-                    0x20.. => 0xa80,
-                    4.. => 0x340,
-                    _ => 0x240,
-                };
             }
             (0xd, 1) => (a, b, c, d) = (a & SHOWN_XSAVE, 0, 0, 0),
             (0xd, 2..=62) if xcr0 >> subleaf & 1 == 0 => (a, b, c, d) = (0, 0, 0, 0),

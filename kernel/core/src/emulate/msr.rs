@@ -1,14 +1,16 @@
 //! The model-specific registers that a guest can see. All others raise #GP in it.
 
+use abi::Mfn;
 use abi::regs::msr;
 
 use super::Outcome;
+use crate::hypercall::domctl::hypercall_page;
 use crate::hypercall::set_segment_base::{self, FS, GS_KERNEL, GS_USER};
 use crate::{Caller, Core, Platform};
 
-/// What MISC_ENABLE says of performance monitoring, which guests do not have: bits clear (7, available) and set (11 and
+/// What MISC_ENABLE says of what guests do not have: bits clear (7, performance monitoring; 18, MONITOR) and set (11 and
 /// 12, no branch tracing and no event sampling; 23, no task priority messages).
-const NO_PMU: (u64, u64) = (1 << 7, 1 << 11 | 1 << 12 | 1 << 23);
+const NOT_THERE: (u64, u64) = (1 << 7 | 1 << 18, 1 << 11 | 1 << 12 | 1 << 23);
 
 impl<P: Platform> Core<P> {
     pub(super) fn read_msr(&self, c: &mut Caller<'_, P>, length: u64) -> Outcome {
@@ -22,15 +24,17 @@ impl<P: Platform> Core<P> {
             msr::KERNEL_GS_BASE => c.run.gs_base_user,
             msr::TSC => self.platform.tsc(),
             msr::PAT | msr::EFER | msr::MISC_ENABLE | msr::BIOS_SIGN_ID => match self.platform.rdmsr(number) {
-                Some(value) if number == msr::MISC_ENABLE => value & !NO_PMU.0 | NO_PMU.1,
+                Some(value) if number == msr::MISC_ENABLE => value & !NOT_THERE.0 | NOT_THERE.1,
                 Some(value) => value,
                 None => return Outcome::Refused,
             },
             // Enabled, at the usual place, on the first CPU: Linux asks although none is shown.
             msr::APIC_BASE => 0xfee0_0800 | if c.vcpu.id.0 == 0 { 0x100 } else { 0 },
             msr::PLATFORM_INFO | msr::MISC_FEATURES_ENABLES | msr::PERF_CAPABILITIES => 0,
-            // No bank of machine checks.
-            msr::HYPERCALL_PAGE | msr::MCG_CAP | msr::MCG_STATUS => 0,
+            // Two banks of machine checks, all enabled, in which nothing is ever seen; and the Pentium's registers of them.
+            msr::MCG_CAP => 2,
+            msr::MC0_CTL | msr::MC1_CTL => u64::MAX,
+            0 | 1 | msr::MCG_STATUS | msr::MCG_CTL | 0x280..=0x29f | msr::MC0_CTL..=0x47f | msr::HYPERCALL_PAGE => 0,
             _ => return Outcome::Refused,
         };
         (c.run.regs.rax, c.run.regs.rdx) = (value & 0xffff_ffff, value >> 32);
@@ -40,19 +44,20 @@ impl<P: Platform> Core<P> {
     pub(super) fn write_msr(&self, c: &mut Caller<'_, P>, length: u64) -> Outcome {
         let r = &c.run.regs;
         let value = r.rdx << 32 | r.rax & 0xffff_ffff;
+        let (done, frame) = (Outcome::Done(length), Mfn(value >> 12));
         let base = match r.rcx as u32 {
             msr::FS_BASE => FS,
             msr::GS_BASE => GS_KERNEL,
             msr::KERNEL_GS_BASE => GS_USER,
-            msr::MISC_FEATURES_ENABLES if value == 0 => return Outcome::Done(length),
+            msr::MISC_FEATURES_ENABLES | 0x401..=0x403 | 0x405..=0x407 if value != 0 => return Outcome::Refused,
+            // Frequencies and machine checks: whatever is written makes no difference.
+            msr::MISC_FEATURES_ENABLES | 0xe7..=0xe8 | 0x179..=0x17b | 0x280..=0x29f | 0x400..=0x47f => return done,
+            msr::HYPERCALL_PAGE if value & 0xfff == 0 && hypercall_page(self, c.domain, frame).is_ok() => return done,
             // Nothing of it can be changed, but it may be written back.
-            msr::EFER if self.platform.rdmsr(msr::EFER) == Some(value) => return Outcome::Done(length),
-            msr::MISC_ENABLE if self.platform.rdmsr(msr::MISC_ENABLE).is_some() => return Outcome::Done(length),
+            msr::EFER if self.platform.rdmsr(msr::EFER) == Some(value) => return done,
+            msr::MISC_ENABLE if self.platform.rdmsr(msr::MISC_ENABLE).is_some() => return done,
             _ => return Outcome::Refused,
         };
-        match set_segment_base::set(c, base, value) {
-            Ok(()) => Outcome::Done(length),
-            Err(_) => Outcome::Refused,
-        }
+        set_segment_base::set(c, base, value).map_or(Outcome::Refused, |()| done)
     }
 }

@@ -157,13 +157,39 @@ fn other_msrs_are_protection_faults() {
 }
 
 #[test]
-fn machine_checks_are_there_and_have_no_bank() {
+fn machine_checks_have_two_banks_in_which_nothing_is_seen() {
     let s = ordinary();
-    for msr in [0x179, 0x17a] {
+    for (msr, value) in [(0x179, 2), (0x17a, 0), (0x17b, 0), (0x280, 0), (0x401, 0), (0x407, 0), (0x47f, 0)] {
         assert!(s.privileged(&[0x0f, 0x32], |r| (r.rax, r.rcx, r.rdx) = (1, msr, 1)), "rdmsr {msr:#x}");
-        assert_eq!((s.regs().rax, s.regs().rdx), (0, 0));
+        assert_eq!((s.regs().rax, s.regs().rdx), (value, 0), "{msr:#x}");
     }
-    assert!(!s.privileged(&[0x0f, 0x32], |r| r.rcx = 0x400), "the first bank's");
+    for msr in [0x400, 0x404] {
+        assert!(s.privileged(&[0x0f, 0x32], |r| (r.rax, r.rcx, r.rdx) = (1, msr, 1)), "rdmsr {msr:#x}");
+        assert_eq!((s.regs().rax, s.regs().rdx), (0xffff_ffff, 0xffff_ffff));
+    }
+    for (msr, value, heard) in
+        [(0x400, 5, true), (0x401, 0, true), (0x401, 1, false), (0x408, 5, true), (0x480, 0, false)]
+    {
+        let made = s.privileged(&[0x0f, 0x30], |r| (r.rax, r.rcx, r.rdx) = (value, msr, 0));
+        assert_eq!(made, heard, "wrmsr {msr:#x}, {value}");
+    }
+}
+
+#[test]
+fn a_frame_becomes_a_hypercall_page() {
+    let s = ordinary();
+    let free = s.core.frames.count() as u64;
+    let page = s.guest.frames[3].mfn().0 << 12;
+    for (value, made) in [(page | 1, false), (free << 12, false), (page, true)] {
+        let got =
+            s.privileged(&[0x0f, 0x30], |r| (r.rax, r.rcx, r.rdx) = (value & 0xffff_ffff, 0x4000_0000, value >> 32));
+        assert_eq!(got, made, "{value:#x}");
+    }
+    assert_eq!(
+        crate::guest::load(&s.core.platform, s.guest.frames[3], 0) as u32,
+        0xb853_4151,
+        "push rcx; push r11; mov eax"
+    );
 }
 
 #[test]
@@ -504,6 +530,11 @@ fn what_cpuid_hides_and_shows() {
     let [_, _, c, d] = leaf(1, 0);
     hidden(c, &[3, 5, 15, 17, 21, 24]); // MONITOR, VMX, PDCM, PCID, x2APIC, TSC deadline
     hidden(d, &[1, 3, 12, 13, 17]); // VME, PSE, MTRR, PGE, PSE36
+    let driver = setup(Privilege::HARDWARE);
+    let mtrr = |leaf| driver.with(|c| c.core.cpuid(c, leaf, 0))[3] >> 12 & 1;
+    assert_eq!((mtrr(1), mtrr(0x8000_0001)), (1, 1), "MTRR, to the kernel that drives the machine");
+    driver.with(|c| c.run.kernel_mode = false);
+    assert_eq!(mtrr(1), 0, "and not to its user mode");
     assert!([7, 9, 14].iter().all(|bit| d >> bit & 1 == 1), "MCE, APIC, MCA");
     assert!(c >> 31 == 1 && c >> 26 & 1 == 1 && d & 1 == 1, "hypervisor, XSAVE, FPU");
     for (kernel_mode, cr4, shown) in [(true, 0, 1), (false, 0, 0), (false, 1 << 18, 1), (true, 1 << 18, 1)] {
@@ -524,7 +555,8 @@ fn what_cpuid_hides_and_shows() {
     assert!(s.privileged(&[0x0f, 0x22, 0xe0], |r| r.rax = 1 << 18));
     assert_eq!(s.with(|c| c.run.cr4), 0, "nor CR4.OSXSAVE");
     assert_eq!(leaf(0xa, 0), [0; 4], "no performance counters");
-    hidden(leaf(0x8000_0001, 0)[3], &[26]); // 1 GiB pages
+    hidden(leaf(0x8000_0001, 0)[3], &[12, 26]); // MTRR, 1 GiB pages
+    assert_eq!((leaf(0xe, 0), leaf(0x8000_0008, 0)[0]), ([0; 4], 48 << 8 | 40), "beyond XSAVE; 48 bits of addresses");
     assert_eq!(leaf(0x8000_00ff, 0), [0; 4], "beyond the last leaf");
     assert_eq!(leaf(0x4000_0005, 0)[1], 21, "512 frames");
     assert_eq!(leaf(0x4000_0006, 0), [0; 4]);

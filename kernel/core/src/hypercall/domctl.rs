@@ -18,7 +18,7 @@ use abi::domctl::{
     VcpuAffinity, VcpuContext,
 };
 use abi::vcpu::VcpuGuestContext;
-use abi::{DomId, Errno, VcpuId};
+use abi::{DomId, Errno, Mfn, VcpuId};
 use core::sync::atomic::Ordering;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -78,7 +78,7 @@ fn perform<P: Platform>(c: &Caller<'_, P>, domain: &Arc<Domain<P>>, op: &mut Dom
         DomctlOp::MAX_VCPUS => return Err(Errno::EINVAL.into()),
         DomctlOp::SETDOMAINHANDLE => *domain.handle.lock() = op.payload.get::<SetDomainHandle>().handle,
         DomctlOp::SETTIMEOFFSET => core.set_time_offset(domain, op.payload.get::<SetTimeOffset>().time_offset_seconds),
-        DomctlOp::HYPERCALL_INIT => hypercall_page(core, domain, op.payload.get())?,
+        DomctlOp::HYPERCALL_INIT => hypercall_page(core, domain, op.payload.get::<HypercallInit>().gmfn)?,
         DomctlOp::IOPORT_PERMISSION | DomctlOp::IOMEM_PERMISSION | DomctlOp::IRQ_PERMISSION => permit(c, domain, op)?,
         _ => return vcpu_op(c, domain, op),
     }
@@ -146,10 +146,10 @@ pub fn info<P: Platform>(core: &Core<P>, domain: &Domain<P>) -> GetDomainInfo {
 }
 
 /// Fills a page of the domain's with the stubs that make hypercalls.
-fn hypercall_page<P: Platform>(core: &Core<P>, domain: &Domain<P>, page: HypercallInit) -> Result<(), Errno> {
+pub(crate) fn hypercall_page<P: Platform>(core: &Core<P>, domain: &Domain<P>, page: Mfn) -> Result<(), Errno> {
     use pvimage::hypercall_page::{STUB_SIZE, STUBS, stub};
     refuse_if(domain.is_dying(), Errno::EACCES)?;
-    let frame = core.get_page_and_type(page.gmfn, domain, PageType::Writable).map_err(|_| Errno::EINVAL)?;
+    let frame = core.get_page_and_type(page, domain, PageType::Writable).map_err(|_| Errno::EINVAL)?;
     for number in 0..STUBS {
         guest::write(&core.platform, frame, number as usize * STUB_SIZE, &stub(number));
     }
