@@ -213,6 +213,12 @@ impl Child {
         gift
     }
 
+    /// The frame of the page at [`DATA`].
+    pub fn data_frame(&self) -> Mfn {
+        let [.., data, _] = self.frames;
+        data
+    }
+
     /// The frame of its root.
     pub fn root_frame(&self) -> Mfn {
         let [root, ..] = self.frames;
