@@ -215,10 +215,10 @@ pub unsafe fn user_copy(to: *mut u8, from: *const u8, bytes: usize) -> bool {
 
 /// May `bytes` at a guest's address be touched at all? Everything but the core's range; reads may see the M2P.
 pub fn guest_range(at: Vaddr, bytes: usize, write: bool) -> bool {
-    let Some(end) = at.0.checked_add(bytes as u64) else { return false };
-    end <= 1 << 47
+    let Some(last) = at.0.checked_add((bytes as u64).saturating_sub(1)) else { return false };
+    last < 1 << 47
         || at.0 >= crate::layout::END
-        || !write && at.0 >= crate::layout::M2P && end <= crate::layout::M2P + (1 << 39)
+        || !write && at.0 >= crate::layout::M2P && last < crate::layout::M2P + (1 << 39)
 }
 
 /// Goes to whatever there is to do on this CPU, and never comes back: from now on it is entered through traps.

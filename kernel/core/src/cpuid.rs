@@ -108,10 +108,7 @@ impl<P: Platform> Core<P> {
             }
             // Deterministic caches keep their sizes, not who shares them.
             (4, _) => a &= 0x3fff,
-            (0x8000_0001, _) => {
-                c &= SHOWN_81C & !(if avx { 0 } else { AVX_81C });
-                d = d & SHOWN_81D | mtrr;
-            }
+            (0x8000_0001, _) => (c, d) = (c & SHOWN_81C & !(if avx { 0 } else { AVX_81C }), d & SHOWN_81D | mtrr),
             (0x8000_0007, _) => (a, b, c, d) = (0, 0, 0, d & 1 << 8),
             // Linear addresses have 48 bits; CLZERO, and FXSAVE keeps the FPU's pointers.
             (0x8000_0008, _) => (a, b, c, d) = (a & 0xff | 48 << 8, b & 5, 0, 0),

@@ -14,7 +14,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use crate::{Caller, Core, Platform, Run, Vcpu};
 use abi::Vaddr;
-use abi::layout::FLAT_RING3_CS32;
+use abi::layout::{FLAT_RING3_CS32, FLAT_RING3_SS64};
 use abi::regs::rflags;
 use abi::trap::{TrapInfo, fault, vector};
 pub(crate) use bounce::ARCHITECTURAL_IOPL;
@@ -65,7 +65,7 @@ pub struct Callbacks {
     pub syscall: Callback,
     /// SYSCALL from 32-bit code; without it that is an invalid opcode.
     pub syscall32: Callback,
-    /// SYSENTER from user mode.
+    /// SYSENTER.
     pub sysenter: Callback,
     /// An NMI handler runs and has not yet returned by `iret`.
     pub in_nmi: bool,
@@ -161,9 +161,12 @@ impl<P: Platform> Core<P> {
         self.inject(c, Exception::protection(error));
     }
 
-    /// `int n` through a gate that the hardware let ring 3 use: rip is behind it. One that the guest's own table does
-    /// not allow is the protection fault that it would have been on a gate of privilege 0.
+    /// `int n` through a gate that the hardware let ring 3 use: rip is behind it. One that has no handler, whatever its
+    /// privilege, is the protection fault that it would have been on a gate of privilege 0.
     pub fn software_interrupt(&self, c: &mut Caller<'_, P>, vector: u8) {
+        if c.run.traps.get(vector).address != Vaddr::NULL {
+            return self.inject(c, Exception::new(vector));
+        }
         c.run.regs.rip = c.run.regs.rip.wrapping_sub(2);
         self.general_protection(c, u32::from(vector) << 3 | 2);
     }
@@ -208,14 +211,17 @@ impl<P: Platform> Core<P> {
         c.run.regs.r11 = c.run.regs.rflags;
     }
 
-    /// SYSENTER of a guest's user mode, which the core leaves to fault: goes to the guest's callback, if it has one.
+    /// SYSENTER, which the core leaves to fault: the guest's callback hears of it as if the processor had entered ring 0,
+    /// which forgets where it was; without one it is a protection fault from there.
     fn sysenter(&self, c: &mut Caller<'_, P>) -> bool {
-        let callback = c.run.callbacks.sysenter;
-        let taken = !c.run.kernel_mode
-            && callback.address != 0
-            && self.fetch(c).is_some_and(|code| code.starts_with(&[0x0f, 0x34]));
+        let taken = self.fetch(c).is_some_and(|code| code.starts_with(&[0x0f, 0x34]));
         if taken {
-            self.bounce(c, callback, None);
+            let r = &mut c.run.regs;
+            (r.rip, r.cs, r.rsp, r.ss) = (0, 3, 0, FLAT_RING3_SS64);
+            match c.run.callbacks.sysenter {
+                Callback { address: 0, .. } => self.inject(c, Exception::protection(0)),
+                callback => self.bounce(c, callback, None),
+            }
         }
         taken
     }

@@ -286,6 +286,35 @@ fn a_32_bit_system_call_has_its_own_callback_or_is_an_invalid_opcode() {
 }
 
 #[test]
+fn sysenter_forgets_where_it_was_and_has_its_callback_or_is_a_protection_fault() {
+    for own in [0, 0x2000] {
+        let s = setup();
+        s.guest.poke(&s.core, 3, 0x100, &[0x0f, 0x34]);
+        s.guest.run(&s.core, |c| {
+            set_gate(c, vector::GP, 0);
+            c.run.callbacks.sysenter = Callback { address: own, masks: true };
+            in_user_mode(c);
+            c.run.regs.rip = s.guest.va(3).0 + 0x100;
+            c.core.exception(c, vector::GP, 0, 0);
+            let (to, frame) = match own {
+                0 => (HANDLER.0, [0xcc, 0x11, 0, 0, 3, 0x202, 0, 0xe02b].to_vec()),
+                _ => (own, [0xcc, 0x11, 0, 3, 0x202, 0, 0xe02b].to_vec()),
+            };
+            assert_eq!((c.run.regs.rip, stack(c, frame.len())), (to, frame));
+        });
+    }
+    // In kernel mode its stack is no more.
+    let s = setup();
+    s.guest.poke(&s.core, 3, 0x100, &[0x0f, 0x34]);
+    s.guest.run(&s.core, |c| {
+        c.run.callbacks.sysenter.address = 0x2000;
+        c.run.regs.rip = s.guest.va(3).0 + 0x100;
+        c.core.exception(c, vector::GP, 0, 0);
+    });
+    assert_eq!(s.guest.domain.stage(), Stage::Shutdown);
+}
+
+#[test]
 fn software_interrupts_need_the_gates_privilege() {
     // Privilege of the gate, user mode?, is it let through?
     let cases =
@@ -304,6 +333,27 @@ fn software_interrupts_need_the_gates_privilege() {
                 assert_eq!(frame[2], 0x1236, "behind the instruction, no error code");
             } else {
                 assert_eq!(frame[2..], [0x402, 0x1234]);
+            }
+        });
+    }
+}
+
+#[test]
+fn a_software_interrupt_by_the_hardwares_own_gate_needs_a_handler() {
+    for (dpl, handled) in [(0, true), (3, true), (0, false)] {
+        let s = setup();
+        s.guest.run(&s.core, |c| {
+            if handled {
+                set_gate(c, 0x80, dpl);
+            }
+            set_gate(c, vector::GP, 0);
+            in_user_mode(c);
+            c.core.software_interrupt(c, 0x80);
+            let frame = stack(c, 4);
+            if handled {
+                assert_eq!(frame[2], 0x1234, "rip is behind it already, no error code");
+            } else {
+                assert_eq!(frame[2..], [0x402, 0x1232]);
             }
         });
     }
