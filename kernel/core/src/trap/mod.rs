@@ -199,9 +199,10 @@ impl<P: Platform> Core<P> {
     /// A guest's user mode executed SYSCALL, or 32-bit code in either mode. `regs` hold rip behind it, and the 32-bit
     /// selector if it was such code.
     pub fn syscall_from_user(&self, c: &mut Caller<'_, P>) {
-        let callbacks = &c.run.callbacks;
+        let Callbacks { syscall, syscall32, .. } = c.run.callbacks;
+        // Events are masked as for 64-bit code, as Xen does it.
         let compat = c.run.regs.cs == FLAT_RING3_CS32;
-        let callback = if compat { callbacks.syscall32 } else { callbacks.syscall };
+        let callback = if compat { Callback { masks: syscall.masks, ..syscall32 } } else { syscall };
         if callback.address == 0 {
             c.run.regs.rip = c.run.regs.rip.wrapping_sub(2);
             return self.inject(c, Exception::new(vector::UD));

@@ -2,11 +2,12 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![forbid(unsafe_code)]
 
-use conformance_guests::abi::Pte;
+use conformance_guests::abi::callback::{CallbackRegister, CallbackType};
 use conformance_guests::abi::hypercall::Hypercall;
 use conformance_guests::abi::mmu::MmuextCmd;
 use conformance_guests::abi::trap::vector;
-use conformance_guests::domain_rt::probe::{self, Entry, Regs, call, exec, exec_user};
+use conformance_guests::abi::{Pte, Vaddr};
+use conformance_guests::domain_rt::probe::{self, Entry, Regs, call, call_with, exec, exec_user};
 use conformance_guests::ops::{MAP, READ, TABLE, mmu_update, mmuext, update_va};
 use conformance_guests::{Test, code, guest, user_table};
 
@@ -94,6 +95,37 @@ fn syscalls_32(t: &mut Test) {
     low.rsp = LOW_STACK;
     let got = t.traps("in kernel mode", exec(code::TO_32, &mut low), invalid, 0);
     t.eq("where", got.map(|f| (f.cs, f.rip, f.rsp)), Some((0xe020, LOW, LOW_STACK)));
+    // With a callback of its own, which ends with an invalid opcode too.
+    let handler = probe::page();
+    handler.set(0, u64::from_le_bytes([0x0f, 0x0b, 0, 0, 0, 0, 0, 0]));
+    let address = Vaddr(handler.va);
+    let mut vendor = Regs::default();
+    exec(code::NATIVE_CPUID, &mut vendor);
+    let amd = vendor.rcx == 0x444d_4163;
+    type Exec = fn(&[u8], &mut Regs) -> Option<probe::Frame>;
+    let modes: [(Exec, u64); 2] = [(exec_user, 0xe023), (exec, 0xe020)];
+    // Events are masked as for SYSCALL in 64-bit code, whatever was said of this one.
+    for (own, flags) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
+        for (kind, flags) in [(CallbackType::SYSCALL32, own), (CallbackType::SYSCALL, flags)] {
+            let mut arg = CallbackRegister { kind, flags, address, ..CallbackRegister::default() };
+            t.ok("register", call_with(Hypercall::CALLBACK_OP, &[0], &mut arg));
+        }
+        for (exec, cs) in modes {
+            probe::mask_events(false);
+            let mut low = Regs { rdi: LOW, rsp: LOW_STACK, ..Regs::default() };
+            let got = t.traps("a callback for it", exec(code::TO_32, &mut low), invalid, 0);
+            probe::mask_events(true);
+            if !amd {
+                t.eq("there is none of it", got.map(|f| f.rip), Some(LOW));
+                continue;
+            }
+            let inside = got.map(|f| (f.rip, f.cs, f.cs_word >> 32 & 0xff));
+            t.eq("in it", inside, Some((handler.va, 0xe030, flags.into())));
+            let frame = got.map(|f| [2, 3, 5].map(|word| probe::peek(f.rsp + 8 * word)));
+            t.eq("from behind the instruction", frame, Some([LOW + 2, cs, LOW_STACK]));
+        }
+    }
+    t.ok("as before", probe::install(probe::vcpu_info(), 0, 0));
 }
 
 fn exceptions(t: &mut Test) {

@@ -1,5 +1,5 @@
-//! XSAVE as a guest has it: CPUID shows it, CR4.OSXSAVE and XCR0 are the vCPU's own, and AVX registers are kept when two
-//! vCPUs share a CPU.
+//! XSAVE as a guest has it: CPUID shows it, CR4.OSXSAVE and XCR0 are the vCPU's own, the instructions save and load what is
+//! on and refuse the rest, and AVX registers are kept when two vCPUs share a CPU.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![forbid(unsafe_code)]
 
@@ -44,6 +44,7 @@ fn run(t: &mut Test) {
     }
     // The hypervisor's own, which Linux looks for.
     t.eq("OSXSAVE is set", features & OSXSAVE, OSXSAVE);
+    t.eq("XGETBV is the processor's, whatever CR4", probe::xcr0(), 3);
     t.traps("XSETBV before it is set", xsetbv(0, 3), UD, 0);
     probe::enable_xsave();
     t.eq("XCR0 at first", probe::xcr0(), 3);
@@ -62,8 +63,58 @@ fn run(t: &mut Test) {
     t.traps("XCR1", xsetbv(1, 3), GP, 0);
     t.runs("AVX", xsetbv(0, 7));
     t.eq("is on", probe::xcr0(), 7);
+    instructions(t);
     shared(t);
 }
+
+/// XGETBV, XSAVE and XRSTOR are the processor's own, with what XCR0 has on.
+fn instructions(t: &mut Test) {
+    let area = probe::page();
+    let with = |code: &[u8], at: u64, states: u64| exec(code, &mut Regs { rdi: at, rax: states, ..Regs::default() });
+    let [kinds, ..] = leaf(0xd, 1);
+    let xgetbv = |which: u64| {
+        let mut regs = Regs { rcx: which, ..Regs::default() };
+        (exec(code::XGETBV, &mut regs), regs.rax)
+    };
+    t.traps("XGETBV of none", xgetbv(2).0, GP, 0);
+    if kinds & 4 != 0 {
+        let (trap, used) = xgetbv(1);
+        t.runs("XGETBV of what is in use", trap);
+        t.eq("no more than is on", used & !7, 0);
+    }
+    // Bytes 512 to 575 are the header: components, form, and zeros.
+    for (what, code, there) in
+        [("XSAVE", XSAVE_RDI, true), ("XSAVEOPT", XSAVEOPT_RDI, kinds & 1 != 0), ("XSAVEC", XSAVEC_RDI, kinds & 2 != 0)]
+    {
+        if there {
+            (0..512).for_each(|word| area.set(word, 0));
+            t.runs(what, with(code, area.va, !0));
+            t.eq("no more than is on", area.get(64) & !7, 0);
+            t.runs("and back", with(XRSTOR_RDI, area.va, !0));
+            t.traps("not aligned", with(code, area.va + 8, !0), GP, 0);
+        }
+    }
+    (0..512).for_each(|word| area.set(word, 0));
+    t.runs("XSAVE again", with(XSAVE_RDI, area.va, !0));
+    for (what, word, value) in
+        [("a component that is off", 64, 1 << 9), ("one there is not", 64, 1 << 62), ("a form there is not", 66, 1)]
+    {
+        let before = area.get(word);
+        area.set(word, value);
+        t.traps(what, with(XRSTOR_RDI, area.va, !0), GP, 0);
+        area.set(word, before);
+    }
+    t.traps("XRSTOR that is not aligned", with(XRSTOR_RDI, area.va + 16, !0), GP, 0);
+    let got = with(XSAVE_RDI, 0x1000, !0);
+    t.traps("XSAVE to nowhere", got, Entry::Exception(vector::PF), 2);
+    t.runs("XRSTOR of all", with(XRSTOR_RDI, area.va, !0));
+}
+
+/// `xsave [rdi]`, `xsaveopt [rdi]`, `xsavec [rdi]`, `xrstor [rdi]`
+const XSAVE_RDI: &[u8] = &[0x0f, 0xae, 0x27];
+const XSAVEOPT_RDI: &[u8] = &[0x0f, 0xae, 0x37];
+const XSAVEC_RDI: &[u8] = &[0x0f, 0xc7, 0x27];
+const XRSTOR_RDI: &[u8] = &[0x0f, 0xae, 0x2f];
 
 /// Another vCPU watches its registers on the same CPU.
 fn shared(t: &mut Test) {
