@@ -164,7 +164,7 @@ fn rings() -> Vec<Load> {
             let domain = format!("vcpus = {vcpus}\ndevice = [{{ class = 'echo'{params} }}]");
             let long = window == 8 && name.len() > "rings/echo_64_batch8".len();
             // Where each message is waited for, a message takes long.
-            let count = if window == 1 { 8_000 } else { 20_000 };
+            let count = if window == 1 { 4_000 } else { 20_000 };
             loads.push(Load { long, ..Load::new(name, line, &domain, count) });
         }
     }
