@@ -106,9 +106,11 @@ impl HostPages {
 macro_rules! ring_memory {
     ($type:ty) => {
         impl RingMemory for $type {
+            #[inline]
             fn len(&self) -> usize {
                 self.range.len()
             }
+            #[inline]
             fn word(&self, offset: usize) -> &AtomicU32 {
                 self.range.word(offset)
             }
@@ -125,6 +127,14 @@ macro_rules! ring_memory {
             #[inline]
             fn write_value<T: ring_proto::memory::Wire>(&self, offset: usize, value: &T) {
                 self.range.write_value(offset, value);
+            }
+            #[inline]
+            fn read_each<T: ring_proto::memory::Wire>(&self, offset: usize, stride: usize, out: &mut [T]) {
+                self.range.read_each(offset, stride, out);
+            }
+            #[inline]
+            fn write_each<T: ring_proto::memory::Wire>(&self, offset: usize, stride: usize, values: &[T]) {
+                self.range.write_each(offset, stride, values);
             }
             #[inline]
             fn claim(&self, offset: usize, len: usize) {

@@ -5,7 +5,7 @@ use ring_proto::sync::AtomicU32;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
-/// Longest entry that is copied where that is asked for.
+/// Longest entry that is copied by registers where that is asked for.
 const ENTRY: usize = 64;
 /// Longest copy that goes word by word; longer ones are one string instruction.
 const SHORT: usize = 128;
@@ -88,10 +88,8 @@ impl SharedRange {
     #[inline]
     #[track_caller]
     pub(crate) fn read_value<T: Wire>(&self, offset: usize) -> T {
-        let source = self.at(offset, size_of::<T>());
         let mut value = T::new_zeroed();
-        // SAFETY: `source` is mapped for as many bytes as the value has, and the value is this domain's own.
-        unsafe { copy_value::<T>(source, value.as_mut_bytes().as_mut_ptr()) }
+        self.read_each(offset, size_of::<T>(), core::slice::from_mut(&mut value));
         value
     }
 
@@ -99,16 +97,61 @@ impl SharedRange {
     #[inline]
     #[track_caller]
     pub(crate) fn write_value<T: Wire>(&self, offset: usize, value: &T) {
-        let target = self.at(offset, size_of::<T>());
-        // SAFETY: `target` is mapped for as many bytes as the value has, and the value is this domain's own.
-        unsafe { copy_value::<T>(value.as_bytes().as_ptr(), target) }
+        self.write_each(offset, size_of::<T>(), core::slice::from_ref(value));
     }
 
-    /// Has the cache lines of `len` bytes fetched to be written.
+    /// Copies entries of a ring out, the first at `offset` and each `stride` bytes behind the one before.
     #[inline]
     #[track_caller]
+    pub(crate) fn read_each<T: Wire>(&self, offset: usize, stride: usize, out: &mut [T]) {
+        let source = self.at_each::<T>(offset, stride, out.len());
+        // SAFETY: `at_each` found every one of the entries mapped, and aligned if `fits` says so; `out` is this domain's own.
+        unsafe {
+            match source as usize | stride {
+                _ if adjoin::<T>(stride, out.len()) => copy(source, out.as_mut_ptr().cast(), size_of_val(out)),
+                align if fits::<T, u64>(align) => take_each::<T, u64>(source, stride, out),
+                align if fits::<T, u32>(align) => take_each::<T, u32>(source, stride, out),
+                _ => {
+                    for (index, value) in out.iter_mut().enumerate() {
+                        copy(source.add(index * stride), core::ptr::from_mut(value).cast(), size_of::<T>());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Copies entries of a ring in, as far apart.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn write_each<T: Wire>(&self, offset: usize, stride: usize, values: &[T]) {
+        let target = self.at_each::<T>(offset, stride, values.len());
+        // SAFETY: as in `read_each`.
+        unsafe {
+            match target as usize | stride {
+                _ if adjoin::<T>(stride, values.len()) => copy(values.as_ptr().cast(), target, size_of_val(values)),
+                align if fits::<T, u64>(align) => put_each::<T, u64>(values, target, stride),
+                align if fits::<T, u32>(align) => put_each::<T, u32>(values, target, stride),
+                _ => {
+                    for (index, value) in values.iter().enumerate() {
+                        copy(core::ptr::from_ref(value).cast(), target.add(index * stride), size_of::<T>());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The first of `count` entries, each of which has `stride` bytes to itself.
+    #[inline]
+    #[track_caller]
+    fn at_each<T>(&self, offset: usize, stride: usize, count: usize) -> *mut u8 {
+        assert!(size_of::<T>() <= stride, "entries in one another");
+        self.at(offset, count.saturating_mul(stride))
+    }
+
+    /// Has the cache lines of `len` bytes fetched to be written. Wherever they are: nothing is read or written.
+    #[inline]
     pub(crate) fn claim(&self, offset: usize, len: usize) {
-        let start = self.at(offset, len);
+        let start = self.start.wrapping_add(offset);
         let (mut line, end) = (start.wrapping_sub(start as usize % LINE), start.wrapping_add(len));
         while line < end {
             // SAFETY: a prefetch changes no value and faults at no address.
@@ -118,27 +161,43 @@ impl SharedRange {
     }
 }
 
-/// Copies a value that may change meanwhile, on either side: its size is known where this is compiled.
+/// Whether values are one range, which a string instruction copies best: there are no vector registers in domains.
+fn adjoin<T>(stride: usize, count: usize) -> bool {
+    stride == size_of::<T>() && count > 1
+}
+
+/// Whether values that begin at multiples of `align` are best copied by registers of type `W`.
+fn fits<T, W>(align: usize) -> bool {
+    align.is_multiple_of(align_of::<W>()) && size_of::<T>().is_multiple_of(size_of::<W>()) && size_of::<T>() <= ENTRY
+}
+
+/// Copies values out of memory that may change meanwhile, each word once.
 ///
 /// # Safety
-/// Both ranges are mapped for the size of `T`, `to` writable, and do not overlap.
+/// A value is mapped at `shared`, and at every `stride` bytes from there; `W` fits them, as [`fits`] says.
 #[inline]
-unsafe fn copy_value<T>(from: *const u8, to: *mut u8) {
-    let len = size_of::<T>();
-    let misfit = from as usize | to as usize | len;
-    if len <= ENTRY && misfit.is_multiple_of(8) {
-        for index in 0..len / 8 {
-            // SAFETY: inside both ranges and aligned.
-            unsafe { to.cast::<u64>().add(index).write_volatile(from.cast::<u64>().add(index).read_volatile()) }
+unsafe fn take_each<T: Wire, W: Copy>(shared: *const u8, stride: usize, out: &mut [T]) {
+    for (index, value) in out.iter_mut().enumerate() {
+        let own: *mut W = core::ptr::from_mut(value).cast();
+        for word in 0..size_of::<T>() / size_of::<W>() {
+            // SAFETY: mapped and aligned, says the caller; and inside the value, any pattern of which is valid.
+            unsafe { own.add(word).write_unaligned(shared.add(index * stride).cast::<W>().add(word).read_volatile()) }
         }
-    } else if len <= ENTRY && !len.is_multiple_of(8) && misfit.is_multiple_of(4) {
-        for index in 0..len / 4 {
-            // SAFETY: inside both ranges and aligned.
-            unsafe { to.cast::<u32>().add(index).write_volatile(from.cast::<u32>().add(index).read_volatile()) }
+    }
+}
+
+/// Copies values into memory that may change meanwhile, each word once.
+///
+/// # Safety
+/// As for [`take_each`].
+#[inline]
+unsafe fn put_each<T: Wire, W: Copy>(values: &[T], shared: *mut u8, stride: usize) {
+    for (index, value) in values.iter().enumerate() {
+        let own: *const W = core::ptr::from_ref(value).cast();
+        for word in 0..size_of::<T>() / size_of::<W>() {
+            // SAFETY: as in `take_each`.
+            unsafe { shared.add(index * stride).cast::<W>().add(word).write_volatile(own.add(word).read_unaligned()) }
         }
-    } else {
-        // SAFETY: the caller's.
-        unsafe { copy(from, to, len) }
     }
 }
 
@@ -198,6 +257,61 @@ mod tests {
                 assert_eq!(out, data, "{len} bytes at {offset}");
             }
         }
+    }
+
+    /// Entries of `N` bytes, at every alignment and distance: each is where it should be, and nothing beside it changes.
+    fn entries_of<const N: usize>() {
+        let mut backing = vec![0u64; 128];
+        // SAFETY: `backing` outlives the range and is not touched otherwise while it is used.
+        let shared = unsafe { SharedRange::new(backing.as_mut_ptr().cast(), 1024) };
+        for (offset, stride) in [(0, N), (1, N), (4, N + 4), (8, N + 8), (16, N.next_multiple_of(16)), (64, N + 3)] {
+            for count in 0..4 {
+                shared.write(0, &[0xee; 1024]);
+                let values: Vec<[u8; N]> =
+                    (0..count).map(|n| core::array::from_fn(|i| (i * 7 + n * 31 + offset) as u8 | 1)).collect();
+                shared.write_each(offset, stride, &values);
+                let mut expected = vec![0xee; 1024];
+                for (n, value) in values.iter().enumerate() {
+                    expected[offset + n * stride..][..N].copy_from_slice(value);
+                }
+                let mut all = vec![0; 1024];
+                shared.read(0, &mut all);
+                assert_eq!(all, expected, "{count} of {N} bytes at {offset}, every {stride}");
+                let mut out = vec![[0; N]; count];
+                shared.read_each(offset, stride, &mut out);
+                assert_eq!(out, values, "{count} of {N} bytes at {offset}, every {stride}");
+            }
+        }
+    }
+
+    #[test]
+    fn entries_of_every_size_and_distance_are_exact() {
+        entries_of::<1>();
+        entries_of::<4>();
+        entries_of::<8>();
+        entries_of::<12>();
+        entries_of::<16>();
+        entries_of::<64>();
+        entries_of::<112>();
+        entries_of::<200>();
+    }
+
+    #[test]
+    #[should_panic(expected = "240 bytes at 801 of shared memory of 1024")]
+    fn entries_stay_inside() {
+        let mut backing = vec![0u64; 128];
+        // SAFETY: as above.
+        let shared = unsafe { SharedRange::new(backing.as_mut_ptr().cast(), 1024) };
+        shared.write_each(801, 80, &[[1u64; 8]; 3]);
+    }
+
+    #[test]
+    #[should_panic(expected = "of shared memory of 1024")]
+    fn a_distance_beyond_everything_is_outside() {
+        let mut backing = vec![0u64; 128];
+        // SAFETY: as above.
+        let shared = unsafe { SharedRange::new(backing.as_mut_ptr().cast(), 1024) };
+        shared.read_each(0, usize::MAX / 2 + 1, &mut [[0u64; 1]; 2]);
     }
 
     #[test]

@@ -45,6 +45,22 @@ pub trait RingMemory {
         self.write(offset, value.as_bytes());
     }
 
+    /// Copies values out: the first is at `offset`, each other `stride` bytes behind the one before it.
+    #[inline]
+    fn read_each<T: Wire>(&self, offset: usize, stride: usize, out: &mut [T]) {
+        for (index, value) in out.iter_mut().enumerate() {
+            *value = self.read_value(offset + index * stride);
+        }
+    }
+
+    /// Copies values in, as far apart.
+    #[inline]
+    fn write_each<T: Wire>(&self, offset: usize, stride: usize, values: &[T]) {
+        for (index, value) in values.iter().enumerate() {
+            self.write_value(offset + index * stride, value);
+        }
+    }
+
     /// Says that `len` bytes at `offset` are read and then written soon, so that their cache lines come once and all
     /// together. A hint: it changes nothing.
     #[inline]
@@ -77,6 +93,14 @@ impl<M: RingMemory + ?Sized> RingMemory for &M {
     #[inline]
     fn write_value<T: Wire>(&self, offset: usize, value: &T) {
         (**self).write_value(offset, value);
+    }
+    #[inline]
+    fn read_each<T: Wire>(&self, offset: usize, stride: usize, out: &mut [T]) {
+        (**self).read_each(offset, stride, out);
+    }
+    #[inline]
+    fn write_each<T: Wire>(&self, offset: usize, stride: usize, values: &[T]) {
+        (**self).write_each(offset, stride, values);
     }
     #[inline]
     fn claim(&self, offset: usize, len: usize) {

@@ -19,7 +19,6 @@
 use crate::memory::{RingMemory, Wire};
 use crate::sync::{Ordering::*, fence};
 use core::marker::PhantomData;
-use zerocopy::IntoBytes;
 
 const REQ_PROD: usize = 0;
 const REQ_EVENT: usize = 4;
@@ -295,25 +294,9 @@ impl<M: RingMemory, S: Side> Half<M, S> {
         Ok(self.known())
     }
 
-    /// Has the `count` slots that this half writes next fetched for that: the peer wrote them last.
-    #[inline]
-    fn claim(&self, count: u32) {
-        let first = count.min(self.before_wrap(self.sent));
-        self.memory.claim(self.slot(self.sent), first as usize * S::SLOT);
-        if count > first {
-            self.memory.claim(SLOTS, (count - first) as usize * S::SLOT);
-        }
-    }
-
     #[inline]
     fn slot(&self, index: u32) -> usize {
-        Self::place(index, self.mask)
-    }
-
-    /// Where the slot of an entry begins. By value, so that a loop that copies need not look the mask up each time.
-    #[inline]
-    fn place(index: u32, mask: u32) -> usize {
-        SLOTS + (index & mask) as usize * S::SLOT
+        SLOTS + (index & self.mask) as usize * S::SLOT
     }
 
     /// Takes the next entry: a copy, made once.
@@ -334,30 +317,26 @@ impl<M: RingMemory, S: Side> Half<M, S> {
             return Err(PopError::Empty);
         }
         let count = out.len().min(self.known() as usize);
-        let out = &mut out[..count];
-        // What is taken makes room for as much, mostly in the same slots: each of their lines comes once.
-        self.claim(count as u32);
-        if size_of::<S::In>() == S::SLOT {
-            let (first, wrapped) = out.split_at_mut(count.min(self.before_wrap(self.taken) as usize));
-            self.memory.read(self.slot(self.taken), first.as_mut_bytes());
-            if !wrapped.is_empty() {
-                self.memory.read(SLOTS, wrapped.as_mut_bytes());
-            }
-        } else {
-            let (mut index, mask) = (self.taken, self.mask);
-            for entry in out {
-                *entry = self.memory.read_value(Self::place(index, mask));
-                index = index.wrapping_add(1);
-            }
+        let (first, wrapped) = out[..count].split_at_mut(count.min(self.before_wrap(self.taken)));
+        self.take_run(self.slot(self.taken), first);
+        if !wrapped.is_empty() {
+            self.take_run(SLOTS, wrapped);
         }
         self.taken = self.taken.wrapping_add(count as u32);
         Ok(count)
     }
 
+    /// Copies out what lies side by side. This half writes to the same slots next, so their lines come once, to be written.
+    #[inline]
+    fn take_run(&self, offset: usize, out: &mut [S::In]) {
+        self.memory.claim(offset, out.len() * S::SLOT);
+        self.memory.read_each(offset, S::SLOT, out);
+    }
+
     /// Slots from `index` to the end of the ring.
     #[inline]
-    fn before_wrap(&self, index: u32) -> u32 {
-        self.slots() - (index & self.mask)
+    fn before_wrap(&self, index: u32) -> usize {
+        (self.slots() - (index & self.mask)) as usize
     }
 
     /// Writes an entry to the next slot; the peer sees it after [`publish`](Self::publish).
@@ -379,31 +358,17 @@ impl<M: RingMemory, S: Side> Half<M, S> {
         if self.poison.is_some() {
             return 0;
         }
-        let entries = &entries[..entries.len().min(self.room() as usize)];
-        for piece in entries.chunks(PIECE.div_ceil(S::SLOT)) {
-            self.write(piece);
+        let count = entries.len().min(self.room() as usize);
+        let mut rest = &entries[..count];
+        while !rest.is_empty() {
+            let run = rest.len().min(self.before_wrap(self.sent)).min(PIECE.div_ceil(S::SLOT));
+            let (now, later) = rest.split_at(run);
+            self.memory.write_each(self.slot(self.sent), S::SLOT, now);
+            self.sent = self.sent.wrapping_add(run as u32);
             self.show();
+            rest = later;
         }
-        entries.len()
-    }
-
-    /// Writes entries for which there is room.
-    #[inline]
-    fn write(&mut self, entries: &[S::Out]) {
-        if size_of::<S::Out>() == S::SLOT {
-            let (first, wrapped) = entries.split_at(entries.len().min(self.before_wrap(self.sent) as usize));
-            self.memory.write(self.slot(self.sent), first.as_bytes());
-            if !wrapped.is_empty() {
-                self.memory.write(SLOTS, wrapped.as_bytes());
-            }
-        } else {
-            let (mut index, mask) = (self.sent, self.mask);
-            for entry in entries {
-                self.memory.write_value(Self::place(index, mask), entry);
-                index = index.wrapping_add(1);
-            }
-        }
-        self.sent = self.sent.wrapping_add(entries.len() as u32);
+        count
     }
 
     /// Lets the peer see everything pushed so far.
