@@ -254,7 +254,8 @@ impl CompileError {
         }
         // What a function returns instead may have said which type it is, for one that says it nowhere else.
         for (made, range) in near() {
-            let before = made.branches.iter().filter(|(_, branch)| branch.end <= range.start);
+            let returns = |branch: &Range<usize>| made.text[branch.clone()].contains("{return ");
+            let before = made.branches.iter().filter(|(_, branch)| branch.end <= range.start && returns(branch));
             if let Some((id, _)) = before.max_by_key(|(_, branch)| branch.end) {
                 left.insert(*id);
                 return;

@@ -2,6 +2,7 @@
 
 mod lessons;
 mod model;
+mod values;
 
 use abi::grant::{Copy, CopyPtr, GrantEntryV1 as Entry, GrantHandle, GrantOp, GrantStatus, MapGrantRef, UnmapGrantRef};
 use abi::hypercall::Hypercall;
