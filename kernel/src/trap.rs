@@ -79,8 +79,10 @@ extern "C" fn guest_syscall32() -> *const CpuUserRegs {
 /// The way back to a guest faulted: what it asked for cannot be loaded. `fault` is the fault's own frame, whose general
 /// registers are the guest's; the rest of its registers is intact in its register file.
 #[unsafe(no_mangle)]
-extern "C" fn guest_failed_return(fault: &CpuUserRegs) -> *const CpuUserRegs {
-    let fault = *fault;
+extern "C" fn guest_failed_return(fault: *const CpuUserRegs) -> *const CpuUserRegs {
+    // SAFETY: entry.s passes the frame that it has just stored. It lies over the lower half of the register file that it goes
+    // to, so it is no reference, and is read whole, here: a copy from the one to the other would meet itself.
+    let fault = unsafe { fault.read_volatile() };
     let address = Cr2::read_raw();
     serve(|c| {
         let regs = &mut c.run.regs;

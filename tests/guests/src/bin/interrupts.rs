@@ -94,8 +94,8 @@ fn gates(t: &mut Test, tcg: bool) {
 /// BOUND and INTO, which 64-bit code has not.
 fn in_32_bits(t: &mut Test, low: Page) {
     let cases: [(&'static str, &[u8], u8, u64); 4] = [
-        // bound eax, [edi + 0x80]: 5 is not between 0 and 4
-        ("bound", &[0xb8, 5, 0, 0, 0, 0x62, 0x87, 0x80, 0, 0, 0], vector::BR, 5),
+        // bound eax, ss:[edi + 0x80], as there is no DS: 5 is not between 0 and 4
+        ("bound", &[0xb8, 5, 0, 0, 0, 0x36, 0x62, 0x87, 0x80, 0, 0, 0], vector::BR, 5),
         // mov al, 0x7f; inc al; into
         ("into", &[0xb0, 0x7f, 0xfe, 0xc0, 0xce], vector::OF, 5),
         ("int3", &[0xcc], vector::BP, 1),

@@ -78,9 +78,10 @@ fn irets(t: &mut Test) {
     for (what, flags) in [("iret", 0), ("iret of a system call", IretContext::IN_SYSCALL)] {
         for cs in [KERNEL, USER] {
             for rip in [HOLE, HOLE + 0x1000, HOLE_LAST, 1 << 63, 1 << 48] {
-                let mut regs = Regs { rcx: flags, rdi: rip, rdx: cs, rsi: stack, ..Regs::default() };
+                let mut regs = Regs { rcx: flags, rdi: rip, rdx: cs, rsi: stack, rbp: 5, r15: 15, ..Regs::default() };
                 let got = exec(IRET, &mut regs);
                 t.eq(what, place(got), Some((GP, 0, rip, cs)));
+                t.eq("its registers", (regs.rax, regs.rbp, regs.r15), (7, 5, 15));
                 t.eq("its stack", got.map(|frame| frame.rsp), Some(stack));
             }
             // A stack that is none, of user mode: nothing uses it.

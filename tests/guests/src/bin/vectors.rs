@@ -105,8 +105,9 @@ fn instructions(t: &mut Test) {
         area.set(word, before);
     }
     t.traps("XRSTOR that is not aligned", with(XRSTOR_RDI, area.va + 16, !0), GP, 0);
-    let got = with(XSAVE_RDI, 0x1000, !0);
-    t.traps("XSAVE to nowhere", got, Entry::Exception(vector::PF), 2);
+    // It reads the header, or writes what is in front of it first.
+    let got = with(XSAVE_RDI, 0x1000, !0).map(|f| (f.entry, f.error_code & !2));
+    t.eq("XSAVE to nowhere", got, Some((Entry::Exception(vector::PF), 0)));
     t.runs("XRSTOR of all", with(XRSTOR_RDI, area.va, !0));
 }
 
