@@ -164,6 +164,7 @@ entry_from_core:
     movq %rsp, %rbx
     andq $-16, %rsp
     call core_trap
+leave_to_core:
     movq %rbx, %rsp
     POP_REGISTERS
     addq $8, %rsp
@@ -228,10 +229,7 @@ entry_ist:
     movq %r12, %rdx
     shrq $32, %rdx
     wrmsr
-    movq %rbx, %rsp
-    POP_REGISTERS
-    addq $8, %rsp
-    iretq
+    jmp leave_to_core
 
 # ---- Copies to and from guests: a page fault inside is the end of it. -------------------------------------------------
     .align 16

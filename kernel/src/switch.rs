@@ -81,7 +81,7 @@ fn change_space(cpu: &Cpu<Machine>, left: Option<&Arc<Domain<Machine>>>, entered
     match entered {
         Some(entered) => {
             entered.domain.dirty_cpus.fetch_or(here, Ordering::SeqCst);
-            core().load_root(&entered.run);
+            core().load_root(cpu, &entered.run);
         }
         None => machine::load_cr3(paging::root()),
     }

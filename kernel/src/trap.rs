@@ -7,11 +7,12 @@ use abi::regs::CpuUserRegs;
 use abi::trap::vector;
 use ferrule_core::Caller;
 use ferrule_core::cpu::pending;
+use ferrule_core::trap::DR6_DEFAULT;
 use x86_64::registers::control::Cr2;
 
 use crate::machine::{self, Machine, core};
 use crate::percpu::{self, Current};
-use crate::{apic, flush, keys, switch, world};
+use crate::{apic, apic::FIRST_LINE_VECTOR, flush, keys, switch, world};
 
 /// `int 0x80`: a gate of its own that ring 3 may use, since some CPUs report the wrong vector for one that it may not.
 const SYSTEM_CALL: u8 = 0x80;
@@ -29,15 +30,22 @@ pub fn with_caller<R>(f: impl FnOnce(&mut Caller<'_, Machine>) -> R) -> Option<R
     Some(f(&mut Caller { core: core(), cpu: machine::cpu(), domain, vcpu, run: &mut *run }))
 }
 
-/// Calls `f` for the vCPU that runs here, and leaves to the guest. Where nothing waits, that is at once.
+/// Calls `f` for the vCPU that runs here, and leaves to the guest. Where nothing but events wait, that is at once.
 fn serve(f: impl FnOnce(&mut Caller<'_, Machine>)) -> *const CpuUserRegs {
     let regs = with_caller(|c| {
         f(c);
         // Whoever posts something from another CPU interrupts this one; so a plain look is enough.
-        let quiet = c.cpu.pending.load(Relaxed) == 0 && !c.core.has_news(c.vcpu);
+        let quiet = c.cpu.pending.load(Relaxed) == 0 && (!c.core.has_news(c.vcpu) || tell(c));
         quiet.then_some(&raw const c.run.regs)
     });
     regs.flatten().unwrap_or_else(leave)
+}
+
+/// Tells the guest of its events. True if nothing else came up by that.
+#[inline(never)]
+fn tell(c: &mut Caller<'_, Machine>) -> bool {
+    c.core.deliver_news(c);
+    c.cpu.pending.load(Relaxed) == 0
 }
 
 /// An exception or interrupt while a guest ran. Its registers are in its [`Run`](ferrule_core::Run) already.
@@ -140,8 +148,8 @@ fn interrupt(vector: u8) {
         // Whoever sent it has left word before; coming here is all that was wanted.
         apic::KICK_VECTOR => {}
         apic::TIMER_VECTOR => machine::cpu().post(pending::TIMER),
-        apic::SPURIOUS_VECTOR => return,
-        _ if vector >= apic::FIRST_LINE_VECTOR => machine::line_interrupt(u32::from(vector - apic::FIRST_LINE_VECTOR)),
+        FIRST_LINE_VECTOR..apic::FLUSH_VECTOR => machine::line_interrupt((vector - FIRST_LINE_VECTOR).into()),
+        // The spurious one, which is not to be ended.
         _ => return,
     }
     apic::end_of_interrupt();
@@ -175,8 +183,7 @@ fn take_dr6() -> u64 {
     let seen: u64;
     // SAFETY: DR6 only reports.
     unsafe {
-        ::core::arch::asm!("mov {}, dr6", out(reg) seen, options(nomem, nostack));
-        ::core::arch::asm!("mov dr6, {}", in(reg) 0xffff_0ff0_u64, options(nomem, nostack));
+        ::core::arch::asm!("mov {}, dr6", "mov dr6, {}", out(reg) seen, in(reg) DR6_DEFAULT, options(nomem, nostack));
     }
     seen
 }

@@ -160,6 +160,8 @@ pub struct Line {
 struct Lines {
     whole: Vec<Line>,
     partial: Vec<u8>,
+    /// The guest whose console it is, where no dom0 speaks for it.
+    guest: Option<String>,
 }
 
 impl Lines {
@@ -167,7 +169,10 @@ impl Lines {
         for byte in chunk {
             match byte {
                 b'\n' => {
-                    let text = screen::line(&String::from_utf8_lossy(&self.partial));
+                    let mut text = screen::line(&String::from_utf8_lossy(&self.partial));
+                    if let Some(guest) = &self.guest {
+                        text = format!("[{:7.3}] {guest}: console: {text}", at.as_secs_f64());
+                    }
                     self.whole.push(Line { at, text });
                     self.partial.clear();
                 }
@@ -217,6 +222,7 @@ pub struct Running {
     stdin: Option<std::process::ChildStdin>,
     chunks: Receiver<Vec<u8>>,
     messages: Option<JoinHandle<String>>,
+    said: String,
     start: Instant,
     lines: Lines,
     /// Where the serial output is kept.
@@ -250,7 +256,25 @@ impl Running {
         });
         let stdin = guard.child().stdin.take();
         let start = Instant::now();
-        Ok(Running { guard, stdin, chunks, messages: Some(messages), start, lines: Lines::default(), log: log.into() })
+        Ok(Running {
+            guard,
+            stdin,
+            chunks,
+            messages: Some(messages),
+            said: String::new(),
+            start,
+            lines: Lines::default(),
+            log: log.into(),
+        })
+    }
+
+    /// The serial line is a guest's console: from here on its lines have the form that dom0 gives them
+    /// (docs/console-protocol.md), after one that says that the guest was created.
+    pub fn is_console_of(&mut self, guest: &str) {
+        let at = self.start.elapsed();
+        let text = format!("[{:7.3}] {guest}: created natively", at.as_secs_f64());
+        self.lines.whole.push(Line { at, text });
+        self.lines.guest = Some(guest.into());
     }
 
     /// The next bytes of the serial line within `limit`; `None` when the time or the machine is over.
@@ -362,9 +386,12 @@ impl Running {
         }
     }
 
-    /// What QEMU itself printed, to its end; once.
+    /// What QEMU itself printed, to its end.
     fn said(&mut self) -> String {
-        self.messages.take().and_then(|reader| reader.join().ok()).unwrap_or_default()
+        if let Some(reader) = self.messages.take() {
+            self.said = reader.join().unwrap_or_default();
+        }
+        self.said.clone()
     }
 }
 

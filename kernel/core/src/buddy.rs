@@ -78,7 +78,7 @@ impl Blocks {
             if info.owner() != Owner::Free(Some(order)) {
                 break;
             }
-            let now = table.stamp_now();
+            let now = table.clock.stamp();
             if now.wrapping_sub(info.stamp()) < now.wrapping_sub(stamp) {
                 stamp = info.stamp();
             }
@@ -164,7 +164,7 @@ impl<P: Platform> Core<P> {
         info.reset(State(0).0);
         self.dma_changed(frame);
         self.platform.set_m2p(frame.mfn(), u64::MAX);
-        let stamp = self.frames.stamp_now();
+        let stamp = self.frames.clock.stamp();
         blocks.free(&self.frames, frame, 0, stamp);
     }
 }

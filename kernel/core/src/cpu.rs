@@ -65,7 +65,7 @@ pub struct Cpu<P: Platform> {
     pub id: CpuId,
     /// What waits for it; see [`pending`]. Set by anyone, taken by the CPU itself.
     pub pending: AtomicU32,
-    /// The flush clock when its TLB was last flushed of everything a guest mapped; see `Core::note_flush`.
+    /// The flush clock when its TLB was last flushed of everything a guest mapped; see [`Cpu::note_flush`].
     pub flushed: AtomicU64,
     /// Who is to run here, and who does.
     pub queue: crate::sched::Queue<P>,
@@ -88,6 +88,14 @@ impl<P: Platform> Cpu<P> {
             idle: AtomicU64::new(0),
             queue: crate::sched::Queue::new(),
             timers: crate::time::Timers::new(),
+        }
+    }
+
+    /// Notes that its TLB was flushed of everything a guest ever mapped since `moment`.
+    #[inline(always)]
+    pub fn note_flush(&self, moment: u64) {
+        if self.flushed.load(Ordering::Relaxed) < moment {
+            self.flushed.fetch_max(moment, Ordering::SeqCst);
         }
     }
 

@@ -15,18 +15,20 @@
 //!
 //! Types L1 to L4 change only while the owner's `Domain::mm` is held; the others by compare-exchange alone.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use abi::memory::E820Entry;
 use abi::{Errno, Mfn};
 
 use crate::{Core, CpuSet, Domain, Flush, Platform, refuse_if};
 
+mod clock;
 mod info;
 mod list;
 mod place;
 #[cfg(test)]
 mod tests;
+use clock::FlushClock;
 pub(crate) use info::{Claim, OwnerWord};
 pub use info::{Owner, PageInfo, PageType, State};
 pub(crate) use list::List;
@@ -53,15 +55,14 @@ pub struct FrameTable {
     infos: &'static [PageInfo],
     /// The machine's memory map, as the firmware gave it; empty if it is not known.
     pub(crate) memory_map: &'static [E820Entry],
-    /// Ticks with every full flush of a TLB.
-    clock: AtomicU64,
+    pub(crate) clock: FlushClock,
 }
 
 impl FrameTable {
     /// A table over zeroed memory, one entry a frame from frame 0 on; and the machine's memory map, empty if it is not
     /// known, for who may see it.
     pub fn new(infos: &'static [PageInfo], memory_map: &'static [E820Entry]) -> Self {
-        Self { infos, memory_map, clock: AtomicU64::new(1) }
+        Self { infos, memory_map, clock: FlushClock::default() }
     }
 
     #[cfg(any(test, feature = "testing"))]
@@ -111,7 +112,7 @@ impl FrameTable {
     /// Gives back what [`get_mapped`](Self::get_mapped) took ([`PageInfo::put_mapped`]).
     #[inline(always)]
     pub(crate) fn put_mapped(&self, mfn: Mfn, owner: OwnerWord, claim: Claim) -> bool {
-        self.infos.get(mfn.0 as usize).is_some_and(|info| info.put_mapped(owner, claim, || self.stamp_now()))
+        self.infos.get(mfn.0 as usize).is_some_and(|info| info.put_mapped(owner, claim, || self.clock.stamp()))
     }
 
     /// Is this a frame of `owner`'s?
@@ -137,52 +138,25 @@ impl FrameTable {
         info.set_owner(Owner::Core);
         Some(Frame(mfn.0 as u32))
     }
-
-    /// The flush clock, cut to what a frame remembers.
-    pub(crate) fn stamp_now(&self) -> u32 {
-        self.clock.load(Ordering::SeqCst) as u32
-    }
-
-    /// The moment a stamp means. A stamp that is so old that the clock's low half came round again reads as a later
-    /// moment, which costs a flush and is safe.
-    fn moment(&self, stamp: u32) -> u64 {
-        let now = self.clock.load(Ordering::SeqCst);
-        now - u64::from((now as u32).wrapping_sub(stamp))
-    }
 }
 
 impl<P: Platform> Core<P> {
     /// Flushes the TLBs of `cpus`, and remembers it.
     ///
     /// All of the core's flushes go through here; a full flush that the machine does for other reasons (a CR3 load)
-    /// may be noted with [`note_flush`](Self::note_flush), to spare a later one.
+    /// may be noted with [`Cpu::note_flush`](crate::Cpu::note_flush), to spare a later one.
     pub fn flush(&self, cpus: CpuSet, what: Flush) {
-        if cpus.is_empty() {
-            return;
-        }
-        if what != Flush::All {
+        if cpus.is_empty() || what != Flush::All {
             return self.platform.flush(cpus, what);
         }
-        let moment = self.flush_begins();
+        let moment = self.frames.clock.flush_begins();
         self.platform.flush(cpus, what);
-        cpus.iter().for_each(|cpu| self.note_flush(cpu, moment));
-    }
-
-    /// A moment of the flush clock, taken before a full flush.
-    pub fn flush_begins(&self) -> u64 {
-        self.frames.clock.fetch_add(1, Ordering::SeqCst) + 1
-    }
-
-    /// Notes that `cpu` has flushed its TLB, of everything a guest ever mapped, since `moment`.
-    pub fn note_flush(&self, cpu: crate::CpuId, moment: u64) {
-        if let Some(cpu) = self.cpus.get(cpu.0 as usize) {
-            cpu.flushed.fetch_max(moment, Ordering::SeqCst);
-        }
+        self.cpus.iter().filter(|cpu| cpus.has(cpu.id)).for_each(|cpu| cpu.note_flush(moment));
     }
 
     /// Those of `cpus` that have not flushed since `stamp`.
     pub(crate) fn stale(&self, cpus: CpuSet, stamp: u32) -> CpuSet {
-        let moment = self.frames.moment(stamp);
+        let moment = self.frames.clock.moment(stamp);
         let mut stale = CpuSet::NONE;
         for cpu in self.cpus.iter().filter(|cpu| cpus.has(cpu.id)) {
             if cpu.flushed.load(Ordering::SeqCst) <= moment {
@@ -285,28 +259,26 @@ impl<P: Platform> Core<P> {
     /// Gives a type reference (Writable or SegmentDescriptor) back.
     #[inline]
     pub fn put_type(&self, frame: Frame) {
-        let info = self.frames.info(frame);
-        let _ = info.update(|state| {
-            if state.type_refs() == 1 {
-                info.set_stamp(self.frames.stamp_now());
-            }
-            Some(state.put_type())
-        });
+        let _ = self.put_typed(frame, |state| state);
     }
 
     /// Gives a type reference (Writable or SegmentDescriptor) and a general one back.
     #[inline]
     pub fn put_page_and_type(&self, frame: Frame) {
-        let info = self.frames.info(frame);
-        let before = info.update(|state| {
-            if state.type_refs() == 1 {
-                // Stamped while the reference is still held: nobody can give the frame another type before.
-                info.set_stamp(self.frames.stamp_now());
-            }
-            Some(state.put_type().put())
-        });
-        if before.is_ok_and(|state| state.refs() == 1) {
+        if self.put_typed(frame, State::put).is_ok_and(|before| before.refs() == 1) {
             self.free_unreferenced(frame);
         }
+    }
+
+    #[inline(always)]
+    fn put_typed(&self, frame: Frame, rest: impl Fn(State) -> State) -> Result<State, State> {
+        let info = self.frames.info(frame);
+        info.update(|state| {
+            if state.type_refs() == 1 {
+                // Stamped while the reference is still held: nobody can give the frame another type before.
+                info.set_stamp(self.frames.clock.stamp());
+            }
+            Some(rest(state.put_type()))
+        })
     }
 }

@@ -65,12 +65,8 @@ impl Ranges {
         self.replace(&whole, Some(whole.clone()))
     }
 
-    /// Takes a range out. ENOMEM where it would have too many pieces.
-    pub fn remove(&mut self, gone: &Range<u64>) -> Result<(), Errno> {
-        self.replace(gone, None)
-    }
-
-    fn replace(&mut self, hole: &Range<u64>, with: Option<Range<u64>>) -> Result<(), Errno> {
+    /// Takes a range out, or puts another in its place. ENOMEM where there would be too many pieces.
+    pub fn replace(&mut self, hole: &Range<u64>, with: Option<Range<u64>>) -> Result<(), Errno> {
         let mut pieces = Vec::new();
         pieces.try_reserve_exact(self.0.len() + 2).map_err(|_| Errno::ENOMEM)?;
         let around = |r: &Range<u64>| [r.start..r.end.min(hole.start), r.start.max(hole.end)..r.end];

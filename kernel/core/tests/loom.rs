@@ -26,6 +26,8 @@ mod sync {
     }
 }
 
+#[path = "../src/frame/clock.rs"]
+mod clock;
 #[path = "../src/frame/info.rs"]
 mod info;
 #[path = "../src/event/link.rs"]
@@ -37,6 +39,7 @@ mod state;
 #[path = "../src/grant/status.rs"]
 mod status;
 
+use clock::FlushClock;
 use info::{Claim, Owner, PageInfo, PageType, State as Page};
 use link::Half;
 use raise::{Notified, Set, Words};
@@ -469,13 +472,13 @@ fn one_of_those_who_give_a_frame_back_frees_it_and_nobody_gets_it_then() {
 /// A CPU that may remember that a frame was writable, and when it last flushed.
 struct Cpu {
     remembers: Mutex<bool>,
-    clock: AtomicU64,
+    clock: FlushClock,
     flushed: AtomicU64,
 }
 
 impl Cpu {
     fn flush(&self) {
-        let moment = self.clock.fetch_add(1, SeqCst) + 1;
+        let moment = self.clock.flush_begins();
         *self.remembers.lock().unwrap() = false;
         self.flushed.fetch_max(moment, SeqCst);
     }
@@ -486,7 +489,7 @@ fn a_frame_gets_another_type_only_when_no_tlb_remembers_it_writable() {
     loom::model(|| {
         let info = frame(0);
         info.get_mapped(ALICE.word(), Claim::of(true)).unwrap();
-        let cpu = Cpu { remembers: Mutex::new(false), clock: AtomicU64::new(1), flushed: AtomicU64::new(1) };
+        let cpu = Cpu { remembers: Mutex::new(false), clock: FlushClock::default(), flushed: AtomicU64::new(0) };
         let shared = Arc::new((info, cpu));
         let unmapper = {
             let shared = shared.clone();
@@ -494,7 +497,7 @@ fn a_frame_gets_another_type_only_when_no_tlb_remembers_it_writable() {
                 let (info, cpu) = &*shared;
                 // A last write by it; then the entry goes.
                 *cpu.remembers.lock().unwrap() = true;
-                assert!(info.put_mapped(ALICE.word(), Claim::of(true), || cpu.clock.load(SeqCst) as u32));
+                assert!(info.put_mapped(ALICE.word(), Claim::of(true), || cpu.clock.stamp()));
             })
         };
         let flusher = {
@@ -507,11 +510,31 @@ fn a_frame_gets_another_type_only_when_no_tlb_remembers_it_writable() {
             thread::yield_now();
         }
         assert!(!info.state().has(Page::VALIDATED));
-        if cpu.flushed.load(SeqCst) <= u64::from(info.stamp()) {
+        if cpu.flushed.load(SeqCst) <= cpu.clock.moment(info.stamp()) {
             cpu.flush();
         }
         assert!(!*cpu.remembers.lock().unwrap(), "it can still be written");
         unmapper.join().unwrap();
         flusher.join().unwrap();
+    });
+}
+
+#[test]
+fn a_flush_is_later_than_the_stamps_before_it_and_earlier_than_those_behind() {
+    loom::model(|| {
+        let shared = Arc::new(FlushClock::default());
+        // Others flush and stamp meanwhile.
+        let others: [fn(&FlushClock); 2] = [|clock| drop(clock.flush_begins()), |clock| drop(clock.stamp())];
+        let others = others.map(|other| {
+            let shared = shared.clone();
+            thread::spawn(move || other(&shared))
+        });
+        let clock = &*shared;
+        let before = clock.stamp();
+        let moment = clock.flush_begins();
+        let behind = clock.stamp();
+        others.into_iter().for_each(|other| other.join().unwrap());
+        assert!(clock.moment(before) < moment && moment <= clock.moment(behind), "{before} {moment} {behind}");
+        assert!(clock.flush_begins() > clock.moment(behind));
     });
 }

@@ -9,6 +9,8 @@ use super::report::{Figure, INSTRUCTIONS, NS, Origin, PEER, Report};
 use super::spec::Promise;
 use crate::counts::{self, Block, Blocks, WHOSE};
 use crate::guest;
+use crate::guest::native::{Disk, overlay};
+use crate::peer::native::ram_disk;
 use crate::peer::side::{Side, console};
 use crate::place::Place;
 use crate::qemu::{Line, Machine, Running};
@@ -51,6 +53,10 @@ enum Group {
 }
 
 const GROUPS: [Group; 4] = [Group::Create, Group::Process, Group::Disk, Group::Net];
+/// Those that a kernel without a hypervisor can be asked for: from guest to guest takes two.
+const NATIVELY: [Group; 2] = [Group::Process, Group::Disk];
+/// The disk's size.
+const RAM_DISK: &str = "64M";
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -204,8 +210,8 @@ pub fn command(place: &Place, options: &Options) -> Result<()> {
             let mut xen = measure(place, Side::Xen, &groups, icount, Blocks::None)?;
             outside(&mut xen, Some(&ours));
             peers.push((PEER, xen));
-            if groups.contains(&Group::Process) {
-                peers.push((NATIVE, native(place, icount)?));
+            if groups.iter().any(|group| NATIVELY.contains(group)) {
+                peers.push((NATIVE, native(place, &groups, icount)?));
             }
         }
         rows(&ours, &peers, icount, &mut figures, &mut promises);
@@ -264,6 +270,17 @@ fn outside(found: &mut Found, ours: Option<&Found>) {
     }
 }
 
+/// Loads of the guest, by their groups, as its command line has them.
+fn named(groups: &[Group], known: &[Group]) -> String {
+    let name = |group: &Group| match group {
+        Group::Create => "",
+        Group::Process => "process",
+        Group::Disk => "disk",
+        Group::Net => "net",
+    };
+    known.iter().filter(|group| groups.contains(group)).map(name).collect::<Vec<_>>().join(",")
+}
+
 /// The machine's domains: the drivers, the guests that only start, the sink, and the guest that works.
 fn manifest(groups: &[Group]) -> String {
     let [bzimage, elf, ramdisk] = guest::load::FILES;
@@ -273,10 +290,8 @@ fn manifest(groups: &[Group]) -> String {
              cmdline = 'console=hvc0 quiet {line}'\n{devices}\n"
         )
     };
-    let loads = [(Group::Process, "process"), (Group::Disk, "disk"), (Group::Net, "net")];
-    let loads: Vec<&str> =
-        loads.into_iter().filter(|(group, _)| groups.contains(group)).map(|(_, name)| name).collect();
-    let line = format!("load={} address=10.0.9.2 sink=10.0.9.1", loads.join(","));
+    let line =
+        format!("load={} address=10.0.9.2 sink=10.0.9.1", named(groups, &[Group::Process, Group::Disk, Group::Net]));
     [
         "[[domain]]\nname = 'netback'\nkernel = 'netback'\nmemory = 16\nserves = ['vif']\n".to_string(),
         "[[domain]]\nname = 'blkback'\nkernel = 'blkback'\nmemory = 96\nserves = ['vbd']\n".to_string(),
@@ -288,7 +303,9 @@ fn manifest(groups: &[Group]) -> String {
             "load",
             elf,
             &line,
-            "vif = [{ mac = '00:16:3e:00:00:02' }]\ndisk = [{ target = 'ram:64M', vdev = 'xvda', mode = 'w' }]",
+            &format!(
+                "vif = [{{ mac = '00:16:3e:00:00:02' }}]\ndisk = [{{ target = 'ram:{RAM_DISK}', vdev = 'xvda', mode = 'w' }}]"
+            ),
         ),
     ]
     .concat()
@@ -395,15 +412,25 @@ fn busy(running: &mut Running, side: Side) -> Result<f64> {
     Ok((all - idle) * 1e3)
 }
 
-/// The kernel straight on QEMU, without a hypervisor.
-fn native(place: &Place, icount: bool) -> Result<Found> {
+/// The kernel straight on QEMU, without a hypervisor: what needs no device, and a disk, which is virtio's there.
+fn native(place: &Place, groups: &[Group], icount: bool) -> Result<Found> {
+    let logs = place.logs("bench")?;
+    let (dir, counts) = (logs.join("linux"), logs.join("linux-native.counts"));
     let [kernel, _, initrd] = guest::load::FILES.map(|name| guest::dir(place).join(name));
-    let mut machine = Machine::new(&kernel, "console=ttyS0 quiet load=process", &initrd.display().to_string());
+    let mut archive = std::fs::read(&initrd).with_context(|| format!("reading {}", initrd.display()))?;
+    archive.extend(overlay(place, &[Disk { vdev: "xvda".into(), node: "vda".into(), partition: None }])?);
+    let initrd = dir.join("native.initrd");
+    std::fs::write(&initrd, archive).with_context(|| format!("writing {}", initrd.display()))?;
+    let line = format!("console=ttyS0 quiet load={}", named(groups, &NATIVELY));
+    let mut machine = Machine::new(&kernel, &line, &initrd.display().to_string());
     (machine.icount, machine.debug_exit) = (icount, false);
-    let mut running = machine.start(&place.logs("bench")?.join("linux-native.log"))?;
+    machine.extra.extend(ram_disk(&dir, 0, RAM_DISK)?);
+    let counting = counts::args(&counts::plugin(place)?, &counts, Blocks::None);
+    machine.extra.extend(counting.into_iter().filter(|_| icount));
+    let mut running = machine.start(&logs.join("linux-native.log"))?;
     let done = running.wait_line(0, LIMIT, |line| line.trim_end() == "BENCH done");
     ensure!(done.is_some(), "natively: no end; {}", running.end());
-    figures(running.lines(), None, Some)
+    figures(running.lines(), Some(counts.as_path()).filter(|_| icount), Some)
 }
 
 /// The figures among lines, as `text` sees them, with what was counted of each.

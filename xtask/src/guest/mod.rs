@@ -3,6 +3,7 @@
 pub mod debian;
 pub mod load;
 mod mini;
+pub mod native;
 pub mod xen_dom0;
 
 use crate::packages::{Package, behind, unpacked};

@@ -1,7 +1,7 @@
 //! The peer's initial domain: Debian's kernel, Debian's Xen tools and busybox in one initramfs, examples/xen-dom0/init.
 
 use super::mini::{only, read};
-use super::{dir, kernel};
+use super::{dir, kernel, native};
 use crate::cpio::Archive;
 use crate::packages::{Package, Packages, all_unpacked, unpacked};
 use crate::place::Place;
@@ -60,27 +60,16 @@ const CANCEL: &str = "libgcc_s.so.1";
 const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 /// Where libraries are looked for.
 const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
-/// Modules, in the order in which they are loaded.
-const MODULES: [&str; 18] = [
+/// Modules, in the order in which they are loaded: around those of QEMU's devices ([`native::MODULES`]).
+const XEN: [&str; 6] = [
     "drivers/xen/xen-privcmd",
     "drivers/xen/xen-evtchn",
     "drivers/xen/xen-gntdev",
     "drivers/xen/xenfs/xenfs",
     "drivers/block/xen-blkback/xen-blkback",
     "drivers/net/xen-netback/xen-netback",
-    "drivers/virtio/virtio_ring",
-    "drivers/virtio/virtio",
-    "drivers/virtio/virtio_pci_modern_dev",
-    "drivers/virtio/virtio_pci_legacy_dev",
-    "drivers/virtio/virtio_pci",
-    "drivers/block/virtio_blk",
-    "net/core/failover",
-    "drivers/net/net_failover",
-    "drivers/net/virtio_net",
-    "net/llc/llc",
-    "net/802/stp",
-    "net/bridge/bridge",
 ];
+const BRIDGE: [&str; 3] = ["net/llc/llc", "net/802/stp", "net/bridge/bridge"];
 /// The RAM disks' module, whose parameters are the machine's.
 const RAM_DISK: &str = "drivers/block/brd";
 /// Files of examples/xen-dom0, and where they go.
@@ -104,11 +93,15 @@ pub fn files(place: &Place) -> Result<[PathBuf; 2]> {
 
 /// What it is made of, as a hash.
 fn recipe(place: &Place) -> Result<String> {
-    let mut parts = [&TOOLS.names.join(" "), &PROGRAMS.join(" "), &MODULES.join(" ")].map(|s| s.as_str()).concat();
+    let mut parts = [TOOLS.names.join(" "), PROGRAMS.join(" "), loaded().join(" ")].concat();
     for name in SCRIPTS.iter().map(|(name, _)| *name).chain([USAGE]) {
         parts += &fs::read_to_string(scripts(place).join(name)).with_context(|| format!("examples/xen-dom0/{name}"))?;
     }
     Ok(sha256(parts.as_bytes()))
+}
+
+fn loaded() -> Vec<&'static str> {
+    [&XEN[..], &native::MODULES, &BRIDGE].concat()
 }
 
 fn scripts(place: &Place) -> PathBuf {
@@ -138,10 +131,13 @@ pub fn make(place: &Place) -> Result<()> {
     files.insert("usr/bin/usage".into(), compiled(place, &scripts(place).join(USAGE))?);
     let modules = only(&kernel.join("lib/modules"), "")?.join("kernel");
     let name = |module: &str| module.rsplit('/').next().unwrap_or(module).to_string();
-    for module in MODULES.into_iter().chain([RAM_DISK]) {
+    for module in loaded().into_iter().chain([RAM_DISK]) {
         files.insert(format!("lib/modules/{}.ko", name(module)), read(&modules.join(format!("{module}.ko")))?);
     }
-    files.insert("etc/modules".into(), MODULES.map(|module| name(module) + "\n").concat().into_bytes());
+    files.insert(
+        "etc/modules".into(),
+        loaded().iter().map(|module| name(module) + "\n").collect::<String>().into_bytes(),
+    );
     let image = read(&only(&kernel.join("boot"), "vmlinuz-")?)?;
     fs::create_dir_all(dir(place))?;
     for (name, bytes) in FILES.into_iter().zip([image, archive(&files)]) {

@@ -4,6 +4,7 @@
 //! The peer's dom0 (examples/xen-dom0) speaks docs/console-protocol.md, so the tour's own steps look at its guests.
 
 mod dmesg;
+pub mod native;
 pub mod side;
 mod xl;
 
@@ -53,6 +54,9 @@ pub struct Options {
     /// Compare what Linux says while it boots, here and there, with 1 and 2 vCPUs: linux-mini, debian or both
     #[arg(long, value_name = "GUEST", num_args = 0..=1, default_missing_value = "", value_parser = ["", "linux-mini", "debian"], conflicts_with = "config")]
     dmesg: Option<String>,
+    /// Boot the manifest's only guest without a hypervisor: the same kernel and disks, virtio's drivers
+    #[arg(long, conflicts_with = "dmesg")]
+    native: bool,
 }
 
 /// A machine with Xen, its dom0 and the guests of a manifest.
@@ -86,7 +90,7 @@ pub fn assemble(place: &Place, plan: &Plan<'_>) -> Result<Peer> {
     let all = [initrd, xl::archive(&manifest, &images)?].concat();
     std::fs::write(&to, all).with_context(|| format!("writing {}", to.display()))?;
     let modules = format!("{} console=hvc0 quiet,{}", kernel.display(), to.display());
-    let options = format!("console=com1 dom0_mem={DOM0_MIB}M loglvl=error guest_loglvl=error");
+    let options = format!("console=com1 dom0_mem={DOM0_MIB}M loglvl=error guest_loglvl=error xsave=0");
     let mut machine = Machine::new(&xen::image(place, place.no_install)?, &options, &modules);
     machine.debug_exit = false;
     machine.mem = manifest.machine.memory.unwrap_or(512) + XEN_MIB;
@@ -110,6 +114,9 @@ pub fn command(place: &Place, options: &Options) -> Result<()> {
         return dmesg::command_of(place, Some(only.as_str()).filter(|only| !only.is_empty()));
     }
     let config = options.config.clone().unwrap_or_else(|| place.root.join(MANIFEST));
+    if options.native {
+        return native::command(place, options, &config);
+    }
     let manifest = guests(&config)?;
     let mut steps = tour::steps(&manifest, None)?;
     steps.retain(|step| !NOT_HERE.contains(&step.name));

@@ -49,7 +49,7 @@ fn ram_disks(manifest: &Manifest) -> Result<String> {
 }
 
 /// The size of `ram:SIZE`.
-fn kib(target: &str) -> Option<u64> {
+pub fn kib(target: &str) -> Option<u64> {
     let size = target.strip_prefix("ram:")?;
     let (number, unit) = size.split_at_checked(size.len().checked_sub(1)?)?;
     let number: u64 = number.parse().ok()?;

@@ -95,7 +95,7 @@ impl<P: Platform> Core<P> {
         match number {
             0 if (value ^ CR0) & !CR0_TS == 0 => fpu_taskswitch::switch(c, value & CR0_TS != 0),
             2 => self.set_cr2(c, value),
-            3 => match self.mm(c.domain).new_baseptr(c.run, abi::Mfn(value >> abi::PAGE_SHIFT)) {
+            3 => match self.mm(c.domain).new_baseptr(c.cpu, c.run, abi::Mfn(value >> abi::PAGE_SHIFT)) {
                 Ok(()) => {}
                 Err(Stop::Preempted) => return Some(Outcome::Again),
                 Err(_) => return Some(Outcome::Refused),

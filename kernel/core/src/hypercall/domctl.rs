@@ -179,7 +179,7 @@ fn permit<P: Platform>(c: &Caller<'_, P>, domain: &Domain<P>, op: &Domctl) -> Re
     if allow != 0 {
         set.add(&(first..end))?
     } else {
-        set.remove(&(first..end))?
+        set.replace(&(first..end), None)?
     }
     Ok(())
 }

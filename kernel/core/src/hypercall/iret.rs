@@ -25,7 +25,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, _: &mut Args) -> HcResult {
             c.core.crash(c, Crash::NoUserRoot);
             return Err(Stop::Replaced);
         }
-        c.core.toggle_mode(c.run);
+        c.core.toggle_mode(c);
     }
     if c.domain.assist.load(Ordering::Relaxed) & ARCHITECTURAL_IOPL != 0 {
         c.run.iopl = (frame.rflags >> 12 & 3) as u8;

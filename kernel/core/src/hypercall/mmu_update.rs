@@ -198,7 +198,8 @@ impl<'a, P: Platform> Batch<'a, P> {
         match table {
             Some(table) if level == 1 => {
                 self.cached = Some((mfn, table));
-                Ok(self.session.update_l1(table, index, new, mapped, how)?)
+                let old = Pte(guest::load(&c.core.platform, table, index));
+                Ok(self.session.update_l1(table, index, (old, new), mapped, how)?)
             }
             Some(table) => {
                 self.cached = None;

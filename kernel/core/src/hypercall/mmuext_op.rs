@@ -63,7 +63,7 @@ fn operation<P: Platform>(c: &mut Caller<'_, P>, owner: &Domain<P>, op: &MmuextO
         MmuextCmd::MARK_SUPER | MmuextCmd::UNMARK_SUPER => Err(Errno::EOPNOTSUPP.into()),
         // What concerns the calling vCPU, and CPUs' TLBs and caches.
         _ if owner.id != c.domain.id => Err(Errno::EPERM.into()),
-        MmuextCmd::NEW_BASEPTR => c.core.mm(c.domain).new_baseptr(c.run, mfn),
+        MmuextCmd::NEW_BASEPTR => c.core.mm(c.domain).new_baseptr(c.cpu, c.run, mfn),
         MmuextCmd::NEW_USER_BASEPTR => c.core.mm(c.domain).new_user_baseptr(c.run, mfn),
         MmuextCmd::SET_LDT => Ok(c.set_ldt(op.arg1, op.arg2 as u32)?),
         // All of RAM is mapped write-back, and devices of this machine snoop: there is nothing to write back.

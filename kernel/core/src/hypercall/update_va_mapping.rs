@@ -14,7 +14,7 @@ use abi::{DomId, Errno, Pte, Vaddr};
 
 use super::mmu_update::FrameOwner;
 use crate::mm::{self, MappedOwner, Store};
-use crate::{Args, Caller, CpuSet, Flush, HcResult, Platform, Privilege};
+use crate::{Args, Caller, CpuSet, Flush, HcResult, Platform, Privilege, guest};
 
 /// update_va_mapping.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
@@ -37,7 +37,8 @@ fn update<P: Platform>(c: &Caller<'_, P>, a: &Args, owner: &MappedOwner<'_, P>) 
         let session = c.core.mm(c.domain);
         let root = c.run.kernel_root.ok_or(Errno::EINVAL)?;
         let (table, index) = session.find_l1(root, Vaddr(va)).ok_or(Errno::EINVAL)?;
-        session.update_l1(table, index, Pte(entry), owner, Store::Plain)?;
+        let old = Pte(guest::load(&c.core.platform, table, index));
+        session.update_l1(table, index, (old, Pte(entry)), owner, Store::Plain)?;
     }
     let what = match flags & uvmf::FLUSHTYPE_MASK {
         uvmf::TLB_FLUSH => Flush::All,

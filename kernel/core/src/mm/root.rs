@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use abi::Mfn;
 
 use super::Session;
-use crate::{Core, Domain, Frame, Platform, Run, Stop, guest};
+use crate::{Core, Cpu, Domain, Frame, Platform, Run, Stop, guest};
 
 /// `VMASST_TYPE_m2p_strict` of the public headers: user mode does not see the machine-to-physical table.
 const M2P_STRICT: u64 = 1 << 32;
@@ -16,9 +16,9 @@ impl<P: Platform> Session<'_, P> {
     ///
     /// EINVAL: not a frame of the domain's that can be a root.
     #[inline(never)]
-    pub fn new_baseptr(&mut self, run: &mut Run, mfn: Mfn) -> Result<(), Stop> {
+    pub fn new_baseptr(&mut self, cpu: &Cpu<P>, run: &mut Run, mfn: Mfn) -> Result<(), Stop> {
         if run.kernel_root.map(Frame::mfn) == Some(mfn) {
-            self.core.load_root(run);
+            self.core.load_root(cpu, run);
             return Ok(());
         }
         let root = self.take_table(mfn, 4)?;
@@ -27,7 +27,7 @@ impl<P: Platform> Session<'_, P> {
         let old = run.kernel_root.replace(root);
         if run.kernel_mode {
             run.hardware_root = Some(root);
-            self.core.load_root(run);
+            self.core.load_root(cpu, run);
         }
         if let Some(old) = old {
             self.put_page_and_table(old, 4);
@@ -70,11 +70,12 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// Makes `run`'s hardware root the one this CPU walks, and notes the flush that this is.
-    pub fn load_root(&self, run: &Run) {
-        let moment = self.flush_begins();
+    /// Makes `run`'s hardware root the one that `cpu`, this one, walks, and notes the flush that this is.
+    #[inline(always)]
+    pub fn load_root(&self, cpu: &Cpu<P>, run: &Run) {
+        let moment = self.frames.clock.flush_begins();
         self.platform.load_root(run);
-        self.note_flush(self.platform.this_cpu(), moment);
+        cpu.note_flush(moment);
     }
 
     /// Takes a general and an L4 reference on a frame of `domain`'s, for a context that is being set. EINVAL where it

@@ -169,7 +169,7 @@ impl<P: Platform> Session<'_, P> {
             self.abandon(frame, level);
             return;
         }
-        info.set_stamp(self.core.frames.stamp_now());
+        info.set_stamp(self.core.frames.clock.stamp());
         let _ = info.update(|state| Some(state.put_type()));
     }
 

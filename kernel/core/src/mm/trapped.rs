@@ -59,7 +59,7 @@ impl<P: Platform> Caller<'_, P> {
             }
             let wanted = Pte(held & !mask | new << shift & mask);
             // Exact to what was just read; the hardware may set accessed and dirty bits in between.
-            match session.update_l1_from(table, index, Pte(held), wanted, &owner, Store::Exact) {
+            match session.update_l1(table, index, (Pte(held), wanted), &owner, Store::Exact) {
                 Err(Errno::EBUSY) if guest::load(&self.core.platform, table, index) != held => {}
                 result => return result.map(|()| Trapped::Done),
             }

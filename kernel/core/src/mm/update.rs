@@ -98,31 +98,17 @@ impl<P: Platform> Session<'_, P> {
         self.core.put_page_and_type(frame);
     }
 
-    /// Stores an L1 entry of a table of this domain's; see [`get_l1`](Self::get_l1) for the errors, and [`Store`].
+    /// Stores an L1 entry of a table of this domain's in the place of `old`, which the caller has read; see
+    /// [`get_l1`](Self::get_l1) for the errors, and [`Store`].
     ///
     /// The caller flushes what it has to: a frame that could be written through the old entry cannot get another type
     /// before a flush.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn update_l1(
         &self,
         table: Frame,
         index: usize,
-        new: Pte,
-        owner: &MappedOwner<'_, P>,
-        how: Store,
-    ) -> Result<(), Errno> {
-        let old = Pte(guest::load(&self.core.platform, table, index));
-        self.update_l1_from(table, index, old, new, owner, how)
-    }
-
-    /// The same, for who has read the entry.
-    #[inline(always)]
-    pub(super) fn update_l1_from(
-        &self,
-        table: Frame,
-        index: usize,
-        old: Pte,
-        new: Pte,
+        (old, new): (Pte, Pte),
         owner: &MappedOwner<'_, P>,
         how: Store,
     ) -> Result<(), Errno> {

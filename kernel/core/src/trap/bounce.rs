@@ -43,7 +43,7 @@ impl<P: Platform> Core<P> {
         if c.run.kernel_mode {
             cs &= !3;
         } else {
-            self.toggle_mode(c.run);
+            self.toggle_mode(c);
             sp = c.run.kernel_sp;
         }
         let masked = if to.masks { self.set_upcall_mask(c.vcpu, true) } else { self.upcall_mask(c.vcpu) };

@@ -12,7 +12,7 @@ mod tests;
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use crate::{Caller, Core, Platform, Run, Vcpu};
+use crate::{Caller, Core, Platform, Vcpu};
 use abi::Vaddr;
 use abi::layout::{FLAT_RING3_CS32, FLAT_RING3_SS64};
 use abi::regs::rflags;
@@ -261,11 +261,12 @@ impl<P: Platform> Core<P> {
     }
 
     /// Moves between kernel and user mode: the GS base and the page table go along.
-    pub fn toggle_mode(&self, run: &mut Run) {
-        self.platform.swap_gs(run);
-        run.kernel_mode = !run.kernel_mode;
-        run.hardware_root = run.root();
-        self.load_root(run);
+    #[inline(always)]
+    pub fn toggle_mode(&self, c: &mut Caller<'_, P>) {
+        self.platform.swap_gs(c.run);
+        c.run.kernel_mode = !c.run.kernel_mode;
+        c.run.hardware_root = c.run.root();
+        self.load_root(c.cpu, c.run);
     }
 
     /// An emulated instruction of `length` bytes is done: goes on behind it, or steps.
