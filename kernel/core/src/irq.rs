@@ -290,8 +290,7 @@ impl<P: Platform> Core<P> {
 
     /// The port was closed: the domain no longer hears of the line. A message stays its own.
     pub fn close_pirq(&self, domain: &Domain<P>, number: u32) {
-        let pirq = domain.devices.lock().pirq(number);
-        if let Some(pirq) = pirq.filter(|p| p.message.is_none()) {
+        if let Some(pirq) = domain.devices.lock().pirq(number).filter(|p| p.message.is_none()) {
             self.leave_line(domain, pirq.line, number);
         }
     }
