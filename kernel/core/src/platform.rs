@@ -83,7 +83,8 @@ pub trait Platform: Sized + Send + Sync + 'static {
 
     // ---- Translations -------------------------------------------------------------------------------------------
 
-    /// Flushes the TLBs of `cpus`, this one's among them if named, and returns when all have done so.
+    /// Flushes the TLBs of `cpus`, this one's among them if named, and returns when all have done so. Without any it does
+    /// nothing.
     fn flush(&self, cpus: CpuSet, what: Flush);
     /// Makes `run`'s hardware root the one this CPU walks (a CR3 load: flushes all that is not global).
     fn load_root(&self, run: &Run);

@@ -2,8 +2,8 @@
 
 use super::info::{Claim, OwnerWord};
 use super::*;
+use crate::Privilege;
 use crate::testing::{self, FIRST_RAM, TestCore};
-use crate::{CpuId, Privilege};
 use abi::DomId;
 
 const TYPE_ONE: u64 = 1 << 28;
@@ -183,25 +183,27 @@ fn the_table_knows_what_is_ram_and_whose() {
 fn a_full_flush_is_remembered_by_those_who_made_it() {
     let core = testing::core(256, 3);
     assert_eq!(core.online(), CpuSet(7));
-    let stamp = core.frames.stamp_now();
+    let stamp = core.frames.clock.stamp();
     assert_eq!(core.stale(core.online(), stamp), CpuSet(7));
     core.flush(CpuSet(2), Flush::Page(abi::Vaddr(0x1000)));
     assert_eq!(core.stale(core.online(), stamp), CpuSet(7), "one page is not all");
     core.flush(CpuSet(2), Flush::All);
     assert_eq!(core.stale(core.online(), stamp), CpuSet(5));
     assert_eq!(core.stale(CpuSet(6), stamp), CpuSet(4), "of those that were asked about");
-    assert_eq!(core.stale(core.online(), core.frames.stamp_now()), CpuSet(7), "what was let go of later");
+    assert_eq!(core.stale(core.online(), core.frames.clock.stamp()), CpuSet(7), "what was let go of later");
     core.platform.take_flushes();
     core.flush(CpuSet::NONE, Flush::All);
     assert_eq!(core.platform.take_flushes(), []);
-    let (one, two) = (core.flush_begins(), core.flush_begins());
-    assert_eq!((two, core.frames.stamp_now()), (one + 1, two as u32));
+    // The clock moves only where stamps and flushes take turns.
+    let clock = &core.frames.clock;
+    let (one, two) = (clock.stamp(), clock.stamp());
+    assert_eq!((two, clock.flush_begins(), clock.flush_begins()), (one, u64::from(one) + 1, u64::from(one) + 1));
     // A moment counts from when it was taken, and never back.
-    let stamp = core.frames.stamp_now();
-    let moment = core.flush_begins();
-    core.note_flush(CpuId(0), moment);
-    core.note_flush(CpuId(0), 1);
-    core.note_flush(CpuId(77), moment);
+    let stamp = clock.stamp();
+    assert_eq!(stamp, one + 2);
+    let moment = clock.flush_begins();
+    core.cpus[0].note_flush(moment);
+    core.cpus[0].note_flush(1);
     assert_eq!(core.stale(core.online(), stamp), CpuSet(6));
 }
 
@@ -218,7 +220,7 @@ fn a_new_type_is_flushed_for_and_the_same_one_is_not() {
     let domain = &guest.domain;
     let get = |mfn, kind| core.get_page_and_type(mfn, domain, kind).map(|_| ());
     let page = core.alloc_domain_page(domain).unwrap();
-    core.frames.info(page).set_stamp(core.frames.stamp_now());
+    core.frames.info(page).set_stamp(core.frames.clock.stamp());
     let descriptors = || get(page.mfn(), PageType::SegmentDescriptor).unwrap();
     assert_eq!(flushes(&core, descriptors), 0, "it was nothing before");
     assert_eq!(flushes(&core, || core.put_page_and_type(page)), 0);
@@ -233,14 +235,13 @@ fn a_new_type_is_flushed_for_and_the_same_one_is_not() {
     for type_alone in [true, false] {
         get(page.mfn(), PageType::Writable).unwrap();
         core.flush(core.online(), Flush::All);
-        let before = core.frames.stamp_now();
         if type_alone {
             core.put_type(page);
         }
         if !type_alone {
             core.put_page_and_type(page);
         }
-        assert_eq!(core.frames.info(page).stamp(), before);
+        assert_eq!(core.frames.info(page).stamp(), core.frames.clock.stamp());
         if type_alone {
             core.put_page(page);
         }
