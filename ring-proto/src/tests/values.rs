@@ -178,6 +178,10 @@ fn a_reference_to_memory_is_that_memory() {
     fn through<M: RingMemory>(memory: M) -> (usize, bool, u32) {
         memory.write(8, &7u32.to_ne_bytes());
         memory.write_value(12, &9u32);
+        memory.write_each(80, 12, &[3u32, 5]);
+        let mut each = [0u32; 2];
+        memory.read_each(80, 12, &mut each);
+        assert_eq!((each, memory.word(92).load(Relaxed), memory.word(84).load(Relaxed)), ([3, 5], 5, 0));
         let mut out = [0; 4];
         memory.read(8, &mut out);
         memory.claim(64, 5);
