@@ -313,7 +313,7 @@ fn a_new_root_is_a_flush() {
     protect(&core, &guest, 7, READ_ONLY);
     // Validated before, so that nothing else is to be flushed for.
     assert_eq!(pin(&core, &guest, 4, tables[3]), 0);
-    let stamp = core.frames.stamp_now();
+    let stamp = core.frames.clock.stamp();
     assert!(core.stale(core.online(), stamp).has(crate::CpuId(0)));
     assert_eq!(extended(&core, &guest, MmuextCmd::NEW_BASEPTR, tables[3].mfn().0, 0), 0);
     assert!(!core.stale(core.online(), stamp).has(crate::CpuId(0)));
