@@ -55,6 +55,7 @@ pub struct FrameTable {
     infos: &'static [PageInfo],
     /// The machine's memory map, as the firmware gave it; empty if it is not known.
     pub(crate) memory_map: &'static [E820Entry],
+    /// What frames are stamped by as they go out of use.
     pub(crate) clock: FlushClock,
 }
 
