@@ -42,7 +42,7 @@ pub struct Options {
     /// The manifest whose guests are started
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// CPUs of the machine
+    /// CPUs of the machine; natively the guest's vCPUs
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     smp: u32,
     /// Memory of the machine in MiB [default: the manifest's, else 512, and 640 for Xen and its dom0]

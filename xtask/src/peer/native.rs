@@ -17,7 +17,7 @@ use dom0::manifest::{Domain, Manifest};
 use std::fs::File;
 use std::path::Path;
 
-/// Memory in MiB beside the guest's own: for the disk drivers of the machine's firmware, and rounding.
+/// Memory in MiB beside the guest's own: what the machine's firmware keeps.
 const FIRMWARE_MIB: u32 = 16;
 
 /// Boots the guest, looks at it, ends the machine.
