@@ -14,7 +14,7 @@ pub const MAX_ORDER: u8 = 18;
 const ORDERS: usize = MAX_ORDER as usize + 1;
 /// The first frame of the upper zone.
 const ZONE_SPLIT: u64 = 1 << 20;
-/// How many blocks are looked at for a request with an address limit inside the lower zone.
+/// How many blocks of an order are looked at for one below an address limit inside a zone.
 const SCAN: usize = 4096;
 
 /// The free frames.
@@ -91,10 +91,7 @@ impl Blocks {
 
     /// Takes a block whose frames are all below `limit`; returns its first frame and its stamp.
     fn take(&mut self, table: &FrameTable, order: u8, limit: u64) -> Option<(Frame, u32)> {
-        if self.scatter && order > 0 {
-            return None;
-        }
-        let zones: &[usize] = if limit >= ZONE_SPLIT << 12 { &[1, 0] } else { &[0] };
+        let zones: &[usize] = if limit > ZONE_SPLIT { &[1, 0] } else { &[0] };
         for &zone in zones {
             let mut orders = self.have[zone] & u32::MAX << order;
             while orders != 0 {
@@ -166,5 +163,64 @@ impl<P: Platform> Core<P> {
         self.platform.set_m2p(frame.mfn(), u64::MAX);
         let stamp = self.frames.clock.stamp();
         blocks.free(&self.frames, frame, 0, stamp);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::PageInfo;
+    use crate::testing::TestMachine;
+    use alloc::boxed::Box;
+    use alloc::collections::BTreeSet;
+
+    /// Nothing free of the frames below 4 GiB and of some above; and the flush clock's stamps at two moments.
+    fn machine() -> (FrameTable, Allocator<TestMachine>, [u32; 2]) {
+        let infos = (0..ZONE_SPLIT + 16).map(|_| PageInfo::default()).collect();
+        let table = FrameTable::new(Box::leak(infos), &[]);
+        let early = table.clock.stamp();
+        table.clock.flush_begins();
+        let stamps = [early, table.clock.stamp()];
+        assert_ne!(stamps[0], stamps[1]);
+        (table, Allocator::new(false), stamps)
+    }
+
+    #[test]
+    fn blocks_go_to_whom_they_fit_and_grow_again() {
+        let (table, allocator, [early, late]) = machine();
+        let mut blocks = allocator.blocks();
+        let frame = |mfn| table.add_ram(Mfn(mfn)).unwrap();
+        // What old devices can reach is spared; so is what is out of reach for who asks.
+        for mfn in [64, ZONE_SPLIT, ZONE_SPLIT + 8] {
+            blocks.free(&table, frame(mfn), 0, early);
+        }
+        let [one, two, three] = [64, ZONE_SPLIT, ZONE_SPLIT + 8].map(frame);
+        let mut take = |limit| blocks.take(&table, 0, limit).map(|(block, _)| block);
+        assert_eq!([take(64), take(ZONE_SPLIT + 1), take(ZONE_SPLIT + 8)], [None, Some(two), Some(one)]);
+        assert_eq!([take(ZONE_SPLIT + 8), take(u64::MAX), take(u64::MAX)], [None, Some(three), None]);
+        // Neighbours become one, whichever is freed last, with the later stamp of both.
+        for (first, second, stamps) in [(64, 65, [early, late]), (65, 64, [late, early]), (64, 65, [late, early])] {
+            blocks.free(&table, frame(first), 0, stamps[0]);
+            blocks.free(&table, frame(second), 0, stamps[1]);
+            assert_eq!([65, 66].map(|limit| blocks.take(&table, 1, limit)), [None, Some((frame(64), late))]);
+        }
+        // But no block is larger than the largest.
+        let size = 1 << MAX_ORDER;
+        for mfn in [0, size] {
+            blocks.free(&table, frame(mfn), MAX_ORDER, early);
+        }
+        assert_eq!(blocks.frames, 2 * size);
+        let taken = [(); 3].map(|()| blocks.take(&table, MAX_ORDER, u64::MAX).map(|(block, _)| block.mfn().0));
+        assert_eq!((taken, blocks.frames), ([Some(0), Some(size), None], 0));
+    }
+
+    #[test]
+    fn scattered_frames_are_those_that_were_given() {
+        let core = crate::testing::core_with::<512>(128, 1, true);
+        let take_all = || core::iter::from_fn(|| core.take_frames(0, u64::MAX).map(|it| it.mfn().0)).collect();
+        let all: BTreeSet<u64> = take_all();
+        let first = all.iter().copied().find(|at| (1..4).all(|n| all.contains(&(at + n)))).unwrap();
+        core.add_free(Mfn(first), 3);
+        assert_eq!(take_all(), BTreeSet::from([first, first + 1, first + 2]));
     }
 }

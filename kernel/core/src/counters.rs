@@ -47,7 +47,7 @@ const STATUS: i64 = -1000;
 /// Operations that are not told apart: above all numbers, and arrays of another length than 1.
 const OTHER: u32 = 255;
 /// Calls whose first argument is the operation, but for those that the code below names.
-const WITH_OPERATION: u64 = 1 << 17 | 1 << 18 | 1 << 24 | 1 << 25 | 1 << 28 | 1 << 29 | 1 << 30 | 3 << 32;
+const WITH_OPERATION: [u32; 9] = [17, 18, 24, 25, 28, 29, 30, 32, 33];
 
 /// The operation that a call asks for, 0 where it has none; and where the status will be of a grant operation.
 fn operation<P: Platform>(c: &Caller<'_, P>, number: u32, a: &Args) -> (u32, Option<u64>) {
@@ -63,7 +63,8 @@ fn operation<P: Platform>(c: &Caller<'_, P>, number: u32, a: &Args) -> (u32, Opt
             let at = [18, 20, 8, 2, 16, 36, 12, 20].get(first as u32 as usize).filter(|_| third as u32 == 1);
             return ((first as u32).min(OTHER), at.map(|at| second.wrapping_add(*at)));
         }
-        _ => first as u32 * (WITH_OPERATION >> number & 1) as u32,
+        _ if WITH_OPERATION.contains(&number) => first as u32,
+        _ => 0,
     };
     (op.min(OTHER), None)
 }
@@ -97,6 +98,72 @@ impl<P: Platform> Core<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Privilege, testing};
+    use abi::grant::{Copy, DumpTable, MapGrantRef, QuerySize, SetupTable, Transfer, UnmapAndReplace, UnmapGrantRef};
+    use core::mem::offset_of;
+
+    #[test]
+    fn operations_are_told_apart_by_what_says_which_they_are() {
+        let core = testing::core(512, 1);
+        let guest = testing::guest(&core, Privilege::empty(), 4);
+        let op = |call: Hypercall, args: [u64; 3]| {
+            let [first, second, third] = args;
+            guest.run(&core, |c| operation(c, call.0, &Args([first, second, third, 0, 0])))
+        };
+        for number in 0..64 {
+            let call = Hypercall(number);
+            let wanted = match call {
+                Hypercall::XEN_VERSION | Hypercall::CONSOLE_IO | Hypercall::VCPU_OP | Hypercall::SET_SEGMENT_BASE => 77,
+                Hypercall::NMI_OP | Hypercall::SCHED_OP | Hypercall::CALLBACK_OP => 77,
+                Hypercall::EVENT_CHANNEL_OP | Hypercall::PHYSDEV_OP => 77,
+                // By what is in memory, by another argument, or with a status.
+                Hypercall::MMU_UPDATE | Hypercall::MMUEXT_OP | Hypercall::SYSCTL | Hypercall::DOMCTL => continue,
+                Hypercall::MEMORY_OP | Hypercall::VM_ASSIST | Hypercall::GRANT_TABLE_OP => continue,
+                _ => 0,
+            };
+            assert_eq!(op(call, [1 << 32 | 77, 3, 5]), (wanted, None), "{number}");
+        }
+        assert_eq!(op(Hypercall::SCHED_OP, [1000, 0, 0]), (OTHER, None));
+        assert_eq!(op(Hypercall::MEMORY_OP, [5 << 6 | 24, 0, 0]), (24, None), "where it goes on is no matter");
+        assert_eq!(op(Hypercall::VM_ASSIST, [1, 4, 0]), (4, None));
+        let at = guest.va(0).0;
+        guest.poke(&core, 0, 0, &0x1236u64.to_le_bytes());
+        assert_eq!(op(Hypercall::MMU_UPDATE, [at, 1 << 32 | 1, 0]), (2, None));
+        guest.poke(&core, 0, 0, &19u64.to_le_bytes());
+        for call in [Hypercall::MMUEXT_OP, Hypercall::SYSCTL, Hypercall::DOMCTL] {
+            assert_eq!((op(call, [at, 1, 0]), op(call, [0x10, 1, 0])), ((19, None), (OTHER, None)));
+        }
+        assert_eq!(op(Hypercall::MMUEXT_OP, [at, 2, 0]), (OTHER, None), "some of each perhaps");
+        assert_eq!(op(Hypercall::MMU_UPDATE, [at, 0, 0]), (OTHER, None));
+        let statuses = [
+            offset_of!(MapGrantRef, status),
+            offset_of!(UnmapGrantRef, status),
+            offset_of!(SetupTable, status),
+            offset_of!(DumpTable, status),
+            offset_of!(Transfer, status),
+            offset_of!(Copy, status),
+            offset_of!(QuerySize, status),
+            offset_of!(UnmapAndReplace, status),
+        ];
+        for (number, status) in (0..).zip(statuses) {
+            let whole = Some(at + status as u64);
+            assert_eq!(op(Hypercall::GRANT_TABLE_OP, [number.into(), at, 1]), (number, whole));
+            assert_eq!(op(Hypercall::GRANT_TABLE_OP, [number.into(), at, 2]), (number, None));
+        }
+        assert_eq!(op(Hypercall::GRANT_TABLE_OP, [300, at, 1]), (OTHER, None));
+    }
+
+    #[test]
+    fn a_tally_is_printed_line_by_line() {
+        let mut core = testing::core(512, 1);
+        core.tally = Some(Default::default());
+        let guest = testing::guest(&core, Privilege::empty(), 4);
+        for op in [0, 0, 99] {
+            guest.hypercall(&core, Hypercall::XEN_VERSION.0, [op, 0, 0, 0, 0]);
+        }
+        core.dump_tally();
+        assert_eq!(core.platform.take_printed(), "(core) tally: 17 0 0 2\n(core) tally: 17 99 -38 1\n");
+    }
 
     #[test]
     fn each_counter_has_its_own_place() {

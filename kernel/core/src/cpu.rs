@@ -104,3 +104,14 @@ impl<P: Platform> Cpu<P> {
         self.pending.fetch_or(bits, Ordering::SeqCst);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpu_leaves_a_set() {
+        let set = CpuSet(0b1011);
+        assert_eq!([0, 1, 2].map(|cpu| set.without(CpuId(cpu)).0), [0b1010, 0b1001, 0b1011]);
+    }
+}

@@ -86,3 +86,51 @@ impl<P: Platform> Core<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{lifecycle::NewDomain, testing};
+    use abi::VcpuId;
+    use core::sync::atomic::Ordering::SeqCst;
+
+    #[test]
+    fn the_keys_print_what_there_is() {
+        let core = testing::core(512, 1);
+        let guest = testing::guest(&core, Privilege::empty(), 4);
+        let (id, d) = (guest.domain.id.0, &guest.domain);
+        core.cpus[0].idle.store(2_500, SeqCst);
+        core.cpus[0].counters.add(Event::Timer);
+        core.pause_from_outside(d).unwrap();
+        core.dump_domains();
+        let printed = core.platform.take_printed();
+        assert!(printed.contains("CPU 0: idle 2 of 1000000 us, 0 switches, 1 timers, 0 kicks\n"), "{printed}");
+        assert!(printed.contains(&std::format!("d{id}: Alive, 8 of 72 pages, ")), "{printed}");
+        assert!(printed.contains(&std::format!("d{id}v0: down, paused 1 times, CPU 0\n")), "{printed}");
+        core.bind_ipi(d, VcpuId(0)).unwrap();
+        let other = core.alloc_unbound(d, abi::DomId(7)).unwrap();
+        core.send_event(d, other);
+        core.dump_events();
+        let printed = core.platform.take_printed();
+        let lines: std::vec::Vec<&str> = printed.lines().collect();
+        assert!(lines.len() == 2 && lines[0].contains("port 1: p0 m0"), "{printed}");
+        assert!(lines[1].contains("port 2: p1 m0") && lines[1].ends_with(" 7/0, v0"), "{printed}");
+        core.grow_grant_table(d, 2).unwrap();
+        core.dump_grants();
+        let printed = core.platform.take_printed();
+        assert!(printed.contains(&std::format!("d{id}: 2 of ")), "{printed}");
+        assert!(printed.ends_with(" grant frames, 0 grants in use, 0 mappings\n"), "{printed}");
+    }
+
+    #[test]
+    fn what_is_typed_is_for_whom_the_console_belongs_to() {
+        let core = testing::core(128, 1);
+        let [other, reader] = [Privilege::STORE, Privilege::CONSOLE].map(|privilege| {
+            let domain = core.create_domain(&NewDomain { privilege, ..NewDomain::ordinary(1) }).unwrap();
+            core.bind_virq(&domain, Virq::CONSOLE, VcpuId(0)).unwrap();
+            domain
+        });
+        core.console_input();
+        assert_eq!([&other, &reader].map(|domain| core.port_is(domain, abi::Port(1), PENDING)), [false, true]);
+    }
+}

@@ -132,7 +132,7 @@ impl<P: Platform> Domains<P> {
     pub fn next_id(&self, table: &[Arc<Domain<P>>]) -> Option<DomId> {
         let first = self.last.load(core::sync::atomic::Ordering::Relaxed);
         let end = DomId::FIRST_RESERVED.0;
-        let mut round = (first + 1..u32::from(end)).chain(1..first + 1).map(|id| DomId(id as u16));
+        let mut round = (first + 1..u32::from(end)).chain(1..u32::from(end)).map(|id| DomId(id as u16));
         let free = round.find(|id| table.binary_search_by_key(&id.0, |d| d.id.0).is_err())?;
         self.last.store(u32::from(free.0), core::sync::atomic::Ordering::Relaxed);
         Some(free)
@@ -143,5 +143,34 @@ impl<P: Platform> Domains<P> {
     pub fn get(&self, id: DomId) -> Option<Arc<Domain<P>>> {
         let table = self.table.read();
         table.binary_search_by_key(&id.0, |d| d.id.0).ok().and_then(|at| table.get(at)).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifecycle::NewDomain;
+    use crate::testing;
+    use abi::sched::ShutdownReason;
+    use core::sync::atomic::Ordering::SeqCst;
+
+    #[test]
+    fn numbers_go_round_past_those_that_are_taken() {
+        let core = testing::core(128, 1);
+        let create = |id| core.create_domain(&NewDomain { id, ..NewDomain::ordinary(1) }).unwrap().id.0;
+        assert_eq!([create(None), create(Some(DomId(3))), create(None), create(None)], [1, 3, 2, 4]);
+        let most = DomId::FIRST_RESERVED.0 - 1;
+        core.domains.last.store(u32::from(most) - 1, SeqCst);
+        assert_eq!([create(None), create(None)], [most, 5], "0 is the initial domain's");
+    }
+
+    #[test]
+    fn the_first_reason_of_a_shutdown_counts() {
+        let core = testing::core(128, 1);
+        let domain = core.create_domain(&NewDomain::ordinary(1)).unwrap();
+        let latch = |reason| domain.latch_shutdown_code(ShutdownReason(reason)).0;
+        assert_eq!([latch(0x1ff), latch(0), latch(3)], [0xff; 3], "its low byte");
+        domain.shutdown_code.store(0, SeqCst);
+        assert_eq!([latch(0), latch(4)], [0; 2], "0 is a reason like any other");
     }
 }

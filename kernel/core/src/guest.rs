@@ -140,3 +140,36 @@ impl<P: Platform> Core<P> {
         Ok((frame, at as usize % PAGE_SIZE))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Privilege, testing};
+
+    #[test]
+    fn an_address_space_that_nobody_has_loaded_is_copied_from_and_to_by_pages() {
+        let core = testing::core(512, 1);
+        let guest = testing::guest(&core, Privilege::empty(), 4);
+        let (space, at) = (guest.space(), Vaddr(guest.va(1).0 + 4000));
+        let bytes: [u8; 5000] = core::array::from_fn(|n| n as u8);
+        assert_eq!(core.copy_to_space(space, at, &bytes), Ok(()));
+        let mut back = [0; 5000];
+        core.platform.copy_from_guest(space, at, &mut back).unwrap();
+        assert!(back == bytes);
+        // Nothing else has changed.
+        let word = |page: usize, byte: usize| load(&core.platform, guest.frames[page], byte / 8);
+        assert_eq!([word(1, 3992), word(1, 4000), word(3, 816)], [0, 0x0706_0504_0302_0100, 0]);
+        back.fill(0);
+        assert_eq!(core.copy_from_space(space, at, &mut back), Ok(()));
+        assert!(back == bytes);
+        // Behind the last page are the tables, which may be read only; then nothing.
+        let end = Vaddr(guest.va(3).0 + 4090);
+        assert_eq!(
+            (core.copy_from_space(space, end, &mut back[..16]), core.copy_to_space(space, end, &bytes[..16])),
+            (Ok(()), Err(Fault))
+        );
+        for nowhere in [guest.va(8), Vaddr(0xffff_8300_0000_0000)] {
+            assert_eq!(core.copy_from_space(space, nowhere, &mut back[..8]), Err(Fault));
+        }
+    }
+}

@@ -346,3 +346,6 @@ impl<P: Platform> Core<P> {
         *domain.devices.lock() = Devices::default();
     }
 }
+
+#[cfg(test)]
+mod tests;

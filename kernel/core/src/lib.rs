@@ -48,6 +48,7 @@ pub use sync::{Guard, Lock, RwLock};
 pub use vcpu::{Run, Vcpu};
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 /// The whole state of the core.
 ///
@@ -85,10 +86,20 @@ pub(crate) fn flags<const N: usize>(all: [(bool, u64); N]) -> u64 {
     all.iter().fold(0, |flags, (holds, flag)| if *holds { flags | flag } else { flags })
 }
 
-/// Is there memory for `bytes` more, and for what others take at the same time? ENOMEM where there is not.
+/// Is there memory for so many `T`, and for what others take at the same time? ENOMEM where there is not.
 ///
 /// Asked right before something is put into a `Box` or an `Arc`, which cannot report that there is none.
-pub(crate) fn headroom(bytes: usize) -> Result<(), abi::Errno> {
-    const OTHERS: usize = 16 << 10;
-    alloc::vec::Vec::<u8>::new().try_reserve_exact(bytes + OTHERS).map_err(|_| abi::Errno::ENOMEM)
+pub(crate) fn headroom<T>(count: usize) -> Result<(), abi::Errno> {
+    let (mut these, mut others) = (Vec::<T>::new(), Vec::<[u8; 16384]>::new());
+    these.try_reserve_exact(count).and_then(|()| others.try_reserve_exact(1)).map_err(|_| abi::Errno::ENOMEM)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn there_is_headroom_for_little_but_not_for_all() {
+        let refused = Err(abi::Errno::ENOMEM);
+        assert_eq!([1, usize::MAX].map(super::headroom::<u64>), [Ok(()), refused]);
+        assert_eq!([0, isize::MAX as usize].map(super::headroom::<u8>), [Ok(()), refused]);
+    }
 }

@@ -65,6 +65,8 @@ mod tests {
         assert_eq!(admit(kernel_code), Some(0x00af_fa00_0000_ffff));
         let kernel_data = 0x00cf_9200_0000_ffff;
         assert_eq!(admit(kernel_data), Some(0x00cf_f200_0000_ffff));
+        let user_data = 0x00cf_f200_0000_ffff;
+        assert_eq!(admit(user_data), Some(user_data), "those that have it keep it");
     }
 
     #[test]

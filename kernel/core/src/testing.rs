@@ -40,6 +40,9 @@ pub type TestCore = Core<TestMachine>;
 /// hypercalls there, so that nothing they do to their tables is out of bounds.
 pub const WINDOW: Vaddr = Vaddr(0xffff_87ff_ffff_f000);
 
+/// Where the hardware would look for the LDT.
+pub const LDT: Vaddr = Vaddr(0xffff_8680_0000_0000);
+
 /// Frames below this are no RAM: devices, for tests that map such.
 pub const FIRST_RAM: u64 = 16;
 
@@ -67,6 +70,12 @@ pub struct TestMachine<const ENTRIES: usize = TABLE_ENTRIES> {
     m2p: Vec<AtomicU64>,
     /// System time, nanoseconds.
     pub clock: AtomicU64,
+    /// What its CPUID answers, by leaf and subleaf, in place of a CPU that has everything.
+    pub cpuid: Mutex<BTreeMap<(u32, u32), [u32; 4]>>,
+    /// The MSRs that it has.
+    pub msrs: Mutex<BTreeMap<u32, u64>>,
+    /// How its ticks become nanoseconds: one tick each by default, 2^31 / 2^32, shifted left by one.
+    pub tsc_scale: Mutex<(u32, i8)>,
     /// What it can keep by XSAVE.
     pub xcr0: AtomicU64,
     /// The deadline set last.
@@ -89,6 +98,8 @@ pub struct TestMachine<const ENTRIES: usize = TABLE_ENTRIES> {
     pub ports: Mutex<Vec<(u16, u8, Option<u32>)>>,
     /// Called before the next flush, once.
     pub at_flush: Mutex<Option<Box<dyn FnMut() + Send>>>,
+    /// The frames of every device's MSI-X table.
+    pub msix: Mutex<Option<core::ops::Range<u64>>>,
     /// What is at [`WINDOW`].
     pub window: Mutex<Vec<u8>>,
     tlb: Mutex<Vec<Translation>>,
@@ -151,6 +162,9 @@ pub fn core_with<const ENTRIES: usize>(frames: usize, cpus: u32, scatter: bool) 
         memory: (0..frames).map(|_| OnceLock::new()).collect(),
         m2p: (0..frames).map(|_| AtomicU64::new(u64::MAX)).collect(),
         clock: AtomicU64::new(1_000_000_000),
+        cpuid: Mutex::default(),
+        msrs: Mutex::default(),
+        tsc_scale: Mutex::new((1 << 31, 1)),
         xcr0: AtomicU64::new(7),
         deadline: AtomicU64::new(u64::MAX),
         cpu: AtomicU32::new(0),
@@ -162,6 +176,7 @@ pub fn core_with<const ENTRIES: usize>(frames: usize, cpus: u32, scatter: bool) 
         lines: Mutex::default(),
         ports: Mutex::default(),
         at_flush: Mutex::default(),
+        msix: Mutex::default(),
         window: Mutex::default(),
         tlb: Mutex::default(),
         polls: AtomicU64::new(0),
@@ -410,8 +425,8 @@ impl<const ENTRIES: usize> Platform for TestMachine<ENTRIES> {
     fn debug_key(&self, _key: u8) {}
     fn msi_disable(&self, _device: crate::irq::PciAddress, _entry: Option<u16>) {}
 
-    fn ldt_offset(&self, _address: u64) -> Option<u64> {
-        None
+    fn ldt_offset(&self, address: u64) -> Option<u64> {
+        address.checked_sub(LDT.0).filter(|offset| *offset < 1 << 16)
     }
 
     fn load_user_gs(&self, run: &mut Run, selector: u16) {
@@ -419,15 +434,16 @@ impl<const ENTRIES: usize> Platform for TestMachine<ENTRIES> {
     }
 
     fn msix_table(&self, _device: crate::irq::PciAddress) -> Option<core::ops::Range<u64>> {
-        None
+        self.msix.lock().unwrap().clone()
     }
 
-    fn set_task_switched(&self, run: &mut Run, set: bool) {
-        run.cr0 = if set { run.cr0 | 8 } else { run.cr0 & !8 };
-    }
+    fn set_task_switched(&self, _run: &mut Run, _set: bool) {}
     fn load_debug_registers(&self, _run: &Run) {}
 
-    fn cpuid(&self, leaf: u32, _subleaf: u32) -> [u32; 4] {
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        if let Some(answer) = self.cpuid.lock().unwrap().get(&(leaf, subleaf)) {
+            return *answer;
+        }
         match leaf {
             0 => [0xd, 0x756e_6547, 0x6c65_746e, 0x4965_6e69],
             0x8000_0000 => [0x8000_0008, 0, 0, 0],
@@ -438,8 +454,8 @@ impl<const ENTRIES: usize> Platform for TestMachine<ENTRIES> {
         }
     }
 
-    fn rdmsr(&self, _msr: u32) -> Option<u64> {
-        None
+    fn rdmsr(&self, msr: u32) -> Option<u64> {
+        self.msrs.lock().unwrap().get(&msr).copied()
     }
 
     fn xcr0_offered(&self) -> u64 {
@@ -466,8 +482,7 @@ impl<const ENTRIES: usize> Platform for TestMachine<ENTRIES> {
     }
 
     fn tsc_scale(&self) -> (u32, i8) {
-        // One tick a nanosecond: 2^31 / 2^32, shifted left by one.
-        (1 << 31, 1)
+        *self.tsc_scale.lock().unwrap()
     }
 
     fn wall_clock(&self) -> u64 {

@@ -110,7 +110,7 @@ impl FpuState {
 impl Run {
     /// That of a vCPU which has no context yet: in kernel mode, all else zero. ENOMEM where there is no memory for it.
     pub fn new() -> Result<Self, Errno> {
-        crate::headroom(size_of::<FpuState>() + size_of::<TrapTable>())?;
+        crate::headroom::<(FpuState, TrapTable)>(1)?;
         let fpu = Box::new(FpuState { area: FpuState::INITIAL });
         Ok(Self {
             headroom: [0; 17],
@@ -189,5 +189,28 @@ impl<P: Platform> Vcpu<P> {
             time: crate::time::VcpuTime::new(),
             events: crate::event::VcpuEvents::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn legacy_state_is_made_loadable() {
+        let mut fpu = FpuState { area: [0x55; 2752] };
+        fpu.set_legacy(&[0xff; 512]);
+        assert_eq!(fpu.area[24..28], [0xbf, 0xff, 0, 0], "of MXCSR what is not reserved");
+        assert_eq!((fpu.area[23], fpu.area[28], fpu.area[512]), (0xff, 0xff, 3));
+        assert!(fpu.area[513..].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn each_mode_has_its_gs_base() {
+        let mut run = Run::new().unwrap();
+        (run.gs_base_kernel, run.gs_base_user) = (0x1000, 0x2000);
+        let kernel = run.gs_base();
+        run.kernel_mode = false;
+        assert_eq!([kernel, run.gs_base()], [0x1000, 0x2000]);
     }
 }

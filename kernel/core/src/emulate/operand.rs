@@ -98,6 +98,7 @@ pub fn add(a: u64, b: u64, bytes: u8, subtract: bool) -> (u64, u64) {
         true => (a < b, (a ^ b) & (a ^ result)),
         false => (result < a, !(a ^ b) & (a ^ result)),
     };
-    let carries = crate::flags([(carry, rflags::CF), (overflow >> sign & 1 != 0, rflags::OF)]);
-    (result, flags_of(result, bytes) | carries | (a ^ b ^ result) & rflags::AF)
+    let half = (a ^ b ^ result) & rflags::AF != 0;
+    let carries = crate::flags([(carry, rflags::CF), (overflow >> sign & 1 != 0, rflags::OF), (half, rflags::AF)]);
+    (result, flags_of(result, bytes) | carries)
 }

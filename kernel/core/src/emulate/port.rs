@@ -20,7 +20,6 @@ impl<P: Platform> Core<P> {
     pub(super) fn emulate_io(&self, c: &mut Caller<'_, P>, code: &[u8]) -> Outcome {
         let i = Decoder::with_ip(64, code, c.run.regs.rip, DecoderOptions::NONE).decode();
         let done = match i.mnemonic() {
-            _ if i.is_invalid() || i.has_lock_prefix() => None,
             Mnemonic::In => self.io_register(c, &i, 1, true),
             Mnemonic::Out => self.io_register(c, &i, 0, false),
             _ => None,

@@ -38,14 +38,13 @@ impl<P: Platform> Core<P> {
     }
 
     fn write_table(&self, c: &mut Caller<'_, P>, i: &Instruction, at: Vaddr) -> Option<Outcome> {
-        let bytes = operand::memory_bytes(i).filter(|_| !i.is_invalid() && i.op0_kind() == OpKind::Memory)?;
+        let bytes = operand::memory_bytes(i).filter(|_| i.op0_kind() == OpKind::Memory)?;
         if !reaches(&c.run.regs, c.run.fs_base, c.run.gs_base_kernel, i, at) {
             return None;
         }
-        let mut held = 0u64;
         let mut buffer = [0u8; 8];
         self.platform.copy_from_guest(c.space().ok()?, at, buffer.get_mut(..usize::from(bytes))?).ok()?;
-        held |= u64::from_le_bytes(buffer);
+        let mut held = u64::from_le_bytes(buffer);
         for _ in 0..TRIES {
             let effect = effect(&c.run.regs, i, bytes, held)?;
             let old = effect.reads.then_some(held);

@@ -1,5 +1,4 @@
 use std::boxed::Box;
-use std::string::String;
 use std::vec::Vec;
 
 use abi::regs::{CpuUserRegs, rflags};
@@ -7,9 +6,13 @@ use abi::trap::{TrapInfo, vector};
 use abi::{Pte, Vaddr};
 use proptest::prelude::*;
 
-use crate::mm::PageType;
-use crate::testing::{self, Guest, TestCore, TestMachine, WRITABLE};
-use crate::{Caller, Privilege, guest};
+use crate::lifecycle::NewDomain;
+use crate::testing::{self, Guest, TestCore, TestMachine};
+use crate::{Caller, Privilege};
+
+mod cpuid;
+mod operands;
+mod tables;
 
 const HANDLER: u64 = 0x40_0000;
 const CODE: usize = 3;
@@ -66,24 +69,6 @@ fn ordinary() -> Setup {
 }
 
 #[test]
-fn cpuid_by_the_forced_prefix_answers_and_a_bare_ud2_is_the_guests() {
-    let s = ordinary();
-    let forced = b"\x0f\x0bxen\x0f\xa2";
-    assert!(s.execute(forced, vector::UD, |r| (r.rax, r.rcx) = (0x4000_0000, 0)));
-    let r = s.regs();
-    assert_eq!([r.rbx, r.rcx, r.rdx], [0x566e_6558, 0x6558_4d4d, 0x4d4d_566e]);
-    assert!(r.rax >= 0x4000_0002);
-    for other in [&b"\x0f\x0b"[..], b"\x0f\x0bxen\x0f\xa3", b"\x0f\x0bxem\x0f\xa2"] {
-        assert!(!s.execute(other, vector::UD, |_| ()));
-        assert_eq!(s.regs().rip, HANDLER);
-    }
-    // User mode may use the prefix too.
-    s.with(|c| c.run.kernel_mode = false);
-    assert!(s.execute(forced, vector::UD, |r| r.rax = 0x4000_0001));
-    assert_eq!(s.regs().rax, 4 << 16 | 17);
-}
-
-#[test]
 fn control_registers_read_and_write() {
     let s = ordinary();
     // mov %cr0,%rax; mov %cr0,%r15
@@ -95,6 +80,8 @@ fn control_registers_read_and_write() {
     assert!(s.privileged(&[0x0f, 0x22, 0xc3], |r| r.rbx = 0x8005_003b));
     assert!(s.privileged(&[0x0f, 0x20, 0xc0], |_| ()));
     assert_eq!(s.regs().rax, 0x8005_003b);
+    assert!(s.privileged(&[0x0f, 0x22, 0xc3], |r| r.rbx = 0x8005_0033));
+    assert_eq!(s.with(|c| core::mem::replace(&mut c.run.cr0, 8)), 0, "TS is clear");
     assert!(!s.privileged(&[0x0f, 0x22, 0xc3], |r| r.rbx = 0x8004_0033));
     // clts
     assert!(s.privileged(&[0x0f, 0x06], |_| ()));
@@ -113,7 +100,12 @@ fn control_registers_read_and_write() {
     assert!(s.privileged(&[0x0f, 0x22, 0xe0], |r| r.rax = 1 << 18 | 1 << 16 | 1 << 20 | 1 << 7));
     assert!(s.privileged(&[0x0f, 0x20, 0xe1], |_| ()));
     assert_eq!(s.regs().rcx, 1 << 18 | 1 << 16 | 0x660);
-    // CR1 and CR5 do not exist.
+    // TSD, DE, FSGSBASE, OSXSAVE; FSGSBASE where CPUID has it.
+    s.with(|c| assert_eq!(c.core.admit_cr4(u64::MAX), 1 << 2 | 1 << 3 | 1 << 16 | 1 << 18));
+    s.core.platform.cpuid.lock().unwrap().insert((7, 0), [u32::MAX, !1, u32::MAX, u32::MAX]);
+    s.with(|c| assert_eq!(c.core.admit_cr4(u64::MAX), 1 << 2 | 1 << 3 | 1 << 18));
+    // CR8, CR1 and CR5 do not exist.
+    assert!(!s.privileged(&[0x44, 0x0f, 0x20, 0xc0], |_| ()));
     assert!(!s.privileged(&[0x0f, 0x20, 0xc8], |_| ()));
     assert!(!s.privileged(&[0x0f, 0x22, 0xe8], |_| ()));
 }
@@ -143,6 +135,81 @@ fn segment_bases_by_msr_before_there_is_any_trap_table() {
         let bases = s.with(|c| [c.run.fs_base, c.run.gs_base_kernel, c.run.gs_base_user]);
         assert_eq!(bases[at as usize], base);
     }
+}
+
+/// Every short instruction of the kernel's, and with a REX prefix, which is a byte more and else nothing.
+#[test]
+fn a_prefix_is_a_byte_more() {
+    let s = ordinary();
+    s.with(|c| (c.run.iopl, c.run.cr4) = (1, 1 << 18));
+    let codes: [&[u8]; 11] = [
+        &[0x0f, 0x20, 0xc3], // mov %cr0,%rbx
+        &[0x0f, 0x22, 0xd3], // mov %rbx,%cr2
+        &[0x0f, 0x06],       // clts
+        &[0x0f, 0x09],       // wbinvd
+        &[0x0f, 0x30],       // wrmsr
+        &[0x0f, 0x32],       // rdmsr
+        &[0x0f, 0xa2],       // cpuid
+        &[0x0f, 0x31],       // rdtsc
+        &[0x0f, 0x01, 0xd1], // xsetbv
+        &[0xfa],             // cli
+        &[0xfb],             // sti
+    ];
+    for code in codes {
+        for prefix in [None, Some(0x48)] {
+            let code: Vec<u8> = prefix.into_iter().chain(code.iter().copied()).collect();
+            let number = if code.contains(&0x01) { 0 } else { 0xc000_0100 };
+            assert!(s.privileged(&code, |r| (r.rax, r.rcx, r.rdx) = (7, number, 0)), "{code:x?}");
+        }
+    }
+}
+
+#[test]
+fn the_time_stamp_counter_by_instruction_and_by_msr() {
+    let s = ordinary();
+    s.core.platform.clock.store(0x1_2345_6789_abcd, std::sync::atomic::Ordering::SeqCst);
+    for code in [[0x0f, 0x31], [0x0f, 0x32]] {
+        assert!(s.privileged(&code, |r| (r.rax, r.rcx, r.rdx) = (u64::MAX, 0x10, u64::MAX)));
+        assert_eq!((s.regs().rdx, s.regs().rax), (0x1_2345, 0x6789_abcd));
+    }
+}
+
+#[test]
+fn msrs_that_the_machine_has_are_shown_and_may_be_written_back() {
+    let (bios, misc_enable, pat, efer) = (0x8b, 0x1a0, 0x277, 0xc000_0080);
+    let s = ordinary();
+    let read = |msr: u32| {
+        let done = s.privileged(&[0x0f, 0x32], |r| (r.rax, r.rcx, r.rdx) = (1, msr.into(), 1));
+        done.then(|| s.regs().rdx << 32 | s.regs().rax)
+    };
+    let write = |msr: u32, value: u64| {
+        s.privileged(&[0x0f, 0x30], |r| (r.rax, r.rcx, r.rdx) = (value & 0xffff_ffff, msr.into(), value >> 32))
+    };
+    for msr in [bios, misc_enable, pat, efer] {
+        assert_eq!((read(msr), write(msr, 0)), (None, false), "a machine without {msr:#x}");
+        s.core.platform.msrs.lock().unwrap().insert(msr, u64::MAX);
+    }
+    assert_eq!([bios, pat, efer].map(read), [Some(u64::MAX); 3]);
+    // No performance monitoring, no MONITOR; no branch tracing, no event sampling, no task priority messages.
+    assert_eq!(read(misc_enable), Some(!(1 << 7 | 1 << 18)));
+    s.core.platform.msrs.lock().unwrap().insert(misc_enable, 0);
+    assert_eq!(read(misc_enable), Some(1 << 11 | 1 << 12 | 1 << 23));
+    assert!(write(misc_enable, 0x1234), "it makes no difference");
+    assert!(write(efer, u64::MAX), "as it is");
+    assert!(!write(efer, 0xd01));
+    assert!(!write(pat, u64::MAX));
+    assert_eq!([0xce, 0x140, 0x345, 0x4000_0000, 0, 1].map(read), [Some(0); 6]);
+    assert!(write(0x140, 0) && !write(0x140, 1));
+    // The APIC is enabled, at its place; the first CPU is the one that boots.
+    assert_eq!(read(0x1b), Some(0xfee0_0900));
+    let two = NewDomain { vcpus: 2, ..NewDomain::ordinary(1) };
+    let two = testing::guest_of(&s.core, two, 4);
+    let mut run = two.vcpu.run.lock();
+    let mut second =
+        Caller { core: &*s.core, cpu: &s.core.cpus[0], domain: &two.domain, vcpu: &two.domain.vcpus[1], run: &mut run };
+    second.run.regs.rcx = 0x1b;
+    assert_eq!(s.core.read_msr(&mut second, 2), super::Outcome::Done(2));
+    assert_eq!(second.run.regs.rax, 0xfee0_0800);
 }
 
 #[test]
@@ -231,8 +298,8 @@ fn caches_interrupt_flag_and_xcr0() {
     s.with(|c| c.run.cr4 = 1 << 18);
     assert!(s.privileged(&[0x0f, 0x01, 0xd1], |r| (r.rax, r.rcx, r.rdx) = (7, 0, 0)));
     assert_eq!(s.with(|c| c.run.xcr0), 7);
-    for (rax, rcx) in [(6, 0), (5, 0), (7, 1), (1 << 9 | 7, 0)] {
-        assert!(!s.privileged(&[0x0f, 0x01, 0xd1], |r| (r.rax, r.rcx, r.rdx) = (rax, rcx, 0)));
+    for (rax, rcx, rdx) in [(6, 0, 0), (5, 0, 0), (7, 1, 0), (1 << 9 | 7, 0, 0), (7, 0, 1)] {
+        assert!(!s.privileged(&[0x0f, 0x01, 0xd1], |r| (r.rax, r.rcx, r.rdx) = (rax, rcx, rdx)));
     }
     s.core.platform.xcr0.store(0xe7, std::sync::atomic::Ordering::SeqCst);
     for (xcr0, allowed) in [(3, true), (0xe7, true), (0xe3, false), (0x67, false), (0x27, false)] {
@@ -250,18 +317,65 @@ fn an_emulated_instruction_steps() {
     assert_eq!(saved, s.guest.va(CODE).0 + 0x102, "behind the instruction");
 }
 
+/// Executes what is already in memory at `rip`; where the guest goes on.
+fn go_on_from(s: &Setup, rip: u64) -> u64 {
+    s.with(|c| {
+        c.run.regs.rip = rip;
+        c.core.exception(c, vector::GP, 0, 0);
+        c.run.regs.rip
+    })
+}
+
 #[test]
-fn an_instruction_that_ends_at_the_end_of_what_is_mapped() {
+fn an_instruction_at_the_end_of_what_is_mapped_and_across_it() {
     let s = ordinary();
+    // mov %cr0,%rcx, across the end of page 2.
+    s.guest.poke(&s.core, CODE - 1, 0xffe, &[0x0f, 0x20, 0xc1]);
+    let rip = s.guest.va(CODE - 1).0 + 0xffe;
+    assert_eq!((go_on_from(&s, rip), s.regs().rcx), (rip + 3, 0x8005_0033));
     // Page 3 is followed by the tables: unmap the first of them.
     s.guest.map(&s.core, TABLE, Pte::EMPTY).unwrap();
     s.guest.poke(&s.core, CODE, 0xffe, &[0x0f, 0x09]);
     let rip = s.guest.va(CODE).0 + 0xffe;
+    assert_eq!(go_on_from(&s, rip), rip + 2);
+    // One that goes on where nothing is: what cannot be read is not made up.
+    s.guest.poke(&s.core, CODE, 0xffe, &[0x0f, 0x20]);
+    assert_eq!(go_on_from(&s, rip), HANDLER);
+}
+
+#[test]
+fn instructions_are_those_of_64_bit_code() {
+    const CODE64: u64 = 0x00af_fb00_0000_ffff;
+    const CODE32: u64 = 0x00cf_fb00_0000_ffff;
+    let s = ordinary();
+    let (gdt, ldt) = (s.guest.frames[0], s.guest.frames[1]);
+    for (frame, index, descriptor) in
+        [(gdt, 3, CODE64), (gdt, 4, CODE32), (gdt, 5, CODE64), (ldt, 3, CODE32), (ldt, 4, CODE64)]
+    {
+        crate::guest::store(&s.core.platform, frame, index, descriptor);
+    }
+    // The second frame of each table: descriptors 512 to 516 of the GDT, of which 517 is beyond the end, and all of the LDT.
     s.with(|c| {
-        c.run.regs.rip = rip;
-        c.core.exception(c, vector::GP, 0, 0);
-        assert_eq!(c.run.regs.rip, rip + 2);
+        (c.run.gdt[1], c.run.gdt_entries) = (Some(gdt), 517);
+        (c.run.ldt[1], c.run.ldt_entries) = (Some(ldt), 1024);
     });
+    for (cs, long) in [
+        (0xe033, true),
+        (0xe023, false),
+        ((512 + 3) << 3 | 3, true),
+        ((512 + 4) << 3 | 3, false),
+        ((512 + 5) << 3 | 3, false),
+        (3 << 3 | 3, false),
+        ((512 + 3) << 3 | 7, false),
+        ((512 + 4) << 3 | 7, true),
+        (4 << 3 | 7, false),
+    ] {
+        assert_eq!(s.privileged(&[0x0f, 0x09], |r| r.cs = cs), long, "{cs:#x}");
+    }
+    s.with(|c| c.run.gdt_entries = 516);
+    assert!(s.privileged(&[0x0f, 0x09], |r| r.cs = (512 + 3) << 3 | 3), "the last");
+    s.with(|c| c.run.gdt_entries = 515);
+    assert!(!s.privileged(&[0x0f, 0x09], |r| r.cs = (512 + 3) << 3 | 3), "behind the last");
 }
 
 // ---- I/O ---------------------------------------------------------------------------------------------------------------
@@ -315,10 +429,13 @@ fn ports_that_were_given_are_reached_and_their_neighbours_are_not() {
     assert_eq!(s.regs().rax, 0xff44_4444, "byte by byte");
     assert!(s.privileged(&[0x66, 0xef], |r| (r.rax, r.rdx) = (0xabcd_1234, 0x1002)));
     assert!(s.privileged(&[0x66, 0xef], |r| (r.rax, r.rdx) = (0x5678, 0xfff)));
+    // Two bytes of which the first is given, and the one behind them.
+    s.guest.domain.devices.lock().ports.replace(&(0x1001..0x1002), None).unwrap();
+    assert!(s.privileged(&[0x66, 0xed], |r| r.rdx = 0x1000));
     let bytes = (0x1001..0x1004).map(|port| (port, 1, None));
     let mut expected: Vec<_> = std::vec![(0x1000, 4, None)];
     expected.extend(bytes);
-    expected.extend([(0x1002, 2, Some(0x1234)), (0x1000, 1, Some(0x56))]);
+    expected.extend([(0x1002, 2, Some(0x1234)), (0x1000, 1, Some(0x56)), (0x1000, 1, None)]);
     assert_eq!(accesses(&s), expected);
 }
 
@@ -337,7 +454,23 @@ fn pci_configuration_is_the_hardware_domains() {
         assert_eq!(s.regs().rax, expected);
         let seen: &[_] = if reached { &[(0xcf8, 4, Some(0x8000_1004)), (0xcfe, 2, None)] } else { &[] };
         assert_eq!(accesses(&s), seen);
+        assert!(s.privileged(&[0xef], |r| (r.rax, r.rdx) = (0xabcd, 0xcfc)));
+        let seen: &[_] = if reached { &[(0xcf8, 4, Some(0x8000_1004)), (0xcfc, 4, Some(0xabcd))] } else { &[] };
+        assert_eq!(accesses(&s), seen);
+        // What would cross the end of the data reaches nothing.
+        for port in [0xcfd, 0xcfe] {
+            assert!(s.privileged(&[0xed], |r| (r.rax, r.rdx) = (0, port)));
+            assert_eq!((s.regs().rax, accesses(&s)), (0xffff_ffff, Vec::new()));
+        }
     }
+}
+
+#[test]
+fn a_locked_access_is_none() {
+    let s = ordinary();
+    s.with(|c| c.run.iopl = 1);
+    assert!(s.privileged(&[0xec], |r| r.rdx = 0x80));
+    assert!(!s.privileged(&[0xf0, 0xec], |r| r.rdx = 0x80));
 }
 
 #[test]
@@ -353,123 +486,7 @@ fn the_cores_own_ports_are_nobodys() {
     assert_eq!(accesses(&s).iter().map(|a| a.0).collect::<Vec<_>>(), [0x1d, 0x1e, 0x1f]);
 }
 
-// ---- Page tables -------------------------------------------------------------------------------------------------------
-
-/// Executes an instruction that writes entry 8 of the guest's L1, which is empty, through the read-only mapping.
-/// Returns the entry, and the registers if it was emulated.
-fn write_entry(code: &[u8], before: u64, set: impl FnOnce(&Setup, &mut CpuUserRegs)) -> (u64, Option<CpuUserRegs>) {
-    let s = ordinary();
-    let word = |s: &Setup| guest::load(&s.core.platform, s.guest.tables[0], 8);
-    if before != 0 {
-        s.guest.map(&s.core, 8, Pte(before | s.guest.frames[0].mfn().0 << 12)).unwrap();
-    }
-    let at = s.guest.va(TABLE).0 + 8 * 8;
-    s.guest.poke(&s.core, CODE, 0x100, code);
-    let rip = s.guest.va(CODE).0 + 0x100;
-    let done = s.with(|c| {
-        c.run.regs.rip = rip;
-        c.run.regs.rdi = at;
-        set(&s, &mut c.run.regs);
-        c.core.exception(c, vector::PF, 3 | 4, at);
-        (c.run.regs.rip == rip + code.len() as u64).then_some(c.run.regs)
-    });
-    let mfn = s.guest.frames[0].mfn().0 << 12;
-    assert_eq!(s.core.frames.info(s.guest.tables[0]).state().kind(), PageType::L1);
-    let entry = word(&s);
-    (if entry & 1 != 0 { entry.wrapping_sub(mfn) & 0xf_ffff_ffff_ffff } else { entry }, done)
-}
-
-const U: u64 = 1 << 8; // GLOBAL, which the core adds to user mappings.
-
-#[test]
-fn page_table_writes_every_form() {
-    let frame = |s: &Setup| s.guest.frames[0].mfn().0 << 12;
-    // mov %rsi,(%rdi)
-    let (entry, done) = write_entry(&[0x48, 0x89, 0x37], 0, |s, r| r.rsi = frame(s) | 0x65);
-    assert!(done.is_some());
-    assert_eq!(entry & !U, 0x65);
-    // movq $0,(%rdi)
-    let (entry, done) = write_entry(&[0x48, 0xc7, 0x07, 0, 0, 0, 0], 0x67, |_, _| ());
-    assert!(done.is_some());
-    assert_eq!(entry, 0);
-    // xchg %rax,(%rdi): get and clear.
-    let (entry, done) = write_entry(&[0x48, 0x87, 0x07], 0x67, |_, r| r.rax = 0);
-    assert_eq!((entry, done.unwrap().rax & 0x67), (0, 0x67));
-    // lock btrq $5,(%rdi): clear accessed; CF is the old bit.
-    let (entry, done) = write_entry(&[0xf0, 0x48, 0x0f, 0xba, 0x37, 5], 0x67, |_, _| ());
-    assert_eq!((entry & 0x67, done.unwrap().rflags & rflags::CF), (0x47, rflags::CF));
-    // lock andb $0xfd,(%rdi): write-protect.
-    let (entry, done) = write_entry(&[0xf0, 0x80, 0x27, 0xfd], 0x67, |_, _| ());
-    assert!(done.is_some());
-    assert_eq!(entry & 0x67, 0x65);
-    // lock orb $0x40,(%rdi)
-    let (entry, _) = write_entry(&[0xf0, 0x80, 0x0f, 0x40], 0x27, |_, _| ());
-    assert_eq!(entry & 0x67, 0x67);
-    // lock btsq %rdx,(%rdi)
-    let (entry, done) = write_entry(&[0xf0, 0x48, 0x0f, 0xab, 0x17], 0x27, |_, r| r.rdx = 6);
-    assert_eq!((entry & 0x67, done.unwrap().rflags & rflags::CF), (0x67, 0));
-    // movl and movw: the other part of the entry stays.
-    let (entry, done) = write_entry(&[0xc7, 0x47, 4, 0, 0, 0, 0], 0, |_, _| ());
-    assert!(done.is_none(), "at another address than the fault's");
-    assert_eq!(entry, 0);
-    let (entry, done) = write_entry(&[0xc6, 0x07, 0], 0x67, |_, _| ());
-    assert!(done.is_some());
-    assert_eq!(entry & 1, 0, "not present any more");
-    // xadd, add, sub, inc, dec, not, xor
-    let (entry, done) = write_entry(&[0xf0, 0x48, 0x83, 0x07, 0x40], 0x27, |_, _| ());
-    assert_eq!((entry & 0x67, done.is_some()), (0x67, true));
-    let (entry, _) = write_entry(&[0x48, 0x83, 0x2f, 0x40], 0x67, |_, _| ());
-    assert_eq!(entry & 0x67, 0x27);
-    let (entry, _) = write_entry(&[0x80, 0x37, 0x40], 0x67, |_, _| ());
-    assert_eq!(entry & 0x67, 0x27);
-}
-
-#[test]
-fn cmpxchg_stores_only_where_memory_is_as_expected() {
-    let cmpxchg = [0xf0, 0x48, 0x0f, 0xb1, 0x0f]; // lock cmpxchg %rcx,(%rdi)
-    let (entry, done) = write_entry(&cmpxchg, 0, |s, r| (r.rax, r.rcx) = (0, s.guest.frames[0].mfn().0 << 12 | 0x65));
-    assert_eq!((entry & 0x67, done.unwrap().rflags & rflags::ZF), (0x65, rflags::ZF));
-    let (entry, done) = write_entry(&cmpxchg, 0x67, |_, r| (r.rax, r.rcx) = (0, 0));
-    let r = done.unwrap();
-    assert_eq!((entry & 0x67, r.rflags & rflags::ZF, r.rax & 0x67), (0x67, 0, 0x67));
-}
-
-#[test]
-fn a_page_table_write_that_may_not_be_is_the_guests_page_fault() {
-    // A writable mapping of the L1 itself, by mov %rsi,(%rdi).
-    let s = ordinary();
-    let at = s.guest.va(TABLE).0 + 8 * 8;
-    s.guest.poke(&s.core, CODE, 0x100, &[0x48, 0x89, 0x37]);
-    let rip = s.guest.va(CODE).0 + 0x100;
-    let table = s.guest.tables[0].mfn().0 << 12;
-    s.with(|c| {
-        c.run.regs.rip = rip;
-        (c.run.regs.rdi, c.run.regs.rsi) = (at, table | 7);
-        c.core.exception(c, vector::PF, 3 | 4, at);
-        assert_eq!(c.run.regs.rip, HANDLER);
-        assert_eq!(c.core.cr2(c), at);
-    });
-    assert_eq!(guest::load(&s.core.platform, s.guest.tables[0], 8), 0);
-}
-
-#[test]
-fn user_mode_and_other_read_only_pages_are_no_page_table_writes() {
-    let s = ordinary();
-    s.guest.map(&s.core, 9, Pte::new(s.guest.frames[0].mfn(), testing::READ_ONLY)).unwrap();
-    s.guest.poke(&s.core, CODE, 0x100, &[0x48, 0x89, 0x37]);
-    let rip = s.guest.va(CODE).0 + 0x100;
-    for (at, kernel) in [(s.guest.va(9).0, true), (s.guest.va(TABLE).0 + 64, false)] {
-        s.with(|c| {
-            c.run.kernel_mode = kernel;
-            c.run.kernel_sp = s.guest.va(1).0 + 0x1000;
-            c.run.regs.rip = rip;
-            c.run.regs.rdi = at;
-            c.core.exception(c, vector::PF, 3 | 4, at);
-            assert_eq!(c.run.regs.rip, HANDLER);
-        });
-    }
-    assert_eq!(WRITABLE.0 & 2, 2);
-}
+// ---- Anything -------------------------------------------------------------------------------------------------------
 
 proptest! {
     /// Whatever bytes a guest executes, with whatever registers: it goes on, in its own handler or behind them.
@@ -495,71 +512,4 @@ proptest! {
         });
         prop_assert_eq!(s.guest.domain.stage(), crate::domain::Stage::Alive);
     }
-
-    /// Arithmetic and its flags, against 128-bit arithmetic.
-    #[test]
-    fn flags_are_those_of_the_architecture(a: u64, b: u64, carry_bytes in 0usize..4, subtract: bool) {
-        let bytes = [1u8, 2, 4, 8][carry_bytes];
-        let bits = 8 * u32::from(bytes);
-        let mask = super::operand::mask(bytes);
-        let (a, b) = (a & mask, b & mask);
-        let (result, flags) = super::operand::add(a, b, bytes, subtract);
-        let signed = |v: u64| i128::from((v << (64 - bits)) as i64 >> (64 - bits));
-        let (wide, wide_signed) = match subtract {
-            true => (i128::from(a) - i128::from(b), signed(a) - signed(b)),
-            false => (i128::from(a) + i128::from(b), signed(a) + signed(b)),
-        };
-        prop_assert_eq!(result, wide as u64 & mask);
-        prop_assert_eq!(flags & rflags::CF != 0, wide < 0 || wide > i128::from(mask));
-        prop_assert_eq!(flags & rflags::OF != 0, signed(result) != wide_signed);
-        prop_assert_eq!(flags & rflags::ZF != 0, result == 0);
-        prop_assert_eq!(flags & rflags::SF != 0, signed(result) < 0);
-        let nibble = if subtract { (a & 15) < (b & 15) } else { (a & 15) + (b & 15) > 15 };
-        prop_assert_eq!(flags & rflags::AF != 0, nibble);
-    }
-}
-
-#[test]
-fn what_cpuid_hides_and_shows() {
-    let s = ordinary();
-    let leaf = |leaf, subleaf| s.with(|c| c.core.cpuid(c, leaf, subleaf));
-    let hidden = |word: u32, bits: &[u32]| {
-        let seen: String = bits.iter().filter(|&&b| word >> b & 1 != 0).map(|b| std::format!("{b} ")).collect();
-        assert_eq!(seen, "", "still shown");
-    };
-    let [_, _, c, d] = leaf(1, 0);
-    hidden(c, &[3, 5, 15, 17, 21, 24]); // MONITOR, VMX, PDCM, PCID, x2APIC, TSC deadline
-    hidden(d, &[1, 3, 12, 13, 17]); // VME, PSE, MTRR, PGE, PSE36
-    let driver = setup(Privilege::HARDWARE);
-    let mtrr = |leaf| driver.with(|c| c.core.cpuid(c, leaf, 0))[3] >> 12 & 1;
-    assert_eq!((mtrr(1), mtrr(0x8000_0001)), (1, 1), "MTRR, to the kernel that drives the machine");
-    driver.with(|c| c.run.kernel_mode = false);
-    assert_eq!(mtrr(1), 0, "and not to its user mode");
-    assert!([7, 9, 14].iter().all(|bit| d >> bit & 1 == 1), "MCE, APIC, MCA");
-    assert!(c >> 31 == 1 && c >> 26 & 1 == 1 && d & 1 == 1, "hypervisor, XSAVE, FPU");
-    for (kernel_mode, cr4, shown) in [(true, 0, 1), (false, 0, 0), (false, 1 << 18, 1), (true, 1 << 18, 1)] {
-        s.with(|c| (c.run.kernel_mode, c.run.cr4) = (kernel_mode, cr4));
-        assert_eq!(leaf(1, 0)[2] >> 27 & 1, shown, "OSXSAVE: to the kernel always, else as the guest has set it");
-    }
-    let [_, b, c, d] = leaf(7, 0);
-    hidden(b, &[7, 10, 20]); // SMEP, INVPCID, SMAP
-    hidden(c, &[2, 3, 4, 7, 16]); // UMIP, PKU, OSPKE, CET_SS, LA57
-    hidden(d, &[20]); // CET_IBT
-    hidden(leaf(0xd, 1)[0], &[3]); // XSAVES
-    hidden(leaf(7, 0)[1], &[16, 30, 31]); // AVX-512, whose state is not kept
-    assert_eq!(leaf(0xd, 0)[0], 7);
-    s.core.platform.xcr0.store(0, std::sync::atomic::Ordering::SeqCst);
-    hidden(leaf(1, 0)[2], &[12, 26, 28, 29]); // without XSAVE nothing that needs it
-    hidden(leaf(7, 0)[1], &[5]);
-    assert_eq!(leaf(0xd, 0), [0; 4]);
-    assert!(s.privileged(&[0x0f, 0x22, 0xe0], |r| r.rax = 1 << 18));
-    assert_eq!(s.with(|c| c.run.cr4), 0, "nor CR4.OSXSAVE");
-    assert_eq!(leaf(0xa, 0), [0; 4], "no performance counters");
-    hidden(leaf(0x8000_0001, 0)[3], &[12, 26]); // MTRR, 1 GiB pages
-    assert_eq!((leaf(0xe, 0), leaf(0x8000_0008, 0)[0]), ([0; 4], 48 << 8 | 40), "beyond XSAVE; 48 bits of addresses");
-    assert_eq!(leaf(0x8000_00ff, 0), [0; 4], "beyond the last leaf");
-    assert_eq!(leaf(0x4000_0005, 0)[1], 21, "512 frames");
-    assert_eq!(leaf(0x4000_0006, 0), [0; 4]);
-    assert_eq!(leaf(0x4000_0003, 0), [4, 0, 0, 0], "RDTSCP, the TSC is native");
-    assert_eq!(leaf(0x4000_0003, 2)[0], 1_000_000, "1 GHz");
 }

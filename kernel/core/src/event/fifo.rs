@@ -70,7 +70,7 @@ impl Fifo {
     pub(super) fn cover(&mut self, ports: u32) -> Result<(), Errno> {
         while self.slots.len() * SLOTS < ports as usize {
             self.slots.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-            crate::headroom(size_of::<[Slot; SLOTS]>())?;
+            crate::headroom::<[Slot; SLOTS]>(1)?;
             self.slots.push(Box::new([Slot::NEW; SLOTS]));
         }
         Ok(())

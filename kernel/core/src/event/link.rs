@@ -100,3 +100,27 @@ pub fn append(last: Option<Half<'_>>, port: u32, head: Half<'_>, ready: Half<'_>
     head.store(port);
     !ready.set(queue)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Whatever the last word holds besides LINKED is the guest's doing, and does not become part of the link.
+    #[test]
+    fn an_event_is_linked_to_whatever_the_last_word_held() {
+        for (old, linked) in [(LINKED, true), (LINKED | BUSY | LINK_MASK, true), (LINK_MASK, false)] {
+            let [last, head, ready] = [u64::from(old) << 32, 7 << 32, 0].map(AtomicU64::new);
+            let told = append(
+                Some(Half::new(&last, true)),
+                0x1_0005,
+                Half::new(&head, false),
+                Half::new(&ready, false),
+                1 << 3,
+            );
+            let words = [&last, &head, &ready].map(|word| word.load(SeqCst));
+            let link = u64::from(LINKED | 0x1_0005) << 32;
+            let wanted = if linked { [link, 7 << 32, 0] } else { [u64::from(old) << 32, 7 << 32 | 0x1_0005, 1 << 3] };
+            assert_eq!((words, told), (wanted, !linked), "{old:#x}");
+        }
+    }
+}

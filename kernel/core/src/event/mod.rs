@@ -119,7 +119,7 @@ impl<P: Platform> Ports<P> {
     /// Adds a bucket of free ports.
     fn grow(&mut self) -> Result<(), Errno> {
         self.buckets.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        crate::headroom(size_of::<[Channel<P>; BUCKET]>())?;
+        crate::headroom::<[Channel<P>; BUCKET]>(1)?;
         self.buckets.push(Box::new([const { Channel::FREE }; BUCKET]));
         Ok(())
     }

@@ -100,7 +100,7 @@ fn read<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     refuse_if(count > i32::MAX as u64, Errno::E2BIG)?;
     let mut piece = [0u8; PIECE];
     let mut done = 0u64;
-    while done < count {
+    loop {
         let want = (count - done).min(PIECE as u64) as usize;
         let got = c.core.platform.console_read(piece.get_mut(..want).unwrap_or_default());
         if got == 0 {

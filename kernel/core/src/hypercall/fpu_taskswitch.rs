@@ -18,6 +18,6 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
 
 /// Sets or clears CR0.TS, as the guest sees it and in the hardware.
 pub fn switch<P: Platform>(c: &mut Caller<'_, P>, set: bool) {
-    c.run.cr0 = c.run.cr0 & !CR0_TS | if set { CR0_TS } else { 0 };
+    c.run.cr0 = if set { CR0_TS } else { 0 };
     c.core.platform.set_task_switched(c.run, set);
 }

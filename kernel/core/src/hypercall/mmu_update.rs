@@ -86,7 +86,6 @@ pub(super) fn batch<'a, P: Platform>(
 fn table_owner<P: Platform>(c: &Caller<'_, P>, who: u32) -> Result<Option<Arc<Domain<P>>>, Errno> {
     match (who >> 16) as u16 {
         0 => Ok(None),
-        id if DomId(id - 1) == c.domain.id => Ok(None),
         id => c.core.domains.get(DomId(id - 1)).map(Some).ok_or(Errno::ESRCH),
     }
 }

@@ -40,9 +40,8 @@ impl<P: Platform> Core<P> {
     /// Takes a descriptor-type reference on each frame of a table, or on none. EINVAL as the hypercall.
     pub(crate) fn claim_gdt(&self, domain: &Domain<P>, mfns: &[Mfn], entries: u64) -> Result<Gdt, Errno> {
         let mut frames = [None; GDT_FRAMES];
-        let used = entries.div_ceil(IN_FRAME) as usize;
-        refuse_if(entries > MAX_ENTRIES || used > mfns.len(), Errno::EINVAL)?;
-        for (slot, &mfn) in frames.iter_mut().zip(mfns).take(used) {
+        refuse_if(entries > MAX_ENTRIES, Errno::EINVAL)?;
+        for (slot, &mfn) in frames.iter_mut().zip(mfns).take(entries.div_ceil(IN_FRAME) as usize) {
             match self.get_page_and_type(mfn, domain, PageType::SegmentDescriptor) {
                 Ok(frame) => *slot = Some(frame),
                 Err(_) => {

@@ -23,7 +23,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         far if far >= FARTHEST => {
             // Only now is it worth while to read the clock.
             let now = c.core.platform.now();
-            if far > i64::MAX as u64 || far - now.min(far) >= FARTHEST { now.saturating_add(INSTEAD) } else { far }
+            if far.saturating_sub(now) >= FARTHEST { now.saturating_add(INSTEAD) } else { far }
         }
         near => near,
     };

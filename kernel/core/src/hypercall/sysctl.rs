@@ -104,7 +104,7 @@ fn list_domains<P: Platform>(c: &Caller<'_, P>, list: &GetDomainInfoList) -> Res
 fn read_log<P: Platform>(c: &Caller<'_, P>, read: &mut ReadConsole) -> Result<(), Stop> {
     let mut at = if read.incremental != 0 { read.index } else { 0 };
     let mut done = 0;
-    while done < read.count {
+    loop {
         let mut piece = [0u8; 128];
         let room = ((read.count - done) as usize).min(piece.len());
         let (next, got) = c.core.messages.lock().read(at, piece.get_mut(..room).unwrap_or_default());

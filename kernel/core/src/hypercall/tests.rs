@@ -13,6 +13,11 @@ use crate::irq::{Line, PciAddress, Ranges};
 use crate::testing::{self, Guest, LineEvent, TestCore};
 use crate::{PageType, Privilege, guest};
 
+mod builder;
+mod events;
+mod small;
+mod vcpus;
+
 struct Setup {
     core: Box<TestCore>,
     guest: Guest,

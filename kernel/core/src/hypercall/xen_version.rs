@@ -58,13 +58,16 @@ fn features_of<P: Platform>(c: &Caller<'_, P>, submap: u32) -> Result<u32, Stop>
     refuse_if(submap != 0, Errno::EINVAL)?;
     const PAE_EXTENDED_CR3: u64 = 1 << 3;
     let extended_cr3 = c.domain.assist.load(core::sync::atomic::Ordering::Relaxed) & PAE_EXTENDED_CR3 != 0;
-    Ok(1 << features::MMU_PT_UPDATE_PRESERVE_AD
-        | 1 << features::HIGHMEM_ASSIST
-        | 1 << features::GNTTAB_MAP_AVAIL_BITS
-        | 1 << features::MEMORY_OP_VNODE_SUPPORTED
-        | 1 << features::DIRECT_MAPPED
-        | u32::from(extended_cr3) << features::PAE_PGDIR_ABOVE_4GB
-        | u32::from(c.domain.privilege.contains(Privilege::INITIAL)) << features::DOM0)
+    let all = [
+        (true, features::MMU_PT_UPDATE_PRESERVE_AD),
+        (true, features::HIGHMEM_ASSIST),
+        (true, features::GNTTAB_MAP_AVAIL_BITS),
+        (true, features::MEMORY_OP_VNODE_SUPPORTED),
+        (true, features::DIRECT_MAPPED),
+        (extended_cr3, features::PAE_PGDIR_ABOVE_4GB),
+        (c.domain.privilege.contains(Privilege::INITIAL), features::DOM0),
+    ];
+    Ok(crate::flags(all.map(|(there, feature)| (there, 1 << feature))) as u32)
 }
 
 fn put_text(to: &mut [u8], words: &str) {

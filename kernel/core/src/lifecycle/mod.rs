@@ -19,8 +19,6 @@ use crate::{Core, Domain, Frame, Lock, Platform, Privilege, Run, Stage, Stop, Vc
 
 /// Words of a `vcpu_info`.
 const VCPU_INFO: usize = 8;
-/// Bytes that an `Arc` adds.
-const ARC: usize = 16;
 
 /// What is to be created.
 #[derive(Clone, Copy, Debug)]
@@ -87,9 +85,8 @@ impl<P: Platform> Core<P> {
         };
         let Err(at) = table.binary_search_by_key(&id.0, |d| d.id.0) else { return Err(Errno::EEXIST) };
         table.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        let each = size_of::<Vcpu<P>>() + size_of::<Lock<P, Run>>() + 2 * ARC;
-        crate::headroom(size_of::<Domain<P>>() + ARC + each * runs.len())?;
-
+        // What an `Arc` adds to each is two words.
+        crate::headroom::<(Domain<P>, Vcpu<P>, Lock<P, Run>, [usize; 6])>(runs.len())?;
         self.make_room(&table, runs.len())?;
 
         // Nothing fails from here on.

@@ -69,6 +69,10 @@ fn create_says_what_is_wrong() {
     let first = b.create(DomId(0)).unwrap();
     assert_eq!(b.create(first), Err(Errno::EEXIST));
     assert_eq!(b.create(DomId(77)), Ok(DomId(77)));
+    let most = CreateDomain { max_vcpus: 32, ..config() };
+    assert!(b.call(DomctlOp::CREATEDOMAIN, DomId(78), &most).is_ok());
+    let most = b.core.domains.get(DomId(78)).unwrap();
+    assert!(most.vcpus.iter().all(|vcpu| b.core.upcall_mask(vcpu)), "events wait until the guest is ready for them");
     assert_ne!(b.create(DomId::FIRST_RESERVED).unwrap(), first, "another number");
     for bad in [
         CreateDomain { max_vcpus: 0, ..config() },
@@ -192,9 +196,15 @@ fn a_zombie_keeps_what_others_map_and_goes_when_they_let_go() {
     let frames = populate(&b, id);
     let domain = b.core.domains.get(id).unwrap();
     let held = b.core.get_page_and_type(frames[9].mfn(), &domain, PageType::Writable).unwrap();
+    b.core.shutdown(&domain, ShutdownReason::CRASH);
+    b.core.platform.interrupt_every(1);
     destroy(&b, id);
+    b.core.platform.interrupt_every(0);
+    let pauses = domain.vcpus[0].sched.state.view().pauses();
+    assert_eq!(pauses, 3, "by its builder, by its crash and by its end, in however many steps");
     let info: GetDomainInfo = b.call(DomctlOp::GETDOMAININFO, id, &0u64).unwrap().payload.get();
     assert_eq!((info.domain, info.tot_pages, info.flags & GetDomainInfo::DOMINF_DYING), (id, 1, 1));
+    assert_eq!(info.flags >> GetDomainInfo::SHUTDOWN_SHIFT, ShutdownReason::CRASH.0, "why it died is still known");
     assert_eq!(b.create(id), Err(Errno::EEXIST));
     b.core.put_page_and_type(held);
     let next = b.call(DomctlOp::GETDOMAININFO, id, &0u64);
@@ -256,19 +266,68 @@ fn contexts_are_checked_and_come_back_as_they_were_set() {
 }
 
 #[test]
+fn a_context_is_made_fit_for_ring_3_and_is_otherwise_what_was_set() {
+    use abi::regs::rflags::{CF, IF, IOPL, RESERVED1, VM};
+    const MASKS: [u64; 2] =
+        [VcpuGuestContext::VGCF_FAILSAFE_DISABLES_EVENTS, VcpuGuestContext::VGCF_SYSCALL_DISABLES_EVENTS];
+    let b = builder();
+    let id = b.create(DomId(0)).unwrap();
+    let frames = populate(&b, id);
+    b.core.platform.word(frames[0], 5).store(0, std::sync::atomic::Ordering::SeqCst);
+    let domain = b.core.domains.get(id).unwrap();
+    for (which, valid) in [(0, true), (1, false)] {
+        let mut new = context(&frames);
+        new.flags |= MASKS[which] | if valid { VcpuGuestContext::VGCF_I387_VALID } else { 0 };
+        (new.user_regs.cs, new.user_regs.ss, new.kernel_ss) = (0x12, 0x19, 0x2a);
+        new.user_regs.rflags = VM | CF | 2 << 12 | if valid { 0 } else { IF | RESERVED1 };
+        new.user_regs.entry_vector = 0x100;
+        new.trap_ctxt[3].cs = 0x31;
+        // TS is the guest's own; write protection is not.
+        new.ctrlreg[0] = if valid { 8 | 1 << 16 } else { 0 };
+        // What is not valid leaves the FPU as it is.
+        new.fpu_ctxt[0] = if valid { 0x77 } else { 0x55 };
+        (new.failsafe_callback_eip, new.syscall_callback_eip) = (Vaddr(0x7000), Vaddr(0x8000));
+        set_context(&b, id, 0, &new).unwrap();
+        {
+            let run = domain.vcpus[0].run.lock();
+            assert_eq!((run.regs.cs, run.regs.ss, run.kernel_ss, run.traps.get(3).cs), (0x13, 0x1b, 0x2b, 0x33));
+            assert_eq!((run.regs.rflags, run.iopl, run.regs.entry_vector), (CF | IF | RESERVED1, 2, 0));
+            assert_eq!([run.callbacks.failsafe.masks, run.callbacks.syscall.masks], [which == 0, which == 1]);
+            assert_eq!((run.cr0, run.fpu.area[0]), (if valid { 8 } else { 0 }, 0x77));
+        }
+        let back = get_context(&b, id, 0).unwrap();
+        assert_eq!(back.user_regs.rflags, CF | IF | RESERVED1 | IOPL & 2 << 12);
+        assert_eq!(back.flags, context(&frames).flags | MASKS[which] | VcpuGuestContext::VGCF_I387_VALID);
+        assert_eq!(back.ctrlreg[0], crate::emulate::CR0 | if valid { 8 } else { 0 });
+        assert_eq!(back.ctrlreg[4], crate::emulate::CR4_SHOWN);
+        assert_eq!((back.kernel_ss, back.fpu_ctxt[0]), (0x2b, 0x77));
+    }
+    assert!(!domain.vcpus[0].sched.state.view().down());
+    assert!(domain.vcpus[0].run.lock().kernel_mode);
+    let mut down = context(&frames);
+    (down.flags, down.ctrlreg[1]) = (0, down.ctrlreg[3]);
+    set_context(&b, id, 0, &down).unwrap();
+    assert!(domain.vcpus[0].sched.state.view().down() && !domain.vcpus[0].run.lock().kernel_mode);
+}
+
+#[test]
 fn pauses_count_and_shutdown_and_resume_are_seen() {
     let b = builder();
     let id = b.create(DomId(0)).unwrap();
     let domain = b.core.domains.get(id).unwrap();
     let flags = || b.call(DomctlOp::GETDOMAININFO, id, &0u64).unwrap().payload.get::<GetDomainInfo>().flags;
     assert_eq!(flags() & GetDomainInfo::DOMINF_PAUSED, GetDomainInfo::DOMINF_PAUSED);
+    let paused = || domain.vcpus.iter().all(|vcpu| vcpu.sched.state.view().pauses() == 1);
     b.call(DomctlOp::PAUSEDOMAIN, id, &0u64).unwrap();
+    assert!(paused(), "once, however often its builder says so");
     b.call(DomctlOp::UNPAUSEDOMAIN, id, &0u64).unwrap();
     assert_ne!(flags() & GetDomainInfo::DOMINF_PAUSED, 0);
     b.call(DomctlOp::UNPAUSEDOMAIN, id, &0u64).unwrap();
     assert_eq!(flags() & GetDomainInfo::DOMINF_PAUSED, 0);
     assert_eq!(b.call(DomctlOp::UNPAUSEDOMAIN, id, &0u64).map(|_| ()), Err(Errno::EINVAL));
+    assert!(!paused());
     b.call(DomctlOp::PAUSEDOMAIN, id, &0u64).unwrap();
+    assert!(paused());
     b.call(DomctlOp::RESUMEDOMAIN, id, &0u64).unwrap();
     assert_ne!(flags() & GetDomainInfo::DOMINF_PAUSED, 0, "nothing to resume is no error, and no unpause");
     b.call(DomctlOp::UNPAUSEDOMAIN, id, &0u64).unwrap();

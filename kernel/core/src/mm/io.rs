@@ -21,9 +21,9 @@ impl<P: Platform> Session<'_, P> {
         let mfn = pte.mfn();
         let odd = pte.0 & CACHE != 0 || pte.0 & Pte::MFN_MASK == Pte::MFN_MASK;
         let refuse = |errno| if odd { Errno::EINVAL } else { errno };
-        let mut writable = self.core.may_map(owner, mfn).map_err(refuse)?;
+        let writable = self.core.may_map(owner, mfn).map_err(refuse)?;
         if owner.id != self.domain.id {
-            writable &= self.core.may_map(self.domain, mfn).map_err(refuse)?;
+            self.core.may_map(self.domain, mfn).map_err(refuse)?;
         }
         Ok(entry::adjust_l1(if writable { pte } else { Pte(pte.0 & !RW) }))
     }

@@ -43,10 +43,8 @@ impl<P: Platform> Session<'_, P> {
         if run.user_root.map_or(0, |root| root.mfn().0) == mfn.0 {
             return Ok(());
         }
+        self.finish()?;
         let root = if mfn.0 == 0 { None } else { Some(self.take_table(mfn, 4)?) };
-        if mfn.0 == 0 {
-            self.finish()?;
-        }
         if let Some(root) = root
             && self.domain.assist.load(Relaxed) & M2P_STRICT != 0
         {

@@ -205,9 +205,9 @@ impl<P: Platform> Session<'_, P> {
         0
     }
 
-    /// Was a table below this one abandoned just now? Then this one is too.
+    /// Was a table below this one abandoned just now? Then this one is too. (Of its own level there is none meanwhile.)
     fn waits_for_child(&self, level: u8) -> bool {
-        self.state.abandoned.iter().take(usize::from(level) - 1).any(Option::is_some)
+        self.state.abandoned.iter().take(level.into()).any(Option::is_some)
     }
 
     /// What an entry of a table above L1 takes; returns the entry as it is to be stored.

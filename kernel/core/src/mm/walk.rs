@@ -1,6 +1,6 @@
 //! Page walks that only look.
 
-use abi::{Pte, PteFlags, TABLE_ENTRIES, Vaddr};
+use abi::{Pte, PteFlags, Vaddr};
 
 use crate::{AddressSpace, Core, Platform, guest};
 
@@ -12,7 +12,7 @@ impl<P: Platform> Core<P> {
         let mut table = Some(space.root);
         for (level, slot) in (1..=4).rev().zip(&mut entries) {
             let Some(frame) = table else { break };
-            *slot = Pte(guest::load(&self.platform, frame, va.table_index(level) % TABLE_ENTRIES));
+            *slot = Pte(guest::load(&self.platform, frame, va.table_index(level)));
             // The core's own range may have large pages.
             let leads_on = slot.present() && !slot.has(PteFlags::PSE);
             table = if leads_on { self.frames.get(slot.mfn()) } else { None };

@@ -197,6 +197,20 @@ mod tests {
     }
 
     #[test]
+    fn a_vcpu_is_seen_in_one_pair_of_hands_at_a_time() {
+        let s = State::new();
+        let hands = || (s.view().queued(), s.view().running(), s.view().stays());
+        assert_eq!((s.view().down(), hands()), (true, (false, false, false)));
+        let _ = s.up();
+        assert_eq!((s.view().down(), hands()), (false, (true, false, false)));
+        assert!(s.take());
+        assert_eq!(hands(), (false, true, true));
+        s.leave();
+        assert_eq!(hands(), (false, true, false), "its CPU is about to store its state");
+        assert_eq!((s.release(), hands()), (Resched::Enqueue, (true, false, false)));
+    }
+
+    #[test]
     fn an_unpause_too_many_changes_nothing() {
         let s = State::new();
         assert_eq!(s.unpause(), Resched::Stay);

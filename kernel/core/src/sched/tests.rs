@@ -27,6 +27,7 @@ fn compute_bound_vcpus_share_a_cpu_evenly_and_virtual_time_adds_up() {
         let now = sim.times(vcpu);
         assert_eq!(now[0] - before[0] + now[1] - before[1], 300 * MS, "virtual and real time");
     }
+    assert!(sim.core.virtual_time(&two) >= ran[2] && ran[2] > 0);
     assert!(sim.core.virtual_time(&one).abs_diff(2 * sim.core.virtual_time(&two)) <= 4 * POLICY.slice());
 }
 
@@ -112,6 +113,7 @@ fn a_vcpu_that_is_looked_at_all_the_time_stays_no_longer_for_it() {
         sim.settle();
         assert!(sim.core.platform.clock.load(SeqCst) - since <= POLICY.slice() + MS / 50, "its turn does not end");
     }
+    assert!(sim.core.platform.clock.load(SeqCst) - since >= POLICY.slice(), "nor any shorter");
     // The same with one that was woken.
     sim.block(&other);
     sim.pass(MS / 50, MS / 100);
@@ -173,6 +175,105 @@ fn yielding_lets_the_other_run_and_costs_nothing_alone() {
     sim.core.yield_now(&sim.core.cpus[0], &second);
     assert_eq!(sim.core.cpus[0].pending.load(SeqCst), 0, "alone: nothing to do");
     assert_eq!(domain.vcpus.len(), 2);
+}
+
+/// A vCPU that waits is told of at once only where it goes ahead of the one that runs.
+#[test]
+fn who_is_woken_with_time_left_goes_ahead_and_who_has_none_lines_up() {
+    let mut sim = Sim::new(1);
+    let domain = sim.domain(3);
+    sim.settle();
+    let sleeper = sim.running[0].clone().unwrap();
+    for (left, ahead) in [(POLICY.slice() / 2, true), (0, false)] {
+        while sim.runs_on(&sleeper).is_none() {
+            sim.pass(MS, MS);
+        }
+        sim.block(&sleeper);
+        sleeper.sched.slice.store(left, SeqCst);
+        sleeper.sched.left.store(sim.core.platform.clock.load(SeqCst), SeqCst);
+        sim.core.wake(&sleeper);
+        assert_eq!(sim.core.cpus[0].pending.load(SeqCst) & pending::RESCHEDULE != 0, ahead, "{left} ns left");
+        sim.settle();
+    }
+    assert_eq!(domain.vcpus.len(), 3);
+}
+
+#[test]
+fn sleep_is_shared_with_those_that_run_and_a_slice_used_alone_is_made_good() {
+    let mut sim = Sim::new(1);
+    let domain = sim.domain(1);
+    sim.settle();
+    let vcpu = &domain.vcpus[0];
+    // Alone it used up its slice, and took nothing from anybody.
+    sim.pass(2 * POLICY.slice(), MS);
+    sim.block(vcpu);
+    assert_eq!(vcpu.sched.slice.load(SeqCst), POLICY.slice());
+    vcpu.sched.slice.store(0, SeqCst);
+    sim.core.platform.clock.fetch_add(2 * MS, SeqCst);
+    sim.core.wake(vcpu);
+    assert_eq!(vcpu.sched.slice.load(SeqCst), MS, "one that runs, perhaps, and itself");
+}
+
+#[test]
+fn who_was_woken_lets_the_other_run_for_a_moment() {
+    let mut sim = Sim::new(1);
+    let domain = sim.domain(2);
+    sim.settle();
+    let woken = sim.running[0].clone().unwrap();
+    sim.block(&woken);
+    let other = domain.vcpus.iter().find(|v| !Arc::ptr_eq(v, &woken)).unwrap();
+    woken.sched.slice.store(POLICY.slice(), SeqCst);
+    sim.core.wake(&woken);
+    sim.settle();
+    sim.pass(MS / 10, MS / 100);
+    assert!(sim.runs_on(other).is_some(), "0.2 ms are its own");
+    sim.pass(MS / 8, MS / 100);
+    assert!(sim.runs_on(&woken).is_some());
+}
+
+#[test]
+fn a_cpu_is_not_told_of_what_it_may_not_run() {
+    let mut sim = Sim::new(2);
+    let domain = sim.domain(3);
+    domain.vcpus.iter().for_each(|vcpu| sim.core.set_affinity(vcpu, CpuSet(1)).unwrap());
+    sim.settle();
+    sim.core.platform.kicks.lock().unwrap().clear();
+    sim.on(0).core.yield_now(&sim.core.cpus[0], sim.running[0].as_ref().unwrap());
+    sim.leave(0);
+    assert_eq!(sim.core.cpus[1].pending.load(SeqCst), 0);
+    assert_eq!(*sim.core.platform.kicks.lock().unwrap(), []);
+}
+
+#[test]
+fn one_idle_cpu_is_told_of_one_vcpu() {
+    let mut sim = Sim::new(4);
+    let domain = sim.domain(1);
+    sim.settle();
+    sim.block(&domain.vcpus[0]);
+    sim.core.platform.kicks.lock().unwrap().clear();
+    sim.on(3).core.wake(&domain.vcpus[0]);
+    let told = sim.core.cpus.iter().filter(|cpu| cpu.pending.load(SeqCst) != 0).count();
+    assert_eq!((told, sim.core.platform.kicks.lock().unwrap().len()), (1, 1));
+    sim.settle();
+    let idle = sim.running.iter().position(Option::is_none).unwrap();
+    assert!(matches!(sim.core.schedule(&sim.core.cpus[idle], None), Next::Stay), "it idles already");
+}
+
+#[test]
+fn a_domain_is_paused_with_all_its_vcpus_and_stands_still_once_they_left() {
+    let mut sim = Sim::new(2);
+    let domain = sim.domain(2);
+    sim.settle();
+    let each = |sim: &Sim| [0, 1].map(|v| (sim.core.is_running(&domain.vcpus[v]), domain.vcpus[v].sched.state.view()));
+    assert!(each(&sim).iter().all(|(runs, view)| *runs && view.runnable()));
+    sim.core.pause_domain(&domain);
+    assert!(each(&sim).iter().all(|(runs, view)| *runs && !view.runnable()), "still in the hands of their CPUs");
+    assert_eq!(sim.core.destroy(&domain), Err(crate::Stop::Preempted));
+    sim.settle();
+    assert!(each(&sim).iter().all(|(runs, _)| !runs));
+    sim.core.unpause_domain(&domain);
+    assert_eq!(each(&sim)[1].1.pauses(), 1, "its end has begun");
+    assert_eq!(sim.core.destroy(&domain), Ok(()));
 }
 
 #[test]

@@ -242,6 +242,10 @@ fn set_timer_op_believes_no_wrapped_time() {
     assert_eq!(set(1 << 63), in_100_ms);
     assert_eq!(set(now(&core) + (1 << 50)), in_100_ms);
     assert_eq!(set(now(&core) + (1 << 50) - 1), now(&core) + (1 << 50) - 1);
+    // What is far only because the clock has come far.
+    core.platform.clock.store(1 << 50, SeqCst);
+    assert_eq!(set((1 << 50) + 5), (1 << 50) + 5);
+    assert_eq!(set(1 << 50), 1 << 50);
 }
 
 #[test]
@@ -262,6 +266,10 @@ fn time_pages_and_the_wall_clock_keep_the_version_protocol() {
         assert_eq!(info.system_time + scaled, now(&core), "what the guest computes");
         assert_eq!(info.flags, VcpuTimeInfo::TSC_STABLE);
     }
+    core.update_time_page(&guest.vcpu);
+    let mut again = VcpuTimeInfo::new_zeroed();
+    core.platform.read(frame, (at + layout::TIME) * 8, again.as_mut_bytes());
+    assert_eq!(again.version, first.version + 2);
     let words = |at| core.platform.word(guest.domain.shared_info, at).load(SeqCst);
     let before = words(layout::WALL_CLOCK) as u32;
     core.set_time_offset(&guest.domain, -800_000_000_000);
@@ -298,6 +306,63 @@ fn a_runstate_area_is_written_with_and_without_the_update_flag() {
     let info = vcpu_op(&core, &guest, VcpuOp::GET_RUNSTATE_INFO, RunstateInfo::new_zeroed().as_bytes());
     assert_eq!(info, 0);
     assert_eq!(read::<RunstateInfo>(&core, &guest, 0, 0).time.iter().sum::<u64>(), now(&core));
+}
+
+#[test]
+fn a_poll_that_an_event_ends_has_no_limit_any_more() {
+    let mut sim = Sim::new(1);
+    let domain = sim.domain(1);
+    let vcpu = domain.vcpus[0].clone();
+    sim.settle();
+    sim.core.begin_poll(&domain, &vcpu, None);
+    sim.core.set_poll_limit(&sim.core.cpus[0], &vcpu, now(&sim.core) + 30 * MS);
+    sim.core.cpus[0].post(pending::RESCHEDULE);
+    sim.settle();
+    assert!(sim.runs_on(&vcpu).is_none());
+    sim.core.wake(&vcpu);
+    sim.settle();
+    assert_eq!((sim.runs_on(&vcpu), vcpu.time.poll.load(SeqCst)), (Some(crate::CpuId(0)), NEVER));
+}
+
+#[test]
+fn a_domains_watchdogs_are_one_entry_that_comes_and_goes() {
+    let (core, guest) = guest();
+    let (d, cpu) = (&guest.domain, &core.cpus[0]);
+    let start = now(&core);
+    let set = |which: usize, deadline| core.set_watchdog(cpu, d, &d.clock.watchdogs[which], deadline);
+    set(0, NEVER);
+    assert!(cpu.timers.is_empty() && cpu.timers.pop(NEVER).is_none());
+    set(0, start + MS);
+    set(1, start + MS);
+    assert!(cpu.timers.pop(start + MS).is_some() && cpu.timers.pop(NEVER).is_none());
+    // One that was ended is forgotten when its time comes; the next one bites.
+    d.clock.watched.store(u32::MAX, SeqCst);
+    set(0, start + MS);
+    set(0, NEVER);
+    set(1, NEVER);
+    for (after, stage) in [(2, Stage::Alive), (3, Stage::Alive), (4, Stage::Shutdown)] {
+        core.platform.clock.store(start + after * MS, SeqCst);
+        core.run_timers(cpu, Some(&guest.vcpu));
+        assert_eq!(d.stage(), stage);
+        set(0, start + 4 * MS);
+    }
+}
+
+/// The page behind takes nothing: what was written up to there says that it is not whole.
+#[test]
+fn who_reads_half_of_a_page_sees_that_it_is_being_written() {
+    let (core, guest) = guest();
+    let end = guest.va(8).0;
+    let before = |bytes: u64| -> [u64; 2] { [0, 8].map(|at| read(&core, &guest, 7, 4096 - bytes + at)) };
+    core.set_time_area(&guest.vcpu, guest.space(), end - 16);
+    assert_eq!(before(16)[0], 1, "odd");
+    core.platform.clock.fetch_add(7, SeqCst);
+    for (assist, update) in [(0, 0), (1 << 5, RunstateInfo::UPDATE)] {
+        guest.domain.assist.store(assist, SeqCst);
+        core.set_runstate_area(&guest.vcpu, guest.space(), end - 16);
+        let since = core.run_times(&guest.vcpu, now(&core)).state_entry_time;
+        assert_eq!(before(16)[1], since | update);
+    }
 }
 
 #[test]

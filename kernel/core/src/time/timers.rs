@@ -251,10 +251,8 @@ impl<P: Platform> Core<P> {
         if let Some(cpu) = self.cpu(CpuId(at)) {
             cpu.timers.retain(|owner| !matches!(owner, Owner::Vcpu(v) if Arc::ptr_eq(v, vcpu)));
         }
-        // A poll's time limit ends with the poll.
-        if !vcpu.sched.state.view().polling() {
-            vcpu.time.poll.store(NEVER, SeqCst);
-        }
+        // A poll's time limit ends with the poll, and who polls does not run.
+        vcpu.time.poll.store(NEVER, SeqCst);
     }
 
     /// Sets a domain's watchdog `which` to go off at `deadline`.

@@ -128,8 +128,8 @@ impl<P: Platform> Core<P> {
 
     #[inline(never)]
     fn page_fault(&self, c: &mut Caller<'_, P>, error: u32, address: u64) {
-        let write = error & (fault::PRESENT | fault::WRITE | fault::RESERVED | fault::FETCH);
-        if c.run.kernel_mode && write == fault::PRESENT | fault::WRITE && self.emulate_table_write(c, address) {
+        let write = error & !fault::USER == fault::PRESENT | fault::WRITE;
+        if c.run.kernel_mode && write && self.emulate_table_write(c, address) {
             return;
         }
         // The guest's LDT is mapped where it is used. Its own tables decide whether that can be.
@@ -145,9 +145,8 @@ impl<P: Platform> Core<P> {
     /// ring 3 but those of int3 and into.
     #[inline(never)]
     fn general_protection(&self, c: &mut Caller<'_, P>, error: u32) {
-        const EXTERNAL: u32 = 1;
-        const IDT: u32 = 2;
-        if error & (EXTERNAL | IDT) == IDT {
+        // The bits EXT and IDT.
+        if error & 3 == 2 {
             let vector = (error >> 3) as u8;
             let needed = if c.run.kernel_mode { 1 } else { 3 };
             if c.run.traps.get(vector).dpl() >= needed {

@@ -1,11 +1,11 @@
 use std::boxed::Box;
 use std::vec::Vec;
 
-use abi::Vaddr;
 use abi::hypercall::Hypercall;
 use abi::layout::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS64};
 use abi::regs::{CpuUserRegs, IretContext, rflags};
 use abi::trap::{TrapInfo, vector};
+use abi::{Pte, Vaddr};
 use proptest::prelude::*;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -196,8 +196,9 @@ fn an_upcall_is_delivered_when_it_is_due() {
     s.guest.run(&s.core, |c| {
         c.run.callbacks.event = Callback { address: HANDLER.0, masks: false };
         let before = c.run.regs;
+        assert!(!c.core.has_news(c.vcpu), "nothing is pending");
         go(c);
-        assert_eq!(c.run.regs, before, "nothing is pending");
+        assert_eq!(c.run.regs, before);
         pend(c.core, &s.guest);
         c.core.set_upcall_mask(c.vcpu, true);
         go(c);
@@ -273,14 +274,15 @@ fn a_system_call_without_callback_is_an_invalid_opcode() {
 fn a_32_bit_system_call_has_its_own_callback_or_is_an_invalid_opcode() {
     let s = setup();
     s.guest.run(&s.core, |c| {
-        c.run.callbacks.syscall = Callback { address: 0x1000, masks: false };
+        // That of 64-bit code says whether events are masked.
+        c.run.callbacks.syscall = Callback { address: 0x1000, masks: true };
         set_gate(c, vector::UD, 0);
         for (own, to) in [(0, HANDLER.0), (0x2000, 0x2000)] {
             c.run.callbacks.syscall32.address = own;
             in_user_mode(c);
             c.run.regs.cs = FLAT_RING3_CS32;
             c.core.syscall_from_user(c);
-            assert_eq!(c.run.regs.rip, to);
+            assert_eq!((c.run.regs.rip, c.core.upcall_mask(c.vcpu)), (to, own != 0));
         }
     });
 }
@@ -381,6 +383,58 @@ fn debug_traps_show_in_dr6() {
         c.run.debug[6] = super::DR6_DEFAULT;
         c.core.exception(c, vector::DB, 0, 0xffff_4ff1);
         assert_eq!(c.run.debug[6], 0xffff_4ff1);
+        // What it said before stays; a bit that means something when it is clear does too.
+        c.core.exception(c, vector::DB, 0, 0xfffe_0ff3);
+        assert_eq!(c.run.debug[6], 0xfffe_4ff3);
+    });
+}
+
+#[test]
+fn a_write_to_a_page_table_is_emulated_unless_there_is_more_to_it() {
+    let write = fault::PRESENT | fault::WRITE | fault::USER;
+    let cases = [
+        (write, false, true),
+        (write, true, false),
+        (write | fault::RESERVED, false, false),
+        (write | fault::FETCH, false, false),
+        (fault::WRITE | fault::USER, false, false),
+        (fault::PRESENT | fault::USER, false, false),
+    ];
+    for (error, user, emulated) in cases {
+        let s = setup();
+        // mov %rcx, (%rax)
+        s.guest.poke(&s.core, 3, 0x100, &[0x48, 0x89, 0x08]);
+        s.guest.run(&s.core, |c| {
+            set_gate(c, vector::PF, 0);
+            if user {
+                in_user_mode(c);
+            }
+            let entry = s.guest.va(4).0 + 8 * 100;
+            (c.run.regs.rip, c.run.regs.rax, c.run.regs.rcx) = (s.guest.va(3).0 + 0x100, entry, 0x1000);
+            c.core.exception(c, vector::PF, error, entry);
+            let done = (c.run.regs.rip, guest::load(&s.core.platform, s.guest.tables[0], 100));
+            assert_eq!(done, if emulated { (s.guest.va(3).0 + 0x103, 0x1000) } else { (HANDLER.0, 0) });
+        });
+    }
+}
+
+#[test]
+fn an_ldt_is_mapped_when_it_is_used_or_the_fault_is_the_guests() {
+    let s = setup();
+    let (frame, at) = (s.guest.frames[3], s.guest.va(3).0);
+    s.guest.map(&s.core, 3, Pte::new(frame.mfn(), testing::READ_ONLY)).unwrap();
+    s.guest.run(&s.core, |c| {
+        set_gate(c, vector::PF, 0);
+        c.set_ldt(at, 8).unwrap();
+        let before = c.run.regs;
+        c.core.exception(c, vector::PF, 0, testing::LDT.0 + 8);
+        assert_eq!((c.run.regs, c.run.ldt[0]), (before, Some(frame)));
+        // Behind its end; and by user mode itself, to which it is an address like any other.
+        for (error, to, seen) in [(0, 64, at + 64), (fault::USER, 8, testing::LDT.0 + 8)] {
+            c.run.regs = before;
+            c.core.exception(c, vector::PF, error, testing::LDT.0 + to);
+            assert_eq!((c.run.regs.rip, c.core.cr2(c)), (HANDLER.0, seen));
+        }
     });
 }
 
@@ -397,6 +451,33 @@ fn lesson_15_no_way_back_meets_an_address_that_is_not_canonical() {
             assert_eq!(stack(c, 4)[2..], [0, rip]);
         });
     }
+}
+
+#[test]
+fn a_return_that_faulted_is_told_of_as_it_was() {
+    let s = setup();
+    // cli, which the core emulates.
+    s.guest.poke(&s.core, 3, 0x100, &[0xfa]);
+    s.guest.run(&s.core, |c| {
+        set_gate(c, vector::GP, 0);
+        (c.run.regs.rip, c.run.iopl) = (s.guest.va(3).0 + 0x100, 3);
+        let before = c.run.regs;
+        c.core.exception(c, vector::GP, 0, 0);
+        assert_eq!(c.run.regs.rip, before.rip + 1);
+        // But it was not at fault here. A selector was, perhaps.
+        for error in [0, 0x28] {
+            c.run.regs = before;
+            c.core.failed_return(c, vector::GP, error, 0);
+            assert_eq!((c.run.regs.rip, stack(c, 4)[2..].to_vec()), (HANDLER.0, [error.into(), before.rip].to_vec()));
+        }
+        // Another vector has its own handler.
+        c.run.traps.set(TrapInfo { vector: vector::GP, ..TrapInfo::default() });
+        set_gate(c, vector::SS, 0);
+        c.run.regs = before;
+        c.core.failed_return(c, vector::SS, 0, 0);
+        assert_eq!(c.run.regs.rip, HANDLER.0);
+    });
+    assert_eq!(s.guest.domain.stage(), Stage::Alive);
 }
 
 fn crash_of(f: impl FnOnce(&mut Caller<'_, TestMachine>)) -> std::string::String {
@@ -418,7 +499,9 @@ fn what_a_guest_cannot_take_crashes_it_alone_and_has_a_story() {
         c.run.regs.rsp = 0x10;
         c.core.exception(c, vector::BP, 0, 0);
     });
-    assert!(story.contains("takes no bounce frame"), "{story}");
+    assert!(story.contains("takes no bounce frame") && story.contains("walk of 0xffffffffffffffd8: L4 "), "{story}");
+    let story = crash_of(|c| c.core.exception(c, vector::DE, 0, 0));
+    assert!(story.contains("no handler for vector 0\n") && !story.contains("walk"), "{story}");
     let story = crash_of(|c| {
         pend(
             c.core,
@@ -502,10 +585,13 @@ fn iret_goes_to_user_mode_by_the_rpl_and_forces_ring_3() {
 #[test]
 fn architectural_iopl_is_in_the_frame_and_comes_back_by_iret() {
     let s = setup();
-    s.guest.domain.assist.store(ARCHITECTURAL_IOPL, std::sync::atomic::Ordering::SeqCst);
     s.guest.run(&s.core, |c| {
         set_gate(c, vector::BP, 0);
         c.run.iopl = 2;
+        c.core.exception(c, vector::BP, 0, 0);
+        assert_eq!(stack(c, 5)[4] & rflags::IOPL, 0, "who did not ask for it");
+        assert_ne!(c.run.regs.entry_vector & super::ENTRY_SYSCALL, 0, "SYSRET will do");
+        c.domain.assist.store(ARCHITECTURAL_IOPL, std::sync::atomic::Ordering::SeqCst);
         c.core.exception(c, vector::BP, 0, 0);
         assert_eq!(stack(c, 5)[4] & rflags::IOPL, 2 << 12);
         let at = c.run.regs.rsp + 4 * 8;

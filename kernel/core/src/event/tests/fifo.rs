@@ -331,6 +331,12 @@ fn campaign_fifo_scribbled() {
     fuzz::campaign::<Scribbled>();
 }
 
+#[test]
+fn committed_inputs() {
+    fuzz::replay::<Ideal>();
+    fuzz::replay::<Scribbled>();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
     #[test]
@@ -418,6 +424,70 @@ fn ports_up_to_131071_and_each_page_once_its_turn_comes() {
     assert_eq!(core.expand_array(d, guest.frames[4].mfn()), Err(Errno::ENOSPC));
     assert!(core.footprint(d) > 5 * 4096);
     assert_eq!(core.audit(&[]), Ok(Vec::new()));
+}
+
+/// Each bucket of ports takes as much as another; and with the first port of a page of the array comes what is kept of all
+/// of that page's, before there can be an event.
+#[test]
+fn what_is_kept_of_ports_grows_with_them() {
+    let core = testing::core(1024, 1);
+    let guest = guest(&core);
+    let d = &guest.domain;
+    let mut grown = Vec::new();
+    for port in 1..1100 {
+        let before = (core.valid_ports(d), d.events.bytes());
+        assert_eq!(core.alloc_unbound(d, d.id), Ok(Port(port)));
+        if core.valid_ports(d) > before.0 {
+            grown.push((port, d.events.bytes() - before.1));
+        }
+        if port == 1024 {
+            [2, 3].iter().for_each(|page| core.expand_array(d, guest.frames[*page].mfn()).unwrap());
+            core.send_event(d, Port(1024));
+            assert_eq!(half(&core, guest.frames[3], 0), PENDING | LINKED);
+        }
+    }
+    let (_, bucket) = grown[0];
+    assert!(bucket > 64 && grown.iter().all(|(port, bytes)| (*bytes > bucket + 1024) == (*port == 1024)), "{grown:?}");
+    // And each vCPU has its queues.
+    let layout = |vcpus| {
+        let guest = testing::guest_of(&core, NewDomain::ordinary(vcpus), 2);
+        let before = guest.domain.events.bytes();
+        core.init_control(&guest.domain, VcpuId(0), guest.frames[0].mfn(), 0).unwrap();
+        guest.domain.events.bytes() - before
+    };
+    assert!((4 * QUEUES..8 * QUEUES).contains(&(layout(2) - layout(1))));
+    core.map_gsi(d, 9, None).unwrap();
+    d.devices.lock().lines.add(&(9..10)).unwrap();
+    let before = d.events.bytes();
+    core.bind_pirq(d, 9, false).unwrap();
+    assert_eq!(d.events.bytes() - before, size_of::<(u32, Port)>());
+}
+
+#[test]
+fn who_polls_hears_of_masked_events_once() {
+    let core = testing::core(512, 1);
+    let guest = guest(&core);
+    let (d, vcpu) = (&guest.domain, &guest.vcpu);
+    core.expand_array(d, guest.frames[2].mfn()).unwrap();
+    let [port, other] = [open(&core, &guest), open(&core, &guest)].map(Port);
+    set_half(&core, guest.frames[2], port.0 as usize, MASKED);
+    let polls = || vcpu.sched.state.view().polling();
+    for only in [Some(port), None] {
+        core.begin_poll(d, vcpu, only);
+        core.send_event(d, port);
+        assert!(!polls(), "{only:?}");
+        core.begin_poll(d, vcpu, None);
+        core.send_event(d, port);
+        assert!(polls(), "it was pending: no news");
+        core.wake(vcpu);
+        set_half(&core, guest.frames[2], port.0 as usize, MASKED);
+    }
+    // One that is not masked goes on its queue as well; the selector is the other layout's.
+    core.begin_poll(d, vcpu, Some(other));
+    core.send_event(d, other);
+    let (frame, at) = vcpu.info.get();
+    assert!(!polls() && half(&core, guest.frames[0], 4 + 7) == other.0);
+    assert_eq!(core.platform.word(frame, at + layout::SELECTOR).load(SeqCst), 0);
 }
 
 #[test]

@@ -7,7 +7,6 @@ use abi::hypercall::Hypercall;
 use abi::sched::{Poll, SchedOp};
 use abi::vcpu::{RegisterVcpuInfo, VcpuOp};
 use abi::{DomId, Errno, Port, VcpuId, Virq};
-use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::SeqCst;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
@@ -92,16 +91,9 @@ fn a_poll_ends_by_a_masked_port_by_an_event_before_it_or_by_its_limit() {
 fn lesson_27_reset_meets_bind_close_and_send() {
     let core = testing::core(2048, 1);
     let [a, b] = [domain(&core, 2), domain(&core, 2)];
-    let (core, a, b, over) = (&*core, &a, &b, &AtomicBool::new(false));
+    let (core, a, b) = (&*core, &a, &b);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(SeqCst) {
-                for d in [a, b] {
-                    while core.reset_ports(d, false).is_err() {}
-                }
-            }
-        });
-        for seed in 0..3u32 {
+        let threads = [0, 1, 2u32].map(|seed| {
             scope.spawn(move || {
                 for round in 0..4000u32 {
                     let (near, far) = if (round + seed) % 2 == 0 { (a, b) } else { (b, a) };
@@ -115,8 +107,12 @@ fn lesson_27_reset_meets_bind_close_and_send() {
                     }
                     let _ = core.close(near, port);
                 }
-                over.store(true, SeqCst);
-            });
+            })
+        });
+        while !threads.iter().any(|thread| thread.is_finished()) {
+            for d in [a, b] {
+                while core.reset_ports(d, false).is_err() {}
+            }
         }
     });
     for d in [a, b] {
@@ -127,6 +123,25 @@ fn lesson_27_reset_meets_bind_close_and_send() {
             (1..core.valid_ports(d)).filter(|p| core.port_info(d, Port(*p)).unwrap().status != PortStatus::CLOSED);
         assert_eq!(open.count(), 0);
         assert_eq!(alloc::sync::Arc::strong_count(d), 2, "no half of a channel holds its peer");
+    }
+}
+
+#[test]
+fn of_two_domains_the_lower_ones_ports_are_locked_first() {
+    let core = testing::core(2048, 1);
+    let [low, high] = [domain(&core, 1), domain(&core, 1)];
+    assert!(low.id < high.id);
+    for (near, far) in [(&low, &high), (&high, &low)] {
+        let held = high.events.ports.lock();
+        std::thread::scope(|scope| {
+            scope.spawn(|| core.bind_interdomain(near, far, Port(1)));
+            let locked = (0..10_000_000).any(|_| {
+                std::thread::yield_now();
+                low.events.ports.try_lock().is_none()
+            });
+            drop(held);
+            assert!(locked, "it waits for the higher one's with nothing in its hands");
+        });
     }
 }
 
@@ -228,6 +243,54 @@ fn a_closed_port_forgets_what_was_pending_and_its_virtual_interrupt() {
 }
 
 #[test]
+fn a_port_has_its_own_bit_and_its_vcpu_its_own_words() {
+    let core = testing::core(512, 1);
+    let d = domain(&core, 2);
+    let [first, second] = [0, 1].map(|at| d.vcpus[at].clone());
+    let port = (0..100).map(|_| core.bind_ipi(&d, VcpuId(1)).unwrap()).last().unwrap();
+    assert_eq!(port, Port(100));
+    for vcpu in [&first, &second] {
+        core.set_upcall_mask(vcpu, false);
+    }
+    assert!(!core.set_upcall_mask(&second, true) && core.upcall_mask(&second) && !core.upcall_mask(&first));
+    let at = |word| shared(&core, &d, word);
+    // Masked it tells nobody; unmasked, the only one that was, it does.
+    core.platform.word(d.shared_info, layout::MASK + 1).store(1 << 36, SeqCst);
+    core.send(&d, port).unwrap();
+    assert_eq!([at(layout::PENDING), at(layout::PENDING + 1), at(8 + layout::SELECTOR)], [0, 1 << 36, 0]);
+    core.unmask_port(&d, port).unwrap();
+    assert_eq!([at(layout::MASK + 1), at(8 + layout::SELECTOR), at(layout::SELECTOR)], [0, 2, 0]);
+    assert!(!core.upcall_due(&second), "its upcalls are masked");
+    assert!(core.set_upcall_mask(&second, false) && core.upcall_due(&second) && !core.upcall_due(&first));
+    assert_eq!([at(layout::UPCALL), at(8 + layout::UPCALL)], [0, 1]);
+    core.unmask_port(&d, Port(99)).unwrap();
+    assert_eq!(at(8 + layout::SELECTOR), 2, "nothing came there");
+    // Whoever polls hears of it too, and nothing else is different.
+    core.begin_poll(&d, &first, Some(Port(99)));
+    core.send(&d, Port(1)).unwrap();
+    assert!(first.sched.state.view().polling());
+    core.send(&d, Port(99)).unwrap();
+    assert!(!first.sched.state.view().polling());
+    assert_eq!([at(8 + layout::SELECTOR), at(layout::SELECTOR)], [3, 0]);
+}
+
+#[test]
+fn an_interrupt_of_the_machine_goes_to_whose_business_it_is() {
+    let core = testing::core(512, 1);
+    let domains = [Privilege::STORE, Privilege::CONSOLE, Privilege::INITIAL, Privilege::empty()].map(|privilege| {
+        let new = crate::lifecycle::NewDomain { privilege, ..crate::lifecycle::NewDomain::ordinary(1) };
+        core.create_domain(&new).unwrap()
+    });
+    for (virq, whose) in [(Virq::DOM_EXC, 0), (Virq::CONSOLE, 1), (Virq::CON_RING, 1), (Virq::DEBUGGER, 2)] {
+        let ports = [0, 1, 2, 3].map(|at| core.bind_virq(&domains[at], virq, VcpuId(0)).unwrap());
+        core.send_global_virq(virq);
+        for (at, port) in ports.iter().enumerate() {
+            assert_eq!(pending(&core, &domains[at]) >> port.0 & 1, u64::from(at == whose), "{virq:?} {at}");
+        }
+    }
+}
+
+#[test]
 fn a_dying_domain_gets_no_new_ports() {
     let core = testing::core(512, 1);
     let [a, b] = [domain(&core, 1), domain(&core, 1)];
@@ -249,27 +312,31 @@ fn a_registered_vcpu_info_gets_the_events_and_loses_none() {
         guest.hypercall(&core, Hypercall::VCPU_OP.0, [number, 0, guest.va(0).0, 0, 0])
     };
     let mfn = guest.frames[3].mfn();
+    core.platform.word(guest.domain.shared_info, layout::CR2).store(0x1234, SeqCst);
     assert_eq!(register(mfn, 4096 - 56), Errno::ENXIO.code(), "crosses the end");
     assert_eq!(register(mfn, 4), Errno::ENXIO.code(), "its words would not be atomic");
     assert_eq!(register(abi::Mfn(1 << 40), 0), EINVAL);
     assert_eq!(register(guest.tables[0].mfn(), 0), EINVAL, "a page table");
-    let (_, port) = alloc(&core, &guest);
-    core.send_event(&guest.domain, port);
     assert_eq!(register(mfn, 128), 0);
     assert_eq!(register(guest.frames[4].mfn(), 0), EINVAL, "once only");
     let word = |at| core.platform.word(guest.frames[3], 16 + at).load(SeqCst);
     assert_eq!(word(layout::SELECTOR), u64::MAX, "look at every port");
     assert!(core.upcall_due(&guest.vcpu) || core.upcall_mask(&guest.vcpu));
     assert_eq!(word(layout::UPCALL) & 0xff, 1);
+    assert_eq!(word(layout::CR2), 0x1234, "all that was there is here");
+    assert_eq!(core.platform.word(guest.frames[3], 0).load(SeqCst), 0, "and nothing besides");
     assert_ne!(word(layout::TIME) as u32, 0, "the clock came along");
     core.platform.word(guest.frames[3], 16 + layout::SELECTOR).store(0, SeqCst);
     let (_, port) = alloc(&core, &guest);
     core.send_event(&guest.domain, port);
     assert_eq!(word(layout::SELECTOR), 1);
     assert_eq!(core.audit(&[]), Ok(Vec::new()));
+    let held = || core.frames.info(guest.frames[3]).state().type_refs();
+    assert_eq!(held(), 2, "the guest's mapping, and the core's");
     core.release_vcpu_info(&guest.domain, &guest.vcpu);
+    assert_eq!((held(), guest.vcpu.info.get()), (1, (guest.domain.shared_info, 0)));
     assert_eq!(core.audit(&[]), Ok(Vec::new()));
-    assert_eq!(shared(&core, &guest.domain, layout::PENDING).count_ones(), 2);
+    assert_eq!(shared(&core, &guest.domain, layout::PENDING).count_ones(), 1);
 }
 
 #[test]

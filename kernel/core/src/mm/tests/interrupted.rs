@@ -81,6 +81,28 @@ fn lesson_10_pin_and_unpin_interrupted_at_every_step() {
     });
 }
 
+/// Each directory has an entry still to be given back when the long table below the other one is interrupted.
+#[test]
+fn lesson_10_a_chain_of_tables_that_wait_for_the_lowest() {
+    at_every_step(|core, guest| {
+        let tables = tree(core, guest, 4, 8);
+        for (level, other) in [(1, 9), (2, 10), (3, 11)] {
+            protect(core, guest, other, READ_ONLY);
+            protect(core, guest, 4 + level, WRITABLE);
+            let entries = [guest.frames[other], tables[level - 1]].map(|table| Pte::new(table.mfn(), WRITABLE));
+            fill(core, tables[level], &[(0, entries[0]), (1, entries[1])]);
+            protect(core, guest, 4 + level, READ_ONLY);
+        }
+        let mut slices = sliced_op(core, guest, pin_op(4, tables[3]), 0, || {});
+        slices += sliced_op(core, guest, unpin_op(tables[3]), 0, || {});
+        sound(core);
+        for frame in &guest.frames[4..12] {
+            assert_eq!(core.frames.info(*frame).state().type_refs(), u64::from(*frame == guest.frames[8]));
+        }
+        slices
+    });
+}
+
 #[test]
 fn lesson_10_a_failing_pin_interrupted_at_every_step() {
     at_every_step(|core, guest| {

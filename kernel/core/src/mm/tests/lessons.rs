@@ -265,6 +265,9 @@ fn lesson_14_no_cacheability_aliases() {
         protect(&core, &guest, 4, READ_ONLY);
         assert_eq!(pin(&core, &guest, 1, table) == 0, told.is_ok());
         assert_eq!(entry(&core, table, 0).flags() == WRITABLE, told.is_ok());
+        // Nor is a table that is mapped so taken for what can be written.
+        assert_eq!(guest.map(&core, 5, Pte::new(table.mfn(), READ_ONLY | PteFlags::PCD)), told);
+        assert_eq!(entry(&core, guest.tables[0], 5).flags() == READ_ONLY, told.is_ok());
         sound(&core);
     }
 }

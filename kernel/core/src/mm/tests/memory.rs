@@ -237,6 +237,140 @@ fn questions() {
     }
 }
 
+#[test]
+fn reservations_up_to_the_last_that_is_taken() {
+    let populate = |extents, order, mem_flags| {
+        let core = testing::core(2048, 1);
+        let guest = testing::guest(&core, Privilege::empty(), 8);
+        guest.domain.memory.lock().max_pages = 12 + 600;
+        let r = MemoryReservation { mem_flags, extent_start: Vaddr::NULL, ..reservation(&guest, extents, order) };
+        memory_op(&core, &guest, MemoryOp::INCREASE_RESERVATION, &r)
+    };
+    // An extent of 2 MiB at most; as many extents as a continuation can count.
+    assert_eq!([populate(2, 9, 0), populate(1, 10, 0)], [1, 0]);
+    assert_eq!([populate((1 << 26) - 1, 0, 0), populate(1 << 26, 0, 0), populate((1 << 26) + 1, 0, 0)], [600, 0, 0]);
+    // So many bits of addresses: frames below 16 are no memory here, and flags above the bits mean nothing.
+    for (flags, done) in
+        [(12, 0), (13, 0), (16, 0), (17, 1), (0x1_0000 | 16, 0), (0x1_0000, 1), (63, 1), (64, 1), (255, 1)]
+    {
+        assert_eq!(populate(1, 0, flags), done, "{flags:#x}");
+    }
+    // Only operations on extents go on with a later one.
+    let (core, guest) = machine(8);
+    let op = |op: u64| guest.hypercall(&core, OP, [op, guest.va(0).0, 0, 0, 0]);
+    assert_eq!(op(1 << 6 | u64::from(MemoryOp::MAXIMUM_RAM_PAGE.0)), EINVAL);
+    assert_eq!(op(MemoryOp::MAXIMUM_RAM_PAGE.0.into()), 2048);
+    assert_eq!([MemoryOp::SET_POD_TARGET, MemoryOp::GET_POD_TARGET].map(|pod| op(pod.0.into())), [EINVAL; 2]);
+    assert_eq!(op(MemoryOp::MACHPHYS_MAPPING.0.into()), 0);
+    assert_eq!(entry(&core, guest.frames[0], 2).0, 0x7_ffff_ffff, "the last frame");
+}
+
+#[test]
+fn a_block_is_given_back_whole() {
+    let (core, guest) = machine(8);
+    set_list(&core, &guest, &[0x1000]);
+    assert_eq!(memory_op(&core, &guest, MemoryOp::POPULATE_PHYSMAP, &reservation(&guest, 1, 3)), 1);
+    assert_eq!(guest.domain.memory.lock().pages, 20);
+    assert_eq!(memory_op(&core, &guest, MemoryOp::DECREASE_RESERVATION, &reservation(&guest, 1, 3)), 1);
+    assert_eq!(guest.domain.memory.lock().pages, 12);
+}
+
+/// Each thing that does not fit, alone: before the list of frames is looked at, which cannot be read.
+#[test]
+fn an_exchange_has_to_fit() {
+    let core = testing::core(4096, 1);
+    let guest = testing::guest(&core, Privilege::empty(), 8);
+    guest.domain.memory.lock().max_pages = 1200;
+    let nowhere = Vaddr(0xdead_0000_0000);
+    let side = |nr_extents, extent_order| MemoryReservation {
+        extent_start: nowhere,
+        nr_extents,
+        extent_order,
+        domid: DomId::SELF,
+        ..Default::default()
+    };
+    let exchange = |input, output, nr_exchanged| {
+        memory_op(&core, &guest, MemoryOp::EXCHANGE, &MemoryExchange { input, output, nr_exchanged })
+    };
+    assert_eq!(exchange(side(4, 0), side(4, 0), 0), EFAULT, "it fits");
+    assert_eq!(exchange(side(4, 0), side(4, 0), 4), 0, "all are done");
+    assert_eq!(exchange(side(4, 0), side(4, 0), 5), EINVAL);
+    let by_number = MemoryReservation { domid: guest.domain.id, ..side(4, 0) };
+    assert_eq!(exchange(side(4, 0), by_number, 0), EINVAL, "by two names");
+    // More than there are addresses, and as many as the other side if what is too much is cut off.
+    let (wraps, same) = (side(1 << 63 | 1, 1), side(2, 0));
+    assert_eq!([exchange(wraps, same, 0), exchange(same, wraps, 0), exchange(wraps, wraps, 0)], [EINVAL; 3]);
+    assert_eq!(exchange(side(4, 0), side(3, 0), 0), EINVAL);
+    assert_eq!(exchange(side(1, 9), side(1, 9), 0), EFAULT, "the largest extent");
+    assert_eq!(exchange(side(1, 10), side(1, 10), 0), EPERM);
+}
+
+/// A machine-to-physical table of three pages of 2 MiB, of which the second is made of small ones.
+#[test]
+fn the_frames_of_the_machine_to_physical_table() {
+    const IN_2_MIB: usize = 1 << 18;
+    for (frames, room, expected) in [
+        (IN_2_MIB, 9, &[0x200, 77][..1]),
+        (IN_2_MIB + 1, 9, &[0x200, 77]),
+        (IN_2_MIB + 1, 1, &[0x200]),
+        (IN_2_MIB + 1, 0, &[]),
+    ] {
+        let core = testing::core(frames, 1);
+        let guest = testing::guest(&core, Privilege::empty(), 8);
+        let [l3, l2, l1] = [(); 3].map(|()| core.take_frames(0, u64::MAX).unwrap());
+        let set = |table, index, value| core.platform.word(table, index).store(value, SeqCst);
+        let to = |table: Frame| table.mfn().0 << 12 | 3;
+        set(guest.tables[3], 256, to(l3));
+        set(l3, 0, to(l2));
+        (0..4).for_each(|n| set(l2, n, (0x200 + n as u64) << 12 | 0x83));
+        set(l2, 1, to(l1));
+        set(l1, 0, 77 << 12 | 3);
+        let ask = MachphysMfnList { max_extents: room, extent_start: list(&guest), ..Default::default() };
+        assert_eq!(memory_op(&core, &guest, MemoryOp::MACHPHYS_MFN_LIST, &ask), 0);
+        let told = entry(&core, guest.frames[0], 2).0 as usize;
+        let mfns: Vec<u64> = (0..told).map(|index| listed(&core, &guest, index)).collect();
+        assert_eq!(mfns, expected);
+        assert_eq!(listed(&core, &guest, told), 0, "nothing behind them");
+        // A page that is not there is where it ends.
+        set(l2, 0, 0);
+        assert_eq!(memory_op(&core, &guest, MemoryOp::MACHPHYS_MFN_LIST, &ask), 0);
+        assert_eq!(entry(&core, guest.frames[0], 2).0, 0);
+    }
+}
+
+#[test]
+fn the_machines_memory_is_for_who_drives_it() {
+    static MAP: [E820Entry; 2] =
+        [E820Entry { addr: 0, size: 0x1000, kind: 1 }, E820Entry { addr: 0x1000, size: 5, kind: 2 }];
+    let mut core = testing::core(2048, 1);
+    core.frames.memory_map = &MAP;
+    for (privilege, results) in [(Privilege::empty(), [EPERM; 3]), (Privilege::HARDWARE, [EINVAL, 0, 0])] {
+        let guest = testing::guest(&core, privilege, 8);
+        let ask = |nr_entries| {
+            let map = MemoryMap { nr_entries, _pad: 0, buffer: list(&guest) };
+            memory_op(&core, &guest, MemoryOp::MACHINE_MEMORY_MAP, &map)
+        };
+        // Room for one more than there are.
+        assert_eq!([2, 3, 4].map(ask), results);
+        if privilege == Privilege::HARDWARE {
+            assert_eq!(entry(&core, guest.frames[0], 0).0 as u32, 2);
+            assert_eq!(listed(&core, &guest, 1), 0x1000);
+        }
+    }
+    // A domain's own has 1024 regions at most.
+    let builder = testing::guest(&core, Privilege::BUILDER, 8);
+    let set = |nr_entries| {
+        let map = MemoryMap { nr_entries, _pad: 0, buffer: builder.va(1) };
+        memory_op(
+            &core,
+            &builder,
+            MemoryOp::SET_MEMORY_MAP,
+            &ForeignMemoryMap { domid: DomId::SELF, _pad: [0; 3], map },
+        )
+    };
+    assert_eq!([set(1024), set(1025), set(1026)], [0, EINVAL, EINVAL]);
+}
+
 /// Frames that the builder maps outlive their domain, and go with the last mapping.
 #[test]
 fn a_zombie_keeps_what_others_map() {
@@ -291,6 +425,7 @@ fn the_allocator_merges_splits_and_flushes() {
 fn scattered_frames_are_scattered_and_all_there() {
     let core = testing::core_with::<512>(1024, 1, true);
     let count = core.free.frames();
+    assert_eq!(count, 1024 - testing::FIRST_RAM);
     let frames: Vec<u64> = (0..count).map(|_| core.take_frames(0, u64::MAX).unwrap().mfn().0).collect();
     assert_eq!(core.take_frames(0, u64::MAX), None);
     let neighbours = frames.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) == 1).count();

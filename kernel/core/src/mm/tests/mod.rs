@@ -1,5 +1,6 @@
 //! Tests of the page types: the lessons of the field one by one, interruption at every step, and a model.
 
+mod devices;
 mod hostile;
 mod interrupted;
 mod lessons;

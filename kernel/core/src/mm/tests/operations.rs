@@ -204,35 +204,6 @@ fn a_builder_maps_and_updates_others() {
 }
 
 #[test]
-fn device_frames_for_those_that_were_given_them() {
-    let core = testing::core(2048, 2);
-    let hardware = testing::guest(&core, Privilege::HARDWARE, 8);
-    let driver = testing::guest(&core, Privilege::empty(), 8);
-    let pte = |mfn| Pte::new(Mfn(mfn), WRITABLE | PteFlags::PCD | PteFlags::PWT);
-    assert_eq!(hardware.map(&core, 3, pte(0xfe000)), Ok(()));
-    assert_eq!(driver.map(&core, 3, pte(0xfe000)), Err(Errno::EINVAL));
-    assert_eq!(driver.map(&core, 3, Pte::new(Mfn(0xfe000), WRITABLE)), Err(Errno::EPERM));
-    driver.domain.devices.lock().frames.add(&(0xfe000..0xfe004)).unwrap();
-    assert_eq!(driver.map(&core, 3, pte(0xfe003)), Ok(()));
-    assert_eq!(driver.map(&core, 4, pte(0xfe004)), Err(Errno::EINVAL));
-    // By DOMID_IO too, as Linux asks.
-    let ask = |guest: &Guest, mfn| {
-        let number = Hypercall::UPDATE_VA_MAPPING_OTHERDOMAIN.0;
-        guest.hypercall(&core, number, [guest.va(5).0, pte(mfn).0, 0, DomId::IO.0.into(), 0])
-    };
-    assert_eq!(ask(&driver, 0xfe001), 0);
-    assert_eq!(ask(&driver, u64::from(0xfe004u32)), EINVAL);
-    // RAM is not DOMID_IO's.
-    let ram = Pte::new(driver.frames[1].mfn(), WRITABLE);
-    let number = Hypercall::UPDATE_VA_MAPPING_OTHERDOMAIN.0;
-    let rc = driver.hypercall(&core, number, [driver.va(5).0, ram.0, 0, DomId::IO.0.into(), 0]);
-    assert_eq!(rc, EBUSY);
-    // Interrupt controllers are nobody's.
-    assert!(hardware.map(&core, 4, pte(0xfee00)).is_err());
-    sound(&core);
-}
-
-#[test]
 fn trapped_writes_of_every_width() {
     let (core, guest) = machine(8);
     let l1 = guest.tables[0];
@@ -459,4 +430,17 @@ fn a_dying_domain_pins_nothing() {
     let (core, guest) = machine(16);
     guest.domain.life.store(crate::domain::Stage::Dying as u32, SeqCst);
     assert_eq!(core.mm(&guest.domain).pin(guest.tables[0].mfn(), 1), Err(Stop::Error(Errno::EINVAL)));
+}
+
+/// A kernel's read-only mapping, which the core gives USER: it takes no reference to a writable frame.
+#[test]
+fn a_kernel_mapping_that_is_read_only_may_be_of_a_table() {
+    let (core, guest) = machine(16);
+    for frame in [guest.tables[0], guest.frames[3]] {
+        assert_eq!(guest.map(&core, 30, Pte::new(frame.mfn(), PteFlags::PRESENT)), Ok(()));
+        sound(&core);
+        assert_eq!(guest.map(&core, 30, Pte::EMPTY), Ok(()));
+        sound(&core);
+    }
+    assert_eq!(guest.map(&core, 30, Pte::new(guest.tables[0].mfn(), PteFlags(3))), Err(Errno::EBUSY));
 }

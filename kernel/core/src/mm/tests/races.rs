@@ -7,6 +7,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 const ROUNDS: usize = 400;
 
+/// Says that it is over when a thread ends, if only by a failed assertion: the others do not wait for ever.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
 /// A vCPU of the owner turns its frames into tables and back; another vCPU's worth of work maps them writable and takes
 /// descriptor references; the builder maps them writable from outside.
 #[test]
@@ -25,6 +34,7 @@ fn frames_change_their_type_while_others_map_them() {
     let id = u64::from(owner.domain.id.0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            let _over = Over(&over);
             for round in (0..50_000_000).take_while(|_| !enough()) {
                 let frame = tables[round % tables.len()];
                 if core.mm(&owner.domain).pin(frame.mfn(), 1).is_ok() {
@@ -33,7 +43,6 @@ fn frames_change_their_type_while_others_map_them() {
                     core.mm(&owner.domain).unpin(frame.mfn()).unwrap();
                 }
             }
-            over.store(true, SeqCst);
         });
         scope.spawn(|| {
             for round in (0..).take_while(|_| !over.load(SeqCst)) {
@@ -68,26 +77,23 @@ fn frames_are_freed_once() {
     let builder = testing::guest(&core, Privilege::BUILDER, 8);
     let guests: Vec<Guest> = (0..2).map(|_| testing::guest(&core, Privilege::empty(), 8)).collect();
     let free = core.free.frames();
-    let over = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        for guest in &guests {
-            scope.spawn(|| {
+        let (core, guests) = (&core, &guests);
+        let threads = [0, 1].map(|at| {
+            scope.spawn(move || {
                 for _ in 0..ROUNDS {
-                    let frames: Vec<Frame> =
-                        (0..8).map(|_| core.alloc_domain_page(&guest.domain).expect("memory")).collect();
+                    let page = || core.alloc_domain_page(&guests[at].domain).expect("memory");
+                    let frames: Vec<Frame> = (0..8).map(|_| page()).collect();
                     frames.into_iter().for_each(|frame| assert!(core.deallocate(frame)));
                 }
-                over.fetch_add(1, SeqCst);
-            });
-        }
-        scope.spawn(|| {
-            for round in (0u64..).take_while(|_| over.load(SeqCst) < guests.len()) {
-                let id = u64::from(guests[round as usize % 2].domain.id.0);
-                let mfn = abi::Mfn(testing::FIRST_RAM + round % 100);
-                update_of(&core, &builder, &[request(builder.tables[0], 300, Pte::new(mfn, WRITABLE))], id);
-                update(&core, &builder, &[request(builder.tables[0], 300, Pte::EMPTY)]);
-            }
+            })
         });
+        for round in (0u64..).take_while(|_| !threads.iter().all(|thread| thread.is_finished())) {
+            let id = u64::from(guests[round as usize % 2].domain.id.0);
+            let mfn = abi::Mfn(testing::FIRST_RAM + round % 100);
+            update_of(core, &builder, &[request(builder.tables[0], 300, Pte::new(mfn, WRITABLE))], id);
+            update(core, &builder, &[request(builder.tables[0], 300, Pte::EMPTY)]);
+        }
     });
     assert_eq!(core.free.frames(), free);
     sound(&core);

@@ -53,6 +53,28 @@ fn addresses_of_guests() {
     assert!(!is_guest_address(Vaddr(1 << 47)) && !is_guest_address(Vaddr(0xfffe_ffff_ffff_ffff)));
 }
 
+#[test]
+fn a_walk_ends_where_the_hardwares_would() {
+    let (core, guest) = machine(8);
+    let va = guest.va(2);
+    let walk = || core.walk(guest.space(), va).map(|entry| entry.0);
+    let whole = walk();
+    assert!(whole.iter().all(|entry| entry & 1 == 1));
+    assert_eq!(core.translate(guest.space(), va, true), Some(Pte(whole[3])));
+    let [_, l2, l3, _] = guest.tables;
+    for (level, table) in [(2, l2), (3, l3)] {
+        let (index, behind) = (va.table_index(level), 5 - level as usize);
+        // Not there, wherever it would lead; a large page; a frame that is no RAM.
+        for end in [whole[behind - 1] & !1, whole[behind - 1] | PteFlags::PSE.0, Pte::new(Mfn(3), WRITABLE).0] {
+            let before = core.platform.word(table, index).swap(end, SeqCst);
+            let seen = walk();
+            assert_eq!((seen[behind - 1], &seen[..behind - 1]), (end, &whole[..behind - 1]));
+            assert!(seen[behind..].iter().all(|entry| *entry == 0), "{end:#x} leads on");
+            core.platform.word(table, index).store(before, SeqCst);
+        }
+    }
+}
+
 /// Sets a frame's state, looks for what the audit finds, and sets it back.
 #[track_caller]
 fn faults(core: &TestCore, frame: Frame, state: u64) -> Vec<Fault> {

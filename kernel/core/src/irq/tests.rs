@@ -1,0 +1,78 @@
+//! Lines, pirqs and messages; what physdev_op makes of them is in `hypercall/tests.rs`.
+
+use std::boxed::Box;
+use std::vec::Vec;
+
+use super::*;
+use crate::lifecycle::NewDomain;
+use crate::testing::{self, LineEvent, TestCore, TestMachine};
+
+const DEVICE: PciAddress = PciAddress { segment: 0, bus: 3, devfn: 8 };
+
+/// Two domains that have line 9, as pirq 9.
+fn machine() -> (Box<TestCore>, [Arc<Domain<TestMachine>>; 2]) {
+    let core = testing::core(512, 1);
+    let domains = [(); 2].map(|()| {
+        let domain = core.create_domain(&NewDomain::ordinary(1)).unwrap();
+        domain.devices.lock().lines.add(&(9..10)).unwrap();
+        core.map_gsi(&domain, 9, None).unwrap();
+        domain
+    });
+    (core, domains)
+}
+
+/// What was done to lines since this was asked last.
+fn events(core: &TestCore) -> Vec<(Line, LineEvent)> {
+    core::mem::take(&mut *core.platform.lines.lock().unwrap())
+}
+
+#[test]
+fn a_line_is_given_without_its_neighbours() {
+    let (core, [domain, _]) = machine();
+    let has = [8, 9, 10, 11].map(|gsi| core.may_have_line(&domain, gsi));
+    assert_eq!(has, [false, true, false, false]);
+    assert!(!domain.devices.lock().lines.is_empty() && domain.devices.lock().ports.is_empty());
+}
+
+#[test]
+fn who_does_not_share_a_line_has_it_until_he_closes_his_port() {
+    let (core, [one, two]) = machine();
+    let port = core.bind_pirq(&one, 9, false).unwrap();
+    assert_eq!(core.bind_pirq(&one, 9, false), Err(Errno::EEXIST));
+    for shares in [false, true] {
+        assert_eq!(core.bind_pirq(&two, 9, shares), Err(Errno::EBUSY));
+    }
+    events(&core);
+    core.close(&one, port).unwrap();
+    assert_eq!(events(&core), [(Line(9), LineEvent::Masked)]);
+    core.bind_pirq(&two, 9, true).unwrap();
+    assert_eq!(events(&core), [(Line(9), LineEvent::Unmasked)]);
+    assert_eq!(core.bind_pirq(&one, 9, false), Err(Errno::EBUSY));
+    // Another of one's own is another matter.
+    two.devices.lock().lines.add(&(10..11)).unwrap();
+    core.map_gsi(&two, 10, None).unwrap();
+    assert!(core.bind_pirq(&two, 10, false).is_ok());
+}
+
+#[test]
+fn a_sharer_who_owes_nothing_leaves_the_line_as_it_is() {
+    let (core, [one, two]) = machine();
+    let ports = [&one, &two].map(|domain| core.bind_pirq(domain, 9, true).unwrap());
+    events(&core);
+    core.close(&one, ports[0]).unwrap();
+    assert_eq!(events(&core), []);
+    core.close(&two, ports[1]).unwrap();
+    assert_eq!(events(&core), [(Line(9), LineEvent::Masked)]);
+}
+
+#[test]
+fn a_message_keeps_its_pirq() {
+    let (core, [domain, _]) = machine();
+    let map = |entry, wanted| core.map_message(&domain, DEVICE, Some(entry), wanted);
+    let first = map(0, None).unwrap();
+    assert_eq!((map(0, None), map(0, Some(first))), (Ok(first), Ok(first)));
+    assert_eq!(map(0, Some(first + 1)), Err(Errno::EEXIST), "it has one");
+    assert_eq!(map(1, Some(first)), Err(Errno::EEXIST), "which is taken");
+    assert_eq!(map(1, Some(PIRQS)), Err(Errno::ENOSPC));
+    assert_eq!(map(1, Some(PIRQS - 1)), Ok(PIRQS - 1));
+}
