@@ -169,7 +169,12 @@ fn dispatch(cli: Cli) -> Result<()> {
             need(&setup::for_run())?;
             campaign::command(&place, &campaign)?;
         }
-        Some(Task::Fuzz(options)) => fuzz::command(&place, &options)?,
+        Some(Task::Fuzz(options)) => {
+            if options.coverage {
+                need(&fuzz::coverage::NEEDS)?;
+            }
+            fuzz::command(&place, &options)?;
+        }
         Some(Task::Mutants(options)) => mutants::command(&place, &options)?,
         Some(Task::Planted(options)) => planted::command(&place, &options)?,
         Some(Task::Bench(options)) => {

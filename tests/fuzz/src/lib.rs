@@ -2,19 +2,23 @@
 //!
 //! A [`Target`] is a world, and a way to take one more hostile step in it. All that is random about it comes from
 //! [`Choices`], and that is the one seam: choices come from a seed (a campaign: [`campaign`]) or from bytes (a property
-//! test, which shrinks them, or a fuzzer that mutates them: [`run`]). A target panics where something is wrong, and
-//! counts in a [`Tally`] what it did and what came of it; a campaign fails if too little of that succeeded, or if
-//! something that the target names was never reached.
+//! test, which shrinks them, or libFuzzer, which coverage guides: [`run`], [`replay`]). A target panics where something
+//! is wrong, and counts in a [`Tally`] what it did and what came of it; a campaign fails if too little of that
+//! succeeded, or if something that the target names was never reached.
 //!
-//! `cargo xtask fuzz` runs the campaigns. Each is a test of its crate that is ignored otherwise, named `campaign_TARGET`.
+//! `cargo xtask fuzz` runs the campaigns, by seed or (`--coverage`) by libFuzzer. Each is a test of its crate that is
+//! ignored otherwise, named `campaign_TARGET`.
 
 #![forbid(unsafe_code)]
 
 mod campaign;
 mod choices;
+pub mod corpus;
+#[cfg(fuzzing_libfuzzer)]
+mod guided;
 mod tally;
 
-pub use campaign::{campaign, run, slice};
+pub use campaign::{campaign, replay, run, slice};
 pub use choices::Choices;
 pub use tally::Tally;
 

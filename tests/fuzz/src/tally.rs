@@ -21,6 +21,14 @@ impl Tally {
         self.note(operation, result.as_ref().err().map_or(Self::OK, name));
     }
 
+    /// What another counted as well.
+    #[cfg(fuzzing_libfuzzer)]
+    pub(crate) fn add_all(&mut self, other: &Self) {
+        for (operation, outcomes) in &other.0 {
+            outcomes.iter().for_each(|(outcome, times)| self.add(operation, outcome, *times));
+        }
+    }
+
     fn add(&mut self, operation: &str, outcome: &str, times: u64) {
         let outcomes = match self.0.iter().position(|(name, _)| name == operation) {
             Some(at) => &mut self.0[at].1,

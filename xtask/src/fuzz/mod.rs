@@ -1,11 +1,16 @@
 //! `cargo xtask fuzz`: hostile operations by the million against each part that guests reach, on the host.
 //!
-//! A target is an ignored test of its crate ([`fuzz::Target`](../../tests/fuzz/src/lib.rs)); it counts and judges itself.
+//! A target is an ignored test of its crate ([`fuzz::Target`](../../../tests/fuzz/src/lib.rs)); it counts and judges
+//! itself.
+
+pub mod coverage;
+mod minimize;
 
 use crate::place::Place;
 use crate::process::{Guarded, stdout_of};
 use crate::unable;
 use anyhow::{Context, Result};
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -27,6 +32,21 @@ pub struct Options {
     /// One world alone, as a violation named it
     #[arg(long, value_name = "NUMBER")]
     episode: Option<u64>,
+    /// One world alone, made of this file's bytes, as a violation with --coverage named it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["episode", "coverage"])]
+    input: Option<PathBuf>,
+    /// By libFuzzer, guided by what code an input reaches; begins with the inputs in tests/fuzz/corpus/
+    #[arg(long, conflicts_with_all = ["ops", "episode"])]
+    pub coverage: bool,
+    /// How long each target; 0 only counts the edges that the committed inputs reach
+    #[arg(long, value_name = "M", default_value_t = 3, requires = "coverage")]
+    minutes: u64,
+    /// Then write a few inputs that reach nearly all that was reached to tests/fuzz/corpus/
+    #[arg(long, requires = "coverage")]
+    minimize: bool,
+    /// Count the edges of worlds by seed instead: what a campaign reaches without a guide
+    #[arg(long, requires = "coverage", conflicts_with = "minimize")]
+    blind: bool,
 }
 
 /// A target.
@@ -76,7 +96,10 @@ pub fn command(place: &Place, options: &Options) -> Result<()> {
     let mut lines = Vec::new();
     let mut failed = false;
     for target in TARGETS.iter().filter(wanted) {
-        let said = run(place, target, options)?;
+        let said = match options.coverage {
+            true => coverage::run(place, target, options)?,
+            false => run(place, target, options)?,
+        };
         failed |= said.is_none();
         lines.push(match said {
             Some(said) => format!("ok     {said}"),
@@ -99,18 +122,24 @@ fn run(place: &Place, target: &Target, options: &Options) -> Result<Option<Strin
     if !options.resume && state.exists() {
         std::fs::remove_file(&state)?;
     }
+    let operations = options.ops.unwrap_or(target.operations).to_string();
+    let mut with = vec![("FUZZ_OPS", operations.as_ref()), ("FUZZ_STATE", state.as_os_str())];
+    let episode = options.episode.map(|episode| episode.to_string());
+    with.extend(episode.as_ref().map(|episode| ("FUZZ_EPISODE", episode.as_ref())));
+    let input = options.input.as_ref().map(std::path::absolute).transpose()?;
+    with.extend(input.as_ref().map(|input| ("FUZZ_INPUT", input.as_os_str())));
+    campaign(&program, target, options, &with)
+}
+
+/// Runs a target's campaign with this in its environment; its last line, if it held.
+fn campaign(program: &Path, target: &Target, options: &Options, with: &[(&str, &OsStr)]) -> Result<Option<String>> {
     let args = ["--ignored", "--nocapture", "--exact", target.test].map(String::from);
-    let operations = options.ops.unwrap_or(target.operations);
     let child = Guarded::spawn(&program.display().to_string(), &args, |command| {
-        command.env("FUZZ_OPS", operations.to_string()).env("FUZZ_SEED", options.seed.to_string());
-        command.env("FUZZ_STATE", &state).env("RUST_BACKTRACE", "0");
-        if let Some(episode) = options.episode {
-            command.env("FUZZ_EPISODE", episode.to_string());
-        }
+        command.envs(with.iter().copied()).env("FUZZ_SEED", options.seed.to_string()).env("RUST_BACKTRACE", "0");
         command.stdout(Stdio::piped()).stderr(Stdio::inherit()).stdin(Stdio::null());
     })?;
     let output = child.child().stdout.take().context("its output")?;
-    let mut last = format!("{}: episode held", target.name);
+    let mut last = format!("{}: one world held", target.name);
     for line in BufReader::new(output).lines() {
         let line = line?;
         // Not what the test harness says about itself.
