@@ -3,7 +3,7 @@
 //! Command line: without a word it receives packets and acknowledges each 32nd; `send=MAC` sends `count=N` packets of
 //! `bytes=N` to such a one, at most 64 ahead of what was acknowledged; with `away` nobody acknowledges; with `ping`, each
 //! packet waits for its acknowledgement. `disk=read` or `disk=write` asks its first disk for `count=N` blocks of `kib=N`,
-//! `depth=N` at a time. `large`: packets may be of 64 KiB, to be segmented. With `latency` or `ping` it prints how long how many took: `latency AT_MOST COUNT`, nanoseconds.
+//! `depth=N` at a time. `large`: packets may be of 64 KiB, to be segmented. It prints how long all took; with `latency` or `ping` it prints how long how many took: `latency AT_MOST COUNT`, nanoseconds.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![forbid(unsafe_code)]
 
@@ -131,7 +131,8 @@ async fn disk(context: Context, store: Store, load: Load, timed: Option<&Latenci
         Some(())
     });
     let mut workers: Vec<_> = workers.map(Box::pin).collect();
-    poll_fn(|context| {
+    let start = time::now();
+    let done = poll_fn(|context| {
         let mut all = Poll::Ready(Some(()));
         let mut index = 0;
         while let Some(worker) = workers.get_mut(index) {
@@ -146,7 +147,14 @@ async fn disk(context: Context, store: Store, load: Load, timed: Option<&Latenci
         }
         all
     })
-    .await
+    .await;
+    print_time(start);
+    done
+}
+
+/// How long all operations took.
+fn print_time(start: u64) {
+    println!("bench-rings: took {} ns", time::now() - start);
 }
 
 /// What is sent: so many packets of so many bytes, over an interface with frames of at most so many.
@@ -231,6 +239,7 @@ async fn send_all(device: &mut Device, to: Mac, manner: Manner<'_>, Packets { by
         _ => 1,
     };
     let mut acknowledged = 0;
+    let begin = time::now();
     for number in (1..=packets).map(|number| number * stride) {
         let start = if let Manner::Ping(_) = manner { time::now() } else { 0 };
         transmit(device, to, from, len, number).await;
@@ -250,6 +259,7 @@ async fn send_all(device: &mut Device, to: Mac, manner: Manner<'_>, Packets { by
     while acknowledged < packets * stride && matches!(manner, Manner::Acknowledged) {
         acknowledged = heard(device).await.max(acknowledged);
     }
+    print_time(begin);
 }
 
 /// The number that the next packet acknowledges; 0 if it is none of ours.

@@ -6,7 +6,7 @@
 //! RUNSTATE_running, hypercalls and traps included, as dom0's `info` has it; hypercalls and events are what the driver
 //! domain has counted itself (docs/rings.md).
 
-use super::loads::{Kind, Load, Setup, setup};
+use super::loads::{Kind, Load, Round, Setup, setup};
 use super::report::{Figure, INSTRUCTIONS, PEER};
 use crate::build::{Part, build, built};
 use crate::place::Place;
@@ -18,10 +18,11 @@ use crate::run::log::{Entry, number_before};
 use crate::run::world;
 use anyhow::{Context, Result, ensure};
 use dom0::manifest::parse;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Counting instructions on a busy machine.
-const LIMIT: Duration = Duration::from_secs(300);
+pub const LIMIT: Duration = Duration::from_secs(300);
 /// Xen's options beside those that every run has.
 const XEN_OPTIONS: &str = "xpti=0";
 
@@ -36,8 +37,8 @@ pub struct Extent {
     pub split: bool,
 }
 
-/// A machine with everything that the loads need, at dom0's prompt.
-fn start(place: &Place, setup: &Setup, under: Hypervisor, extra: &[String]) -> Result<Running> {
+/// A machine with everything that the loads need, at dom0's prompt: of one CPU, which counts instructions or does not.
+pub fn start(place: &Place, setup: &Setup, under: Hypervisor, icount: bool, extra: &[String]) -> Result<Running> {
     build(place, &[Part::Core, Part::Domains])?;
     let core = built(place, Part::Core, "").context("the core did not build")?;
     let dom0 = built(place, Part::Domains, "dom0").context("no dom0")?;
@@ -47,10 +48,11 @@ fn start(place: &Place, setup: &Setup, under: Hypervisor, extra: &[String]) -> R
     world::ramdisk(&ramdisk, text.as_bytes(), &world::named(place, &parsed, &place.root)?)?;
     let mut machine = Machine::new(&core, "", &format!("{} log-consoles,{}", dom0.display(), ramdisk.display()));
     under.under(place, &mut machine, XEN_OPTIONS)?;
-    machine.icount = true;
+    machine.icount = icount;
     machine.mem = 512;
     machine.extra.extend(setup.hardware.iter().map(|word| word.to_string()).chain(extra.iter().cloned()));
-    let log = if under == Hypervisor::Xen { "devices-xen.log" } else { "devices.log" };
+    let who = if under == Hypervisor::Xen { "-xen" } else { "" };
+    let log = format!("devices{who}{}.log", if icount { "" } else { "-wall" });
     let mut running = machine.start(&place.logs("bench")?.join(log))?;
     attach(&mut running, LIMIT)?;
     Ok(running)
@@ -68,20 +70,28 @@ pub fn measure(place: &Place, kind: Kind, extent: Extent) -> Result<Vec<Figure>>
         }
     }
     for load in setup.loads.iter().filter(|load| load.split && extent.split) {
-        for (image, count) in profile::by_image(place, &load.name)? {
+        for (image, count) in large(profile::by_image(place, &load.name)?) {
             figures.push(Figure::new(format!("{}/in_{image}", load.name), count, INSTRUCTIONS));
         }
     }
     Ok(figures)
 }
 
+/// Those images that have a part worth a row; `others` has what is left.
+fn large(images: BTreeMap<String, f64>) -> Vec<(String, f64)> {
+    let all: f64 = images.values().sum();
+    let (mut rows, small): (Vec<_>, Vec<_>) = images.into_iter().partition(|(_, count)| *count >= all / 200.0);
+    rows.push(("others".into(), small.iter().map(|(_, count)| count).sum()));
+    rows
+}
+
 /// All figures on one hypervisor.
 fn on(place: &Place, setup: &Setup, extent: Extent, under: Hypervisor) -> Result<Vec<Figure>> {
-    let mut running = start(place, setup, under, &[])?;
+    let mut running = start(place, setup, under, true, &[])?;
     let mut figures = Vec::new();
     for (index, load) in setup.loads.iter().enumerate().filter(|(_, load)| extent.long || !load.long) {
-        let once = sample(&mut running, setup, &Setup::guest(index, false), load.count)?;
-        let twice = sample(&mut running, setup, &Setup::guest(index, true), 2 * load.count)?;
+        let [once, twice] = [Round::Once, Round::Twice].map(|round| sample(&mut running, setup, index, round));
+        let (once, twice) = (once?, twice?);
         figures.extend(if load.timed { twice.latency(&load.name)? } else { Sample::rows(load, setup, &once, &twice) });
     }
     running.send(b"poweroff\n")?;
@@ -96,9 +106,9 @@ pub fn trace(place: &Place, name: &str, arguments: [&[String]; 2]) -> Result<Opt
     let found = setups.iter().find_map(|setup| Some((setup, setup.loads.iter().position(|load| load.name == name)?)));
     let Some((setup, index)) = found else { return Ok(None) };
     let count = setup.loads.get(index).map_or(0, |load| load.count);
-    for (extra, twice) in arguments.into_iter().zip([false, true]) {
-        let mut running = start(place, setup, Hypervisor::Ferrule, extra)?;
-        sample(&mut running, setup, &Setup::guest(index, twice), count << u32::from(twice))?;
+    for (extra, round) in arguments.into_iter().zip([Round::Once, Round::Twice]) {
+        let mut running = start(place, setup, Hypervisor::Ferrule, true, extra)?;
+        sample(&mut running, setup, index, round)?;
         running.send(b"poweroff\n")?;
         let ending = running.finish(LIMIT)?;
         ensure!(ending == Ending::PowerOff, "the machine ended as {ending:?}");
@@ -164,17 +174,31 @@ impl Sample {
     }
 }
 
-/// Creates a guest, waits for its end, and removes it.
-fn sample(running: &mut Running, setup: &Setup, guest: &str, count: u64) -> Result<Sample> {
+/// Creates a guest, waits for its success, and gives what it has printed; it is still there.
+pub fn through(running: &mut Running, guest: &str) -> Result<Vec<String>> {
+    let from = running.lines().len();
+    command(running, &format!("create {guest}"), LIMIT)?;
+    // The end of a guest can be noted before its last line is.
+    for end in [|what: &str| what.contains("ended:"), |what: &str| what.ends_with("SUCCESS") || what.ends_with("FAIL")]
+    {
+        let found = |line: &str| Entry::parse(line).is_some_and(|entry| entry.who == guest && end(entry.what));
+        ensure!(running.wait_line(from, LIMIT, found).is_some(), "{guest} does not end");
+    }
+    let entries = running.lines().iter().skip(from).filter_map(|line| Entry::parse(&line.text));
+    let of_guest = entries.filter(|entry| entry.who == guest);
+    let said: Vec<String> = of_guest.filter_map(|entry| entry.console().map(str::to_string)).collect();
+    ensure!(said.iter().any(|text| text.ends_with("SUCCESS")), "{guest} says no SUCCESS");
+    Ok(said)
+}
+
+/// Runs a load once: creates its guest, waits for its end, and removes it.
+fn sample(running: &mut Running, setup: &Setup, index: usize, round: Round) -> Result<Sample> {
+    let guest = &Setup::guest(index, round);
+    let count = setup.loads.get(index).map_or(0, |load| load.operations(round));
     let always: Vec<&str> = [setup.backend].iter().chain(setup.others).copied().collect();
     let times = |running: &mut Running| always.iter().map(|name| cpu_time(running, name)).collect::<Result<Vec<_>>>();
     let (before, stats) = (times(running)?, stats(running, setup.backend)?);
-    command(running, &format!("create {guest}"), LIMIT)?;
-    let ended =
-        |line: &str| Entry::parse(line).is_some_and(|entry| entry.who == guest && entry.what.contains("ended:"));
-    ensure!(running.wait_line(0, LIMIT, ended).is_some(), "{guest} does not end");
-    let said = said(running, guest);
-    ensure!(said.iter().any(|text| text.ends_with("SUCCESS")), "{guest} says no SUCCESS");
+    let said = through(running, guest)?;
     let mut all = vec![cpu_time(running, guest)?];
     // The backend writes its counts a second after its work, and has done nothing else.
     let done = number(&stats, setup.counts) + count as f64;
@@ -190,13 +214,6 @@ fn sample(running: &mut Running, setup: &Setup, guest: &str, count: u64) -> Resu
         guest_events: said.iter().find_map(|text| number_before(text, "events")).unwrap_or(0.0),
         latencies: said.iter().filter_map(|text| latency(text)).collect(),
     })
-}
-
-/// What a guest has printed.
-fn said(running: &Running, guest: &str) -> Vec<String> {
-    let entries = running.lines().iter().filter_map(|line| Entry::parse(&line.text));
-    let of_guest = entries.filter(|entry| entry.who == guest);
-    of_guest.filter_map(|entry| entry.console().map(str::to_string)).collect()
 }
 
 /// `latency AT_MOST COUNT`.
@@ -284,6 +301,14 @@ mod tests {
         assert_eq!(figures.iter().map(|figure| figure.value).collect::<Vec<_>>(), [10.0, 40.0]);
         assert_eq!(figures[0].histogram.len(), 4);
         assert!(Sample::default().latency("net/x").is_err());
+    }
+
+    #[test]
+    fn images_with_little_share_a_row() {
+        let images = [("a", 600.0), ("b", 1.0), ("c", 5.0), ("d", 2.0)].map(|(name, count)| (name.to_string(), count));
+        let rows = large(images.into());
+        let rows: Vec<(&str, f64)> = rows.iter().map(|(name, count)| (name.as_str(), *count)).collect();
+        assert_eq!(rows, [("a", 600.0), ("c", 5.0), ("others", 3.0)]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! on Xen's public macros; each run of ours and of theirs in turn, medians; and instructions, which are exact.
 
 use super::report::{Figure, INSTRUCTIONS, NS};
+use super::wall::median;
 use crate::packages::{self, Package};
 use crate::place::Place;
 use crate::process::{quiet, stdout_of};
@@ -99,21 +100,18 @@ fn read(text: &str, samples: &mut Samples) {
     }
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 /// Ours, with the peers' beside it.
 fn figures(samples: &Samples) -> Vec<Figure> {
     let of_us = samples.iter().filter(|((_, _, who), _)| OURS.contains(&who.as_str()));
     let figure = |((name, unit, _), values): (&(String, &'static str, String), &Vec<f64>)| {
         let peer = |who: &&'static str| {
             let theirs = samples.get(&(name.clone(), *unit, who.to_string()))?;
-            Some((*who, median(theirs)))
+            Some((*who, median(theirs.clone())))
         };
-        Figure { peers: PEERS.iter().filter_map(peer).collect(), ..Figure::new(name.clone(), median(values), unit) }
+        Figure {
+            peers: PEERS.iter().filter_map(peer).collect(),
+            ..Figure::new(name.clone(), median(values.clone()), unit)
+        }
     };
     of_us.map(figure).collect()
 }

@@ -40,6 +40,22 @@ pub struct Setup {
     pub loads: Vec<Load>,
 }
 
+/// How a load runs, each time in a guest of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Round {
+    /// With its operations.
+    Once,
+    /// With twice as many.
+    Twice,
+    /// With as many as take some tenths of a second.
+    Wall,
+}
+
+impl Round {
+    /// All of them.
+    const ALL: [Round; 3] = [Round::Once, Round::Twice, Round::Wall];
+}
+
 /// One load.
 pub struct Load {
     /// Its row.
@@ -52,6 +68,10 @@ pub struct Load {
     memory: u64,
     /// Its operations.
     pub count: u64,
+    /// Those by wall time.
+    wall: u64,
+    /// Bytes that each of them moves.
+    pub bytes: u64,
     /// Its latencies count, as a histogram; else its instructions.
     pub timed: bool,
     /// Whose instructions they are is told by image as well.
@@ -62,7 +82,22 @@ pub struct Load {
 
 impl Load {
     fn new(name: String, line: String, domain: &str, count: u64) -> Load {
-        Load { name, line, domain: domain.into(), memory: 8, count, timed: false, split: false, long: false }
+        let (domain, wall) = (domain.into(), 2 * count);
+        Load { name, line, domain, memory: 8, count, wall, bytes: 0, timed: false, split: false, long: false }
+    }
+
+    /// How many operations it is.
+    pub fn operations(&self, round: Round) -> u64 {
+        match round {
+            Round::Once => self.count,
+            Round::Twice => 2 * self.count,
+            Round::Wall => self.wall,
+        }
+    }
+
+    /// Of so many bytes each.
+    fn of(self, bytes: u64) -> Load {
+        Load { bytes, ..self }
     }
 }
 
@@ -100,11 +135,11 @@ pub fn setup(kind: Kind) -> Setup {
             let load = |bytes| {
                 let line = format!("send=00:16:3e:00:00:01 bytes={bytes} count=");
                 let split = bytes != 500;
-                Load { split, ..Load::new(format!("net/guest_to_guest_{bytes}"), line, VIF, 8_000) }
+                Load { split, ..Load::new(format!("net/guest_to_guest_{bytes}"), line, VIF, 8_000).of(bytes) }
             };
             // What Linux sends: 45 segments, with one header.
             let line = "send=00:16:3e:00:00:01 large bytes=65226 count=";
-            let large = Load::new("net/guest_to_guest_gso_64k".into(), line.into(), VIF, 800);
+            let large = Load::new("net/guest_to_guest_gso_64k".into(), line.into(), VIF, 800).of(65_226);
             let line = "send=00:16:3e:00:00:01 ping bytes=64 count=";
             let ping = Load::new("net/round_trip_64".into(), line.into(), VIF, 1_600);
             let loads = [64, 500, 1500]
@@ -125,7 +160,8 @@ pub fn setup(kind: Kind) -> Setup {
         Kind::Nic => {
             let load = |bytes| {
                 let line = format!("send=52:55:0a:00:02:02 away bytes={bytes} count=");
-                Load { split: bytes == 1500, ..Load::new(format!("net/guest_to_nic_{bytes}"), line, VIF, 8_000) }
+                let load = Load::new(format!("net/guest_to_nic_{bytes}"), line, VIF, 8_000).of(bytes);
+                Load { split: bytes == 1500, ..load }
             };
             Setup {
                 driver: NETBACK_NIC,
@@ -181,7 +217,8 @@ fn blocks() -> Vec<Load> {
             // A buffer each, and its pages.
             let memory = 8 + 2 * kib * depth / 1024;
             let name = format!("blk/{way}_{kib}k_depth_{depth}");
-            loads.push(Load { split, memory, ..Load::new(name, line, DISK, count) });
+            let wall = if kib == 4 { 400 * depth.max(8) } else { 600 };
+            loads.push(Load { split, memory, wall, ..Load::new(name, line, DISK, count).of(kib << 10) });
         }
     }
     for depth in [1, 8, 32] {
@@ -192,9 +229,9 @@ fn blocks() -> Vec<Load> {
 }
 
 impl Setup {
-    /// The guest that runs a load, with its count or with twice that.
-    pub fn guest(load: usize, twice: bool) -> String {
-        format!("load{load}{}", if twice { "b" } else { "a" })
+    /// The guest that runs a load.
+    pub fn guest(load: usize, round: Round) -> String {
+        format!("load{load}{}", ["a", "b", "w"][round as usize])
     }
 
     /// What dom0 is told.
@@ -202,8 +239,8 @@ impl Setup {
         let fixed = [self.driver, self.always].into_iter().filter(|domain| !domain.is_empty());
         let mut text: String = fixed.map(|domain| format!("[[domain]]\n{domain}")).collect();
         for (index, load) in self.loads.iter().enumerate() {
-            for twice in [false, true] {
-                let (name, count) = (Self::guest(index, twice), load.count << u32::from(twice));
+            for round in Round::ALL {
+                let (name, count) = (Self::guest(index, round), load.operations(round));
                 let (kernel, Load { line, domain, memory, .. }) = (self.kernel, load);
                 let _ = write!(text, "[[domain]]\nname = '{name}'\nkernel = '{kernel}'\ncmdline = '{line}{count}'\n");
                 let _ = write!(text, "memory = {memory}\nautostart = false\non_poweroff = 'preserve'\n{domain}\n");
@@ -223,7 +260,7 @@ mod tests {
         for kind in Kind::ALL {
             let setup = setup(kind);
             let parsed = parse(&setup.manifest()).unwrap_or_else(|error| panic!("{kind:?}: {error}"));
-            assert_eq!(parsed.domains.len(), 1 + setup.others.len() + 2 * setup.loads.len(), "{kind:?}");
+            assert_eq!(parsed.domains.len(), 1 + setup.others.len() + 3 * setup.loads.len(), "{kind:?}");
             assert!(parsed.domains.iter().any(|domain| domain.name == setup.backend));
         }
     }

@@ -16,6 +16,10 @@ pub const PEER: &str = "xen-4.17";
 
 /// The usual unit.
 pub const INSTRUCTIONS: &str = "instructions";
+/// Wall time, of one entry or one pair.
+pub const NS: &str = "ns";
+/// Packets or requests in a second of wall time: the one of which more is better.
+pub const PER_SECOND: &str = "a second";
 
 /// One operation.
 #[derive(Clone, Debug)]
@@ -32,6 +36,8 @@ pub struct Figure {
     pub defaults: Option<Defaults>,
     /// Of a latency: how many took so long at most, in order.
     pub histogram: Vec<(u64, u64)>,
+    /// The most that it should be, where SPEC.md has no goal for it.
+    pub goal: Option<f64>,
 }
 
 /// A figure where no protection is switched off, on a CPU with all that QEMU has.
@@ -46,7 +52,12 @@ pub struct Defaults {
 impl Figure {
     /// A figure with nobody beside it.
     pub fn new(name: String, value: f64, unit: &'static str) -> Figure {
-        Figure { name, value, peers: Vec::new(), unit, defaults: None, histogram: Vec::new() }
+        Figure { name, value, peers: Vec::new(), unit, defaults: None, histogram: Vec::new(), goal: None }
+    }
+
+    /// Whether it is within its own goal; one that is no number is not.
+    pub fn holds(&self) -> bool {
+        self.goal.is_none_or(|goal| self.value <= goal)
     }
 }
 
@@ -96,20 +107,17 @@ struct JsonDefaults {
 }
 
 impl Origin {
-    /// This commit, and QEMU counting instructions.
+    /// This commit; QEMU counting instructions, and the host, whose time is taken.
     pub fn here(place: &Place) -> Origin {
         let version = stdout_of(Command::new(crate::qemu::QEMU).arg("--version")).unwrap_or_default();
-        let version = version.lines().next().unwrap_or("QEMU").to_string();
-        Origin { machine: format!("{version}, tcg, icount, qemu64, 1 CPU"), commit: commit(place) }
-    }
-
-    /// This commit, and the host itself.
-    pub fn host(place: &Place) -> Origin {
+        let version = version.lines().next().unwrap_or("QEMU");
         let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let cpus = info.lines().filter(|line| line.starts_with("processor")).count();
         let model =
             info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
-        Origin { machine: format!("host, {}, {cpus} CPUs", model.unwrap_or("x86-64")), commit: commit(place) }
+        let model = model.unwrap_or("x86-64");
+        let machine = format!("{version}, tcg, icount, qemu64, 1 CPU; wall time: {model}, {cpus} CPUs");
+        Origin { machine, commit: commit(place) }
     }
 }
 
@@ -135,7 +143,14 @@ impl Report {
     }
 
     fn goal(&self, figure: &Figure) -> Option<f64> {
-        self.promises.get(&figure.name).and_then(|promise| promise.goal)
+        figure.goal.or_else(|| self.promises.get(&figure.name)?.goal)
+    }
+
+    /// How many figures miss their goals.
+    pub fn missed(&self) -> usize {
+        let misses =
+            |figure: &&Figure| self.goal(figure).is_some_and(|goal| figure.value.is_nan() || figure.value > goal);
+        self.figures.iter().filter(misses).count()
     }
 
     /// Operation, our figure, the goal, and each peer's with the ratio of ours to it; then the same at the defaults.
@@ -182,26 +197,28 @@ impl Report {
         serde_json::to_string_pretty(&json).context("writing JSON")
     }
 
-    /// A bar for each figure: as a part of the best peer's where there is one, else of the largest figure.
+    /// A bar for each figure: as a part of the best peer's where there is one, else of its goal, else of the largest figure.
     fn html(&self) -> String {
-        let beside = self.figures.iter().any(|figure| !figure.peers.is_empty());
+        let beside = self.figures.iter().any(|figure| !figure.peers.is_empty() || figure.goal.is_some());
         let most = self.figures.iter().map(|figure| figure.value).fold(1.0, f64::max);
         let bar = |figure: &Figure| {
-            let (value, name) = (figure.value, figure.name.clone());
-            match figure.peers.iter().min_by(|a, b| a.1.total_cmp(&b.1)) {
-                Some((who, peer)) => Bar {
+            let (value, name, rate) = (figure.value, figure.name.clone(), figure.unit == PER_SECOND);
+            let order = |a: &f64, b: &f64| if rate { b.total_cmp(a) } else { a.total_cmp(b) };
+            let peer = figure.peers.iter().min_by(|a, b| order(&a.1, &b.1)).copied();
+            match peer.or(figure.goal.map(|goal| ("goal", goal))) {
+                Some((who, other)) => Bar {
                     name,
-                    part: value / peer,
-                    text: format!("{} of {} ({who})", shown(value), shown(*peer)),
-                    good: value <= *peer,
+                    part: value / other,
+                    text: format!("{} of {} ({who})", shown(value), shown(other)),
+                    good: order(&value, &other).is_le(),
                 },
                 None if beside => Bar { name, part: 0.0, text: shown(value), good: true },
                 None => Bar { name, part: value / most, text: shown(value), good: true },
             }
         };
-        let plotted = |figure: &&Figure| [INSTRUCTIONS, NS].contains(&figure.unit);
+        let plotted = |figure: &&Figure| [INSTRUCTIONS, NS, PER_SECOND].contains(&figure.unit) || figure.goal.is_some();
         let bars: Vec<Bar> = self.figures.iter().filter(plotted).map(bar).collect();
-        let line = if beside { "the best peer of the same sitting".into() } else { format!("{most:.0}") };
+        let line = if beside { "the best peer of the same sitting, or the goal".into() } else { format!("{most:.0}") };
         let timed = self.figures.iter().filter(|figure| !figure.histogram.is_empty());
         let histograms: String = timed.map(|figure| histogram(&figure.name, &figure.histogram)).collect();
         page("what one operation costs", &line, &self.origin, &bars) + &histograms
@@ -209,21 +226,13 @@ impl Report {
 
     /// Writes `target/ferrule/bench/NAME.json` and `.html`.
     pub fn write(&self, place: &Place, name: &str) -> Result<[PathBuf; 2]> {
-        put(place, name, &self.json()?, &self.html())
+        let dir = place.out().join("bench");
+        std::fs::create_dir_all(&dir)?;
+        let paths = [dir.join(format!("{name}.json")), dir.join(format!("{name}.html"))];
+        std::fs::write(&paths[0], self.json()?)?;
+        std::fs::write(&paths[1], self.html())?;
+        Ok(paths)
     }
-}
-
-/// Wall time, of one entry or one pair.
-pub const NS: &str = "ns";
-
-/// Writes both files of a bench.
-pub fn put(place: &Place, name: &str, json: &str, html: &str) -> Result<[PathBuf; 2]> {
-    let dir = place.out().join("bench");
-    std::fs::create_dir_all(&dir)?;
-    let paths = [dir.join(format!("{name}.json")), dir.join(format!("{name}.html"))];
-    std::fs::write(&paths[0], json)?;
-    std::fs::write(&paths[1], html)?;
-    Ok(paths)
 }
 
 #[cfg(test)]
@@ -255,6 +264,26 @@ mod tests {
         assert_eq!(json["results"][1]["histogram"][1], serde_json::json!([40, 1]));
         assert!(json["results"][1].get("peer").is_none() && json["results"][1].get("defaults").is_none());
         assert_eq!((json["machine"].as_str(), json["commit"].as_str()), (Some("m"), Some("c")));
+    }
+
+    #[test]
+    fn a_figure_above_its_goal_is_said_to_be_and_more_of_a_rate_is_better() {
+        let figure = |value, unit, goal| Figure { goal, ..Figure::new(format!("boot/{value}"), value, unit) };
+        let rate = |value| Figure { peers: vec![(PEER, 50.0)], ..figure(value, PER_SECOND, None) };
+        let within = figure(41.728, "M instructions", Some(60.0));
+        let figures = vec![
+            within.clone(),
+            figure(60.01, "M instructions", Some(60.0)),
+            figure(f64::NAN, "KiB", Some(1.0)),
+            rate(100.0),
+            rate(20.0),
+        ];
+        assert_eq!(figures.iter().map(Figure::holds).collect::<Vec<_>>(), [true, false, false, true, true]);
+        let report = Report::new(figures, Origin { machine: "m".into(), commit: "c".into() }, BTreeMap::new());
+        let table = report.table();
+        let rows: Vec<&str> = table.lines().skip(1).collect();
+        assert!(rows[0].ends_with("60 ok") && rows[1].ends_with("60 missed"), "{table}");
+        assert_eq!((report.missed(), report.html().matches(r#"class="bad""#).count()), (2, 3), "{}", report.html());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::place::Place;
 use crate::process::stdout_of;
 use crate::toolchain::{Route, TARGET};
 use anyhow::{Result, bail};
+pub use limits::RING0_GOAL;
 use limits::Source;
 use std::io::IsTerminal;
 use std::process::{Command, Stdio};
@@ -67,6 +68,13 @@ pub fn loadable_of(part: Part, path: &std::path::Path) -> Result<u64> {
 /// Lines of code in ring 0.
 pub fn ring0_lines(place: &Place) -> Result<usize> {
     Ok(limits::code_lines(&sources(place)?, &limits::RING0))
+}
+
+/// Unsafe blocks and implementations in ring 0.
+pub fn ring0_unsafe(place: &Place) -> Result<usize> {
+    let sources = sources(place)?;
+    let ring0 = sources.iter().filter(|(path, _)| limits::RING0.iter().any(|folder| path.starts_with(folder)));
+    Ok(ring0.filter(|(path, _)| path.ends_with(".rs")).map(|(_, text)| unsafety::claims(text)).sum())
 }
 
 /// Every text file that git knows or would add; where git does not answer, all but what was built.

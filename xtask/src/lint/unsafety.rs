@@ -25,6 +25,11 @@ pub fn check(path: &str, text: &str, is_crate_root: bool) -> Vec<String> {
     findings
 }
 
+/// How many blocks and impls a file has.
+pub fn claims(text: &str) -> usize {
+    lines(text).iter().filter(|line| needs_reason(line)).count()
+}
+
 /// Blocks and impls make a claim; `unsafe fn` and `unsafe extern` only pass one on.
 fn needs_reason(line: &Line) -> bool {
     let words = line.code.replace('{', " { ");
@@ -82,6 +87,11 @@ mod tests {
         ] {
             assert_eq!(check("kernel/src/a.rs", bad, false).len(), 1, "{bad}");
         }
+    }
+
+    #[test]
+    fn blocks_and_impls_are_counted() {
+        assert_eq!(claims("unsafe fn f() {\n unsafe { g() }\n}\nunsafe impl Send for X {}\n// unsafe {"), 2);
     }
 
     #[test]

@@ -7,12 +7,12 @@ use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A test that takes longer than this, by itself, meets no mutant.
 const SLOW: Duration = Duration::from_secs(5);
-/// One that takes no longer than this is tried before those that do.
-const QUICK: Duration = Duration::from_millis(200);
+/// Tests that take no longer than this together meet a mutant in one run, so that one without an end is soon noticed.
+const RUN: Duration = Duration::from_millis(500);
 /// Memory that the tests of a mutant may take, in KiB.
 const MEMORY: u32 = 4 << 20;
 
@@ -41,10 +41,10 @@ impl<'a> Suite<'a> {
             let mut takes = Duration::MAX;
             // Once more if it is slow: it may have waited for others.
             for _ in 0..3 {
-                let begin = Instant::now();
+                let begin = spent();
                 let passed = passes(through, program, 0, &[name], Some(asked), Duration::from_secs(600))?;
                 anyhow::ensure!(passed, "{name} fails without a mutant");
-                takes = takes.min(begin.elapsed());
+                takes = takes.min(spent() - begin);
                 if takes < SLOW {
                     break;
                 }
@@ -73,12 +73,20 @@ impl<'a> Suite<'a> {
     }
 
     fn try_on(&self, program: &Path, id: u32, wanted: impl Fn(&Test) -> bool) -> Result<Outcome> {
-        let (quick, slow): (Vec<&Test>, Vec<&Test>) =
-            self.tests.iter().filter(|test| wanted(test)).partition(|test| test.takes <= QUICK);
-        let runs = std::iter::once(quick).chain(slow.into_iter().map(|test| vec![test]));
-        for tests in runs.filter(|tests| !tests.is_empty()) {
+        let (mut runs, mut takes): (Vec<Vec<&Test>>, _) = (Vec::new(), Duration::MAX);
+        for test in self.tests.iter().filter(|test| wanted(test)) {
+            takes = takes.saturating_add(test.takes);
+            match runs.last_mut().filter(|_| takes <= RUN) {
+                Some(run) => run.push(test),
+                None => {
+                    takes = test.takes;
+                    runs.push(vec![test]);
+                }
+            }
+        }
+        for tests in runs {
             let names: Vec<&str> = tests.iter().map(|test| test.name.as_str()).collect();
-            let limit = Duration::from_secs(10) + 10 * tests.iter().map(|test| test.takes).sum::<Duration>();
+            let limit = Duration::from_secs(2) + 4 * tests.iter().map(|test| test.takes).sum::<Duration>();
             if !passes(self.through, program, id, &names, None, limit)? {
                 return Ok(Outcome::Caught);
             }
@@ -87,9 +95,16 @@ impl<'a> Suite<'a> {
     }
 }
 
-/// Runs tests one after the other until one fails; whether all passed, in no more than `limit` of a CPU's time. Tests that
-/// wait for each other take none: three times no end after a minute more is a failure too. (Once may mean that the machine
-/// was busy with something else.)
+/// The CPU time of all children that have ended: what a test takes by it does not depend on what else the machine does.
+fn spent() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or("").split_whitespace();
+    // cutime and cstime, in hundredths of a second.
+    Duration::from_millis(fields.skip(13).take(2).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>() * 10)
+}
+
+/// Runs tests one after the other until one fails; whether all passed, in no more than `limit` of a CPU's time. Three times
+/// no end after ten times as long is a failure too. (Once may mean that the machine was busy with something else.)
 fn passes(
     through: &str,
     program: &Path,
@@ -135,6 +150,6 @@ fn run(
         let mut lines = BufReader::new(output).lines().map_while(Result::ok);
         let _ = tell.send(lines.any(|line| line.starts_with("test ") && line.ends_with("FAILED")));
     });
-    let Ok(failed) = told.recv_timeout(limit + Duration::from_secs(60)) else { return Ok(None) };
+    let Ok(failed) = told.recv_timeout(10 * limit + Duration::from_secs(60)) else { return Ok(None) };
     Ok(Some(!failed && child.wait(Duration::from_secs(60))?.is_some_and(|status| status.success())))
 }
