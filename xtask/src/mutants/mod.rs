@@ -31,6 +31,12 @@ pub struct Options {
     /// One part of so many: `1/8` is the second of eight
     #[arg(long, value_name = "N/ALL")]
     shard: Option<String>,
+    /// Only mutants of which docs/mutants.md would name this part: `replace < with <= in Core<P>::add_free`
+    #[arg(long, value_name = "PART")]
+    named: Option<String>,
+    /// Only mutants that cannot be branches of one program, and take a build each
+    #[arg(long)]
+    built_alone: bool,
     /// Begin anew
     #[arg(long)]
     anew: bool,
@@ -40,6 +46,24 @@ pub struct Options {
     /// A command through which each build and each run of tests goes, such as `nice`
     #[arg(long, value_name = "COMMAND")]
     through: Option<String>,
+}
+
+impl Options {
+    /// Leaves those that are asked for.
+    fn retain(&self, mutants: &mut Vec<Mutant>) -> Result<()> {
+        if !self.files.is_empty() {
+            mutants.retain(|mutant| self.files.iter().any(|begin| mutant.file.starts_with(begin.as_str())));
+        }
+        if let Some(part) = &self.named {
+            mutants.retain(|mutant| without_place(&mutant.name).contains(part.as_str()));
+        }
+        if let Some(shard) = &self.shard {
+            let (number, all) = shard.split_once('/').context("a shard is N/ALL")?;
+            let (number, all): (u32, u32) = (number.parse()?, all.parse()?);
+            mutants.retain(|mutant| mutant.id % all.max(1) == number);
+        }
+        Ok(())
+    }
 }
 
 /// The packages that are mutated, and where they are.
@@ -75,16 +99,8 @@ pub fn command(place: &Place, options: &Options) -> Result<()> {
     let reasons = std::fs::read_to_string(place.root.join(REASONS)).unwrap_or_default();
     let mut unexpected = 0;
     for (package, folder) in PACKAGES {
-        let begins = |file: &str| {
-            options.files.is_empty() || options.files.iter().any(|wanted| file.starts_with(wanted.as_str()))
-        };
         let mut mutants = list(place, package)?;
-        mutants.retain(|mutant| begins(&mutant.file));
-        if let Some(shard) = &options.shard {
-            let (number, all) = shard.split_once('/').context("a shard is N/ALL")?;
-            let (number, all): (u32, u32) = (number.parse()?, all.parse()?);
-            mutants.retain(|mutant| mutant.id % all.max(1) == number);
-        }
+        options.retain(&mut mutants)?;
         if mutants.is_empty() {
             continue;
         }
@@ -92,7 +108,7 @@ pub fn command(place: &Place, options: &Options) -> Result<()> {
         record.forget_what_changed(place, &mutants)?;
         if !options.report {
             let through = options.through.as_deref().unwrap_or("env");
-            examine(&Tree::new(place, package, folder, through)?, &mutants, &mut record)?;
+            examine(&Tree::new(place, package, folder, through)?, &mutants, &mut record, options.built_alone)?;
         }
         unexpected += report(&mutants, &record, &reasons);
     }
@@ -103,8 +119,9 @@ pub fn command(place: &Place, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Finds out about the mutants of which nothing is known, and tries survivors again.
-fn examine(tree: &Tree<'_>, mutants: &[Mutant], record: &mut Record) -> Result<()> {
+/// Finds out about the mutants of which nothing is known, and tries survivors again; of those that are built alone, if
+/// nothing else is asked for. (Which those are, only the build of all says.)
+fn examine(tree: &Tree<'_>, mutants: &[Mutant], record: &mut Record, built_alone: bool) -> Result<()> {
     let open: Vec<&Mutant> =
         mutants.iter().filter(|m| !matches!(record.get(m), Some(Outcome::Caught | Outcome::NotBuilt))).collect();
     if open.is_empty() {
@@ -116,7 +133,7 @@ fn examine(tree: &Tree<'_>, mutants: &[Mutant], record: &mut Record) -> Result<(
         record.note(mutant, Outcome::NotBuilt)?;
     }
     let suite = Suite::find(&built.program, &tree.scratch(), tree.through)?;
-    for mutant in open.iter().filter(|mutant| built.woven.contains(&mutant.id)) {
+    for mutant in open.iter().filter(|mutant| !built_alone && built.woven.contains(&mutant.id)) {
         record.note(mutant, suite.meets(mutant.id)?)?;
     }
     for mutant in open.iter().filter(|mutant| built.left.contains(&mutant.id)) {
@@ -286,6 +303,35 @@ fn list(place: &Place, package: &str) -> Result<Vec<Mutant>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn mutant(id: u32, name: &str) -> Mutant {
+        let file = name.split(':').next().unwrap_or("").into();
+        let (genre, replacement) = (String::new(), String::new());
+        Mutant { id, name: name.into(), file, genre, replacement, span: 0..0 }
+    }
+
+    #[test]
+    fn mutants_are_picked_by_file_name_and_shard() {
+        let all = [
+            (1, "a/x.rs:17:40: replace < with <= in f"),
+            (2, "a/y.rs:7:4: replace < with == in f"),
+            (3, "b/x.rs:1:1: replace < with <= in f"),
+        ];
+        let picked = |files: &[&str], named: Option<&str>, shard: Option<&str>| {
+            let (files, [named, shard]) =
+                (files.iter().map(|it| it.to_string()).collect(), [named, shard].map(|it| it.map(String::from)));
+            let options =
+                Options { files, named, shard, built_alone: false, anew: false, report: false, through: None };
+            let mut mutants: Vec<Mutant> = all.map(|(id, name)| mutant(id, name)).into();
+            options.retain(&mut mutants).expect("good options");
+            mutants.iter().map(|mutant| mutant.id).collect::<Vec<u32>>()
+        };
+        assert_eq!(picked(&[], None, None), [1, 2, 3]);
+        assert_eq!(picked(&["a/", "b/y"], None, None), [1, 2]);
+        assert_eq!(picked(&[], Some("replace < with <= in f"), None), [1, 3]);
+        assert_eq!(picked(&["a/"], Some("x.rs: replace"), None), [1]);
+        assert_eq!(picked(&[], None, Some("1/2")), [1, 3]);
+    }
 
     #[test]
     fn survivors_are_known_by_what_they_change() {
