@@ -3,10 +3,12 @@
 #
 # The guest's registers are stored straight into its Run: TSS.RSP0 and PERCPU_FRAME_END point behind `ss` of its
 # register file, whose layout (struct cpu_user_regs) is that of the pushes below. Nothing is copied at a vCPU switch.
+# PERCPU_CALLER says who that guest is, for whatever serves it.
 
     .set PERCPU_SCRATCH, 8
     .set PERCPU_FRAME_END, 16
     .set PERCPU_STACK, 24
+    .set PERCPU_CALLER, 32
     .set REGS_ERROR, 120
     .set REGS_RIP, 128
     .set REGS_CS, 136
@@ -68,6 +70,7 @@ smap_places:
     movb $1, 5(%rsp)                       # TRAP_syscall, 0x100, in entry_vector
     PUSH_REGISTERS
     movq %gs:PERCPU_STACK, %rsp
+    movq %gs:PERCPU_CALLER, %rdi
     call \handler
     .endm
 
@@ -151,8 +154,8 @@ entry_common:
     jz entry_from_core
     swapgs
 entry_from_guest:
-    movq %rsp, %rdi
     movq %gs:PERCPU_STACK, %rsp
+    movq %gs:PERCPU_CALLER, %rdi
     call guest_trap
     jmp resume_guest
 
@@ -174,8 +177,9 @@ leave_to_core:
 # the CPU has stored this fault's frame in the room before its register file; its registers are still what they were.
 entry_failed_return:
     swapgs
-    movq %rsp, %rdi
+    movq %rsp, %rsi
     movq %gs:PERCPU_STACK, %rsp
+    movq %gs:PERCPU_CALLER, %rdi
     call guest_failed_return
     jmp resume_guest
 

@@ -3,9 +3,10 @@
 use alloc::sync::Arc;
 use core::cell::{Cell, UnsafeCell};
 use core::mem::offset_of;
+use core::ptr::NonNull;
 
 use ferrule_core::sync::ArcGuard;
-use ferrule_core::{Cpu, Domain, Run, Vcpu};
+use ferrule_core::{Caller, Cpu, Domain, Run, Vcpu};
 
 use crate::descriptors::Tables;
 use crate::machine::Machine;
@@ -20,6 +21,9 @@ pub struct Current {
     pub run: ArcGuard<Machine, Run>,
 }
 
+/// The vCPU that runs on a CPU, and its machine: good until the next switch there.
+pub type Running = NonNull<Caller<'static, Machine>>;
+
 /// A CPU's own data. The first fields are at offsets that entry.s knows.
 #[repr(C, align(64))]
 pub struct PerCpu {
@@ -29,12 +33,16 @@ pub struct PerCpu {
     pub frame_end: UnsafeCell<u64>,
     /// The top of this CPU's stack.
     pub stack_top: u64,
+    /// Who runs here, ready for the core's logic: lies in `seen`.
+    pub caller: Cell<Option<Running>>,
     /// The CPU as the core's logic sees it, once there is a core.
     pub cpu: Cell<Option<&'static Cpu<Machine>>>,
     /// Which CPU this is.
     pub id: u32,
     /// Who runs here.
     pub current: UnsafeCell<Option<Current>>,
+    /// The same as the core's logic sees it: refers into `current`, which nobody else touches while this is there.
+    pub seen: UnsafeCell<Option<Caller<'static, Machine>>>,
     /// Its descriptor tables.
     pub tables: UnsafeCell<Tables>,
     /// The root that is loaded.
@@ -44,6 +52,7 @@ pub struct PerCpu {
 const _: () = assert!(offset_of!(PerCpu, scratch) == 8);
 const _: () = assert!(offset_of!(PerCpu, frame_end) == 16);
 const _: () = assert!(offset_of!(PerCpu, stack_top) == 24);
+const _: () = assert!(offset_of!(PerCpu, caller) == 32);
 
 impl PerCpu {
     /// A CPU's data, its own address not yet known.
@@ -53,9 +62,11 @@ impl PerCpu {
             scratch: 0,
             frame_end: UnsafeCell::new(stack_top),
             stack_top,
+            caller: Cell::new(None),
             cpu: Cell::new(None),
             id,
             current: UnsafeCell::new(None),
+            seen: UnsafeCell::new(None),
             tables: UnsafeCell::new(Tables::new()),
             root: UnsafeCell::new(0),
         }

@@ -1,6 +1,7 @@
 //! From one vCPU to another, and to none.
 
 use alloc::sync::Arc;
+use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
 use ferrule_core::platform::Platform;
@@ -10,19 +11,22 @@ use x86_64::instructions::interrupts;
 
 use crate::machine::{self, Machine, core};
 use crate::percpu::{self, Current};
-use crate::trap::with_caller;
 use crate::{fpu, paging};
 
 /// Asks the scheduler who is to run here, and switches to it.
-pub fn reschedule(cpu: &Cpu<Machine>) {
+pub fn reschedule(cpu: &'static Cpu<Machine>) {
     let percpu = percpu::get();
     // SAFETY: this CPU's own, interrupts are off, and nobody else holds a reference into it here.
-    let current = unsafe { &mut *percpu.current.get() };
-    let next = match core().schedule(cpu, current.as_ref().map(|c| &c.vcpu)) {
+    let seen = unsafe { &mut *percpu.seen.get() };
+    let next = match core().schedule(cpu, seen.as_ref().map(|c| c.vcpu)) {
         Next::Stay => return,
         Next::Switch(vcpu) => Some(vcpu),
         Next::Idle => None,
     };
+    percpu.caller.set(None);
+    *seen = None;
+    // SAFETY: as above; what referred into it is gone.
+    let current = unsafe { &mut *percpu.current.get() };
     let left = current.take().map(|mut left| {
         core().write_runstate(&left.vcpu, &left.run);
         save(&mut left);
@@ -31,7 +35,9 @@ pub fn reschedule(cpu: &Cpu<Machine>) {
     });
     *current = next.and_then(lock);
     change_space(cpu, left.as_ref().map(|(domain, _)| domain), current.as_ref());
-    with_caller(load);
+    *seen = current.as_mut().map(|Current { domain, vcpu, run }| Caller { core: core(), cpu, domain, vcpu, run });
+    seen.as_mut().map(load);
+    percpu.caller.set(seen.as_mut().map(NonNull::from));
     if let Some((_, vcpu)) = left {
         core().descheduled(cpu, vcpu);
     }

@@ -11,34 +11,26 @@ use ferrule_core::trap::DR6_DEFAULT;
 use x86_64::registers::control::Cr2;
 
 use crate::machine::{self, Machine, core};
-use crate::percpu::{self, Current};
+use crate::percpu::{self, Running};
 use crate::{apic, apic::FIRST_LINE_VECTOR, flush, keys, switch, world};
 
 /// `int 0x80`: a gate of its own that ring 3 may use, since some CPUs report the wrong vector for one that it may not.
 const SYSTEM_CALL: u8 = 0x80;
 
 /// Who runs here.
-fn running() -> Option<&'static mut Current> {
-    // SAFETY: `current` is this CPU's alone, and code that holds a reference into it is not entered again: interrupts are
-    // off in ring 0 but in the idle loop, where nobody runs here. No caller keeps it beyond the next switch.
-    unsafe { (*percpu::get().current.get()).as_mut() }
-}
-
-/// Calls `f` for the vCPU that runs here.
-pub fn with_caller<R>(f: impl FnOnce(&mut Caller<'_, Machine>) -> R) -> Option<R> {
-    let Current { domain, vcpu, run } = running()?;
-    Some(f(&mut Caller { core: core(), cpu: machine::cpu(), domain, vcpu, run: &mut *run }))
+fn caller(mut running: Running) -> &'static mut Caller<'static, Machine> {
+    // SAFETY: this CPU's alone, and code that holds a reference to it is not entered again: interrupts are off in ring 0
+    // but in the idle loop, where nobody runs. Nobody keeps it beyond the next switch, which only `leave` makes.
+    unsafe { running.as_mut() }
 }
 
 /// Calls `f` for the vCPU that runs here, and leaves to the guest. Where nothing but events wait, that is at once.
-fn serve(f: impl FnOnce(&mut Caller<'_, Machine>)) -> *const CpuUserRegs {
-    let regs = with_caller(|c| {
-        f(c);
-        // Whoever posts something from another CPU interrupts this one; so a plain look is enough.
-        let quiet = c.cpu.pending.load(Relaxed) == 0 && (!c.core.has_news(c.vcpu) || tell(c));
-        quiet.then_some(&raw const c.run.regs)
-    });
-    regs.flatten().unwrap_or_else(leave)
+fn serve(running: Running, f: impl FnOnce(&mut Caller<'_, Machine>)) -> *const CpuUserRegs {
+    let c = caller(running);
+    f(c);
+    // Whoever posts something from another CPU interrupts this one; so a plain look is enough.
+    let quiet = c.cpu.pending.load(Relaxed) == 0 && (!c.core.has_news(c.vcpu) || tell(c));
+    if quiet { &raw const c.run.regs } else { leave() }
 }
 
 /// Tells the guest of its events. True if nothing else came up by that.
@@ -50,7 +42,8 @@ fn tell(c: &mut Caller<'_, Machine>) -> bool {
 
 /// An exception or interrupt while a guest ran. Its registers are in its [`Run`](ferrule_core::Run) already.
 #[unsafe(no_mangle)]
-extern "C" fn guest_trap(regs: &mut CpuUserRegs) -> *const CpuUserRegs {
+extern "C" fn guest_trap(running: Running) -> *const CpuUserRegs {
+    let regs = &caller(running).run.regs;
     let (vector, error) = (regs.entry_vector as u8, regs.error_code);
     match vector {
         vector::NMI => machine_nmi(),
@@ -61,9 +54,9 @@ extern "C" fn guest_trap(regs: &mut CpuUserRegs) -> *const CpuUserRegs {
                 vector::DB => take_dr6(),
                 _ => 0,
             };
-            return serve(|c| c.core.exception(c, vector, error, extra));
+            return serve(running, |c| c.core.exception(c, vector, error, extra));
         }
-        SYSTEM_CALL => return serve(|c| c.core.software_interrupt(c, SYSTEM_CALL)),
+        SYSTEM_CALL => return serve(running, |c| c.core.software_interrupt(c, SYSTEM_CALL)),
         _ => interrupt(vector),
     }
     leave()
@@ -71,8 +64,8 @@ extern "C" fn guest_trap(regs: &mut CpuUserRegs) -> *const CpuUserRegs {
 
 /// A hypercall, or a system call of a guest's user mode.
 #[unsafe(no_mangle)]
-extern "C" fn guest_syscall() -> *const CpuUserRegs {
-    serve(|c| match c.run.kernel_mode {
+extern "C" fn guest_syscall(running: Running) -> *const CpuUserRegs {
+    serve(running, |c| match c.run.kernel_mode {
         true => ferrule_core::dispatch::hypercall(c),
         false => c.core.syscall_from_user(c),
     })
@@ -80,19 +73,19 @@ extern "C" fn guest_syscall() -> *const CpuUserRegs {
 
 /// SYSCALL in 32-bit code, which makes no hypercalls.
 #[unsafe(no_mangle)]
-extern "C" fn guest_syscall32() -> *const CpuUserRegs {
-    serve(|c| c.core.syscall_from_user(c))
+extern "C" fn guest_syscall32(running: Running) -> *const CpuUserRegs {
+    serve(running, |c| c.core.syscall_from_user(c))
 }
 
 /// The way back to a guest faulted: what it asked for cannot be loaded. `fault` is the fault's own frame, whose general
 /// registers are the guest's; the rest of its registers is intact in its register file.
 #[unsafe(no_mangle)]
-extern "C" fn guest_failed_return(fault: *const CpuUserRegs) -> *const CpuUserRegs {
+extern "C" fn guest_failed_return(running: Running, fault: *const CpuUserRegs) -> *const CpuUserRegs {
     // SAFETY: entry.s passes the frame that it has just stored. It lies over the lower half of the register file that it goes
     // to, so it is no reference, and is read whole, here: a copy from the one to the other would meet itself.
     let fault = unsafe { fault.read_volatile() };
     let address = Cr2::read_raw();
-    serve(|c| {
+    serve(running, |c| {
         let regs = &mut c.run.regs;
         let rest = (regs.rip, regs.cs, regs.saved_upcall_mask, regs.rflags, regs.rsp, regs.ss);
         let selectors = (regs.es, regs.ds, regs.fs, regs.gs);
@@ -113,7 +106,7 @@ pub fn leave() -> *const CpuUserRegs {
             world::rest();
         }
         if bits & pending::TIMER != 0 {
-            core().run_timers(cpu, running().map(|c| &c.vcpu));
+            core().run_timers(cpu, percpu::get().caller.get().map(|c| caller(c).vcpu));
         }
         if bits & machine::LINES_PENDING != 0 {
             machine::serve_lines();
@@ -127,16 +120,15 @@ pub fn leave() -> *const CpuUserRegs {
         if bits != 0 {
             continue;
         }
-        let regs = with_caller(|c| {
-            if c.core.has_news(c.vcpu) {
-                c.core.deliver_news(c);
-            }
-            &raw const c.run.regs
-        });
-        match regs {
-            None => switch::idle(cpu),
-            Some(regs) if cpu.pending.load(SeqCst) == 0 => return regs,
-            Some(_) => {}
+        let Some(c) = percpu::get().caller.get().map(caller) else {
+            switch::idle(cpu);
+            continue;
+        };
+        if c.core.has_news(c.vcpu) {
+            c.core.deliver_news(c);
+        }
+        if cpu.pending.load(SeqCst) == 0 {
+            return &raw const c.run.regs;
         }
     }
 }

@@ -109,18 +109,28 @@ impl<P: Platform> Caller<'_, P> {
 #[inline]
 pub fn hypercall<P: Platform>(c: &mut Caller<'_, P>) {
     let regs = &c.run.regs;
-    let number = regs.rax as u32;
     let mut args = Args([regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8]);
-    match call(c, number, &mut args) {
+    match call(c, regs.rax as u32, &mut args) {
         Ok(value) => c.run.regs.rax = value as u64,
-        Err(Stop::Error(errno)) => {
-            c.run.regs.rax = errno.code() as u64;
+        Err(stop) => stopped(c, stop, &args),
+    }
+}
+
+/// A hypercall that has no value to return.
+#[cold]
+fn stopped<P: Platform>(c: &mut Caller<'_, P>, stop: Stop, args: &Args) {
+    match stop {
+        Stop::Error(errno) => {
             if c.core.log_refusals {
-                log_refusal(c, number, &args, errno);
+                let ([a, b, d, e, _], number) = (args.0, c.run.regs.rax as u32);
+                let (domain, vcpu) = (c.domain.id.0, c.vcpu.id.0);
+                let call = format_args!("hypercall {number} ({a:#x}, {b:#x}, {d:#x}, {e:#x})");
+                c.core.log(format_args!("d{domain}v{vcpu}: {call} refused: {errno:?}"));
             }
+            c.run.regs.rax = errno.code() as u64;
         }
-        Err(Stop::Replaced) => {}
-        Err(Stop::Preempted) => {
+        Stop::Replaced => {}
+        Stop::Preempted => {
             let regs = &mut c.run.regs;
             // SYSCALL is two bytes long: it is executed again, with what is left to do.
             regs.rip = regs.rip.wrapping_sub(SYSCALL_BYTES);
@@ -130,14 +140,6 @@ pub fn hypercall<P: Platform>(c: &mut Caller<'_, P>) {
 }
 
 const SYSCALL_BYTES: u64 = 2;
-
-#[cold]
-fn log_refusal<P: Platform>(c: &Caller<'_, P>, number: u32, args: &Args, errno: Errno) {
-    let [a, b, d, e, _] = args.0;
-    let (domain, vcpu) = (c.domain.id.0, c.vcpu.id.0);
-    c.core
-        .log(format_args!("d{domain}v{vcpu}: hypercall {number} ({a:#x}, {b:#x}, {d:#x}, {e:#x}) refused: {errno:?}"));
-}
 
 /// Makes one hypercall, of its own or inside a multicall.
 #[inline]
