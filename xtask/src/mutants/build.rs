@@ -123,7 +123,7 @@ impl<'a> Tree<'a> {
                 self.write(file, &made.text)?;
                 woven.insert(file, made);
             }
-            match self.cargo()? {
+            match self.cargo(Speed::OfTests)? {
                 Ok(program) => {
                     let woven = woven.values().flat_map(|made| made.branches.iter().map(|(id, _)| *id)).collect();
                     return Ok(Built { program, woven, refused: out.refused, left: out.left });
@@ -142,12 +142,18 @@ impl<'a> Tree<'a> {
         bail!("too many builds")
     }
 
+    /// Builds the package as it is, in the way of one mutant.
+    pub fn build_unchanged(&self) -> Result<PathBuf> {
+        planted::copy(self.place, &self.root)?;
+        self.cargo(Speed::OfBuild)?.map_err(|_| anyhow::anyhow!("{} does not compile", self.package))
+    }
+
     /// Builds one mutant; `None` if it does not compile.
     pub fn build_one(&self, mutant: &Mutant) -> Result<Option<PathBuf>> {
         planted::copy(self.place, &self.root)?;
         let source = std::fs::read_to_string(self.place.root.join(&mutant.file))?;
         self.write(&mutant.file, &mutant.apply(&source))?;
-        Ok(self.cargo()?.ok())
+        Ok(self.cargo(Speed::OfBuild)?.ok())
     }
 
     /// Writes a file, unless it is so already.
@@ -159,12 +165,13 @@ impl<'a> Tree<'a> {
         std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Builds the package's unit tests: quickly, not to be debugged.
-    fn cargo(&self) -> Result<Result<PathBuf, Vec<CompileError>>> {
+    /// Builds the package's unit tests, not to be debugged.
+    fn cargo(&self, speed: Speed) -> Result<Result<PathBuf, Vec<CompileError>>> {
         let mut cargo = Command::new(self.through);
         cargo.arg("cargo").current_dir(&self.root).env("CARGO_TARGET_DIR", self.place.target.join("mutants/build"));
-        cargo.env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
-        cargo.env("RUSTFLAGS", "--cap-lints allow");
+        let optimized = if speed == Speed::OfTests { "1" } else { "0" };
+        cargo.env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_PROFILE_DEV_OPT_LEVEL", optimized);
+        cargo.env("CARGO_INCREMENTAL", "1").env("RUSTFLAGS", "--cap-lints allow");
         cargo.args(["test", "--lib", "--no-run", "--message-format=json", "-p", self.package]);
         let output = cargo.output().context("starting cargo")?;
         let said = String::from_utf8_lossy(&output.stdout);
@@ -177,6 +184,15 @@ impl<'a> Tree<'a> {
         }
         Ok(Err(errors))
     }
+}
+
+/// What is to be quick.
+#[derive(Clone, Copy, PartialEq)]
+enum Speed {
+    /// The tests, which many mutants meet.
+    OfTests,
+    /// The build, which is for one mutant: after a change of a constant it takes seconds.
+    OfBuild,
 }
 
 /// What keeps mutants from being built all at once.

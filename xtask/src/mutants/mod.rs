@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use weave::Mutant;
 
@@ -132,11 +132,20 @@ fn examine(tree: &Tree<'_>, mutants: &[Mutant], record: &mut Record, built_alone
     for mutant in open.iter().filter(|mutant| built.refused.contains(&mutant.id)) {
         record.note(mutant, Outcome::NotBuilt)?;
     }
-    let suite = Suite::find(&built.program, &tree.scratch(), tree.through)?;
-    for mutant in open.iter().filter(|mutant| !built_alone && built.woven.contains(&mutant.id)) {
-        record.note(mutant, suite.meets(mutant.id)?)?;
+    let suite_of = |program: &Path| Suite::find(program, &tree.scratch(), tree.through);
+    if !built_alone {
+        let suite = suite_of(&built.program)?;
+        for mutant in open.iter().filter(|mutant| built.woven.contains(&mutant.id)) {
+            record.note(mutant, suite.meets(mutant.id)?)?;
+        }
     }
-    for mutant in open.iter().filter(|mutant| built.left.contains(&mutant.id)) {
+    let left: Vec<_> = open.iter().filter(|mutant| built.left.contains(&mutant.id)).collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    println!("{} of them are built alone", left.len());
+    let suite = suite_of(&tree.build_unchanged()?)?;
+    for mutant in left {
         let outcome = match tree.build_one(mutant)? {
             None => Outcome::NotBuilt,
             Some(program) => suite.all_on(&program)?,
