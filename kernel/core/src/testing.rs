@@ -14,7 +14,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::ops::RangeInclusive;
+use core::ops::{Range, RangeInclusive};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, OnceLock};
 
@@ -99,7 +99,7 @@ pub struct TestMachine<const ENTRIES: usize = TABLE_ENTRIES> {
     /// Called before the next flush, once.
     pub at_flush: Mutex<Option<Box<dyn FnMut() + Send>>>,
     /// The frames of every device's MSI-X table.
-    pub msix: Mutex<Option<core::ops::Range<u64>>>,
+    pub msix: Mutex<Option<Range<u64>>>,
     /// What is at [`WINDOW`].
     pub window: Mutex<Vec<u8>>,
     tlb: Mutex<Vec<Translation>>,
@@ -280,16 +280,24 @@ impl<const ENTRIES: usize> TestMachine<ENTRIES> {
         }
     }
 
-    fn access(&self, space: AddressSpace, at: u64, write: bool) -> Result<(Frame, usize), Fault> {
-        match self.translate(space, Vaddr(at)) {
-            Some((frame, writable)) if writable || !write => Ok((frame, at as usize % PAGE_SIZE)),
+    fn access(&self, space: AddressSpace, at: Vaddr, write: bool) -> Result<(Frame, usize), Fault> {
+        match self.translate(space, at) {
+            Some((frame, writable)) if writable || !write => Ok((frame, at.page_offset())),
             _ => Err(Fault),
         }
     }
+}
 
-    fn byte(&self, frame: Frame, offset: usize) -> (&AtomicU64, u32) {
-        (self.word(frame, offset / 8), (offset % 8 * 8) as u32)
-    }
+/// So many bytes of a frame by its words: which word, which bytes of it, and which of all they are. None are beyond its end.
+fn parts(offset: usize, len: usize) -> impl Iterator<Item = (usize, Range<usize>, Range<usize>)> {
+    let end = PAGE_SIZE.min(offset + len);
+    let mut at = offset;
+    core::iter::from_fn(move || {
+        let next = (at / 8 * 8 + 8).min(end);
+        let part = (at < end).then(|| (at / 8, at % 8..at % 8 + (next - at), at - offset..next - offset));
+        at = next;
+        part
+    })
 }
 
 /// Translations that some CPU remembers, and by which a guest could do what it may not: write a page table, or reach a
@@ -319,17 +327,18 @@ impl<const ENTRIES: usize> Platform for TestMachine<ENTRIES> {
     }
 
     fn read(&self, frame: Frame, offset: usize, to: &mut [u8]) {
-        for (at, byte) in (offset..PAGE_SIZE).zip(to) {
-            let (word, shift) = self.byte(frame, at);
-            *byte = (word.load(SeqCst) >> shift) as u8;
+        for (index, bytes, part) in parts(offset, to.len()) {
+            let word = self.word(frame, index).load(SeqCst).to_le_bytes();
+            to[part].copy_from_slice(&word[bytes]);
         }
     }
 
     fn write(&self, frame: Frame, offset: usize, from: &[u8]) {
-        for (at, byte) in (offset..PAGE_SIZE).zip(from) {
-            let (word, shift) = self.byte(frame, at);
-            let merged = word.load(SeqCst) & !(0xff << shift) | u64::from(*byte) << shift;
-            word.store(merged, SeqCst);
+        for (index, bytes, part) in parts(offset, from.len()) {
+            let word = self.word(frame, index);
+            let mut merged = word.load(SeqCst).to_le_bytes();
+            merged[bytes].copy_from_slice(&from[part]);
+            word.store(u64::from_le_bytes(merged), SeqCst);
         }
     }
 
@@ -361,15 +370,19 @@ impl<const ENTRIES: usize> Platform for TestMachine<ENTRIES> {
             to.copy_from_slice(window.get(from.page_offset()..).and_then(|at| at.get(..to.len())).ok_or(Fault)?);
             return Ok(());
         }
-        for (offset, byte) in (0..).zip(to) {
-            let at = from.0.wrapping_add(offset);
-            if (MACH2PHYS_VIRT_START.0..MACH2PHYS_VIRT_END.0).contains(&at) {
-                let entry = at - MACH2PHYS_VIRT_START.0;
-                *byte = (self.m2p(Mfn(entry / 8)) >> (entry % 8 * 8)) as u8;
-                continue;
+        let (mut at, mut rest) = (from, to);
+        while !rest.is_empty() {
+            let len = rest.len().min(PAGE_SIZE - at.page_offset());
+            let (part, behind) = rest.split_at_mut(len);
+            if (MACH2PHYS_VIRT_START..MACH2PHYS_VIRT_END).contains(&at) {
+                for (entry, byte) in (at.0 - MACH2PHYS_VIRT_START.0..).zip(part) {
+                    *byte = (self.m2p(Mfn(entry / 8)) >> (entry % 8 * 8)) as u8;
+                }
+            } else {
+                let (frame, offset) = self.access(space, at, false)?;
+                self.read(frame, offset, part);
             }
-            let (frame, offset) = self.access(space, at, false)?;
-            self.read(frame, offset, core::slice::from_mut(byte));
+            (at, rest) = (Vaddr(at.0.wrapping_add(len as u64)), behind);
         }
         Ok(())
     }
@@ -381,10 +394,12 @@ impl<const ENTRIES: usize> Platform for TestMachine<ENTRIES> {
             at.copy_from_slice(from);
             return Ok(());
         }
-        for (offset, byte) in (0..).zip(from) {
-            let at = to.0.wrapping_add(offset);
+        let (mut at, mut rest) = (to, from);
+        while !rest.is_empty() {
+            let (part, behind) = rest.split_at(rest.len().min(PAGE_SIZE - at.page_offset()));
             let (frame, offset) = self.access(space, at, true)?;
-            self.write(frame, offset, core::slice::from_ref(byte));
+            self.write(frame, offset, part);
+            (at, rest) = (Vaddr(at.0.wrapping_add(part.len() as u64)), behind);
         }
         Ok(())
     }
@@ -433,7 +448,7 @@ impl<const ENTRIES: usize> Platform for TestMachine<ENTRIES> {
         run.regs.gs = selector;
     }
 
-    fn msix_table(&self, _device: crate::irq::PciAddress) -> Option<core::ops::Range<u64>> {
+    fn msix_table(&self, _device: crate::irq::PciAddress) -> Option<Range<u64>> {
         self.msix.lock().unwrap().clone()
     }
 

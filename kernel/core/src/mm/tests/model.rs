@@ -138,8 +138,9 @@ pub struct Trial<'a, const E: usize> {
 }
 
 impl<'a, const E: usize> Trial<'a, E> {
-    pub fn new(model: &'a Model<E>) -> Self {
-        Self { model, uses: model.uses(), partial: model.partial.clone() }
+    /// `uses` are the model's.
+    pub fn new(model: &'a Model<E>, uses: Vec<Use>) -> Self {
+        Self { model, uses, partial: model.partial.clone() }
     }
 
     /// A frame of `owner`'s that something keeps.

@@ -86,24 +86,24 @@ impl<const E: usize> World<E> {
 
     /// The next operation, of this domain.
     pub(super) fn next(&self, c: &mut Choices<'_>, who: usize) -> Op {
-        let uses = self.model.uses();
+        let uses = &self.uses;
         let typed = |at: usize, kind| uses[at].typed > 0 && uses[at].kind == kind;
         match c.weighted(&[24, 12, 6, 14, 8, 6, 3, 3, 4, 10, 3, 3, 3, 5, 2, 3]) {
             0 => {
                 let tables = Self::other(c, who);
                 let frames = if tables == who { self.named(c, who) } else { Whose::Domain(self.id(tables)) };
-                Op::Update { tables, frames, requests: self.requests(c, tables, frames, who, &uses) }
+                Op::Update { tables, frames, requests: self.requests(c, tables, frames, who, uses) }
             }
             1 => {
                 let frames = self.named(c, who);
-                let entry = self.entry(c, self.number(frames, who), 1, &uses);
+                let entry = self.entry(c, self.number(frames, who), 1, uses);
                 let flush = [uvmf::NONE, uvmf::TLB_FLUSH | uvmf::ALL, uvmf::INVLPG | uvmf::ALL][c.below(3)];
                 Op::Address { at: Self::at(c), entry, frames, flush }
             }
             2 => Op::Trapped {
                 at: if c.one_in(2) { [0, 0, 0, 2] } else { Self::at(c) },
                 word: c.below(E.min(4)),
-                value: self.entry(c, who, 1, &uses).0,
+                value: self.entry(c, who, 1, uses).0,
             },
             3 => {
                 let (owner, level) = (Self::other(c, who), 1 + c.below(4) as u8);
@@ -135,7 +135,7 @@ impl<const E: usize> World<E> {
                 // Segment descriptors, or an entry.
                 let value = match c.one_in(8) {
                     true => [0x00af_9a00_0000_ffff, 0x0000_8900_0000_0000, 0x0000_8c00_0010_0000][c.below(3)],
-                    false => self.entry(c, who, level, &uses).0,
+                    false => self.entry(c, who, level, uses).0,
                 };
                 Op::Store { at, index: c.below(E.min(4)), value }
             }

@@ -65,7 +65,7 @@ impl<const E: usize> World<E> {
     pub(super) fn expect(&mut self, who: usize, op: &Op) -> Expected {
         let (model, id) = (&self.model, self.id(who));
         let own = Whose::Domain(id);
-        let mut trial = Trial::new(model);
+        let mut trial = Trial::new(model, self.uses.clone());
         let plain = |result: Result<(), Errno>| Expected::of(result.map(|()| 0));
         let stranger = |owner: usize| if owner != who && who != 0 { Err(Errno::EPERM) } else { Ok(()) };
         match op {
@@ -169,7 +169,7 @@ impl<const E: usize> World<E> {
         let mut expected = Expected::of(allowed.map(|()| 0));
         for request in requests.iter().filter(|_| allowed.is_ok()) {
             let (mfn, index, owner) = (Mfn(request.ptr >> 12), (request.ptr >> 3 & 511) as usize, self.id(tables));
-            let mut trial = Trial::new(&model);
+            let mut trial = Trial::new(&model, model.uses());
             let own = model.ram(mfn).filter(|&at| model.pages[at].owner == Some(owner));
             let level = own.map_or(0, |at| trial.level(at));
             let mut value = request.val;
@@ -238,14 +238,14 @@ impl<const E: usize> World<E> {
             Some(expected) if !matches!(op, Op::Replace) => self.compare_words(op, before, &expected.writes),
             _ => self.adopt(who),
         }
-        let uses = self.model.uses();
-        for (page, uses) in self.model.pages.iter_mut().zip(&uses).filter(|(_, uses)| uses.refs == 0) {
+        self.uses = self.model.uses();
+        for (page, uses) in self.model.pages.iter_mut().zip(&self.uses).filter(|(_, uses)| uses.refs == 0) {
             if page.owner.is_some() {
                 *page = Page::FREE;
             }
             assert_eq!(uses.typed, 0);
         }
-        self.compare(&uses);
+        self.compare();
     }
 
     /// A domain has got a frame: it was free, and it is empty.
@@ -276,8 +276,8 @@ impl<const E: usize> World<E> {
     }
 
     /// Each frame says of itself what the model says of it.
-    fn compare(&self, uses: &[Use]) {
-        for (at, (page, uses)) in self.model.pages.iter().zip(uses).enumerate().skip(FIRST_RAM as usize) {
+    fn compare(&self) {
+        for (at, (page, uses)) in self.model.pages.iter().zip(&self.uses).enumerate().skip(FIRST_RAM as usize) {
             let info = self.core.frames.info(self.core.frames.get(Mfn(at as u64)).expect("RAM"));
             let state = info.state();
             let Some(owner) = page.owner else {

@@ -42,6 +42,8 @@ pub struct World<const E: usize> {
     core: Box<Core<Machine<E>>>,
     players: Vec<Player<E>>,
     model: Model<E>,
+    /// What each frame is used as since the last operation.
+    uses: Vec<Use>,
     /// Long work is interrupted now.
     interrupted: bool,
     steps: u64,
@@ -336,7 +338,7 @@ impl<const E: usize> Target for World<E> {
         let core = testing::core_with(FRAMES, 2, false);
         *core.platform.window.lock().unwrap() = std::vec![0; 512];
         let model = Model { pages: std::vec![Page::FREE; FRAMES], ..Model::default() };
-        let mut world = Self { core, players: Vec::new(), model, interrupted: false, steps: 0 };
+        let mut world = Self { core, players: Vec::new(), model, uses: Vec::new(), interrupted: false, steps: 0 };
         for number in 0..GUESTS {
             world.enter(number);
             let player = world.build(number);
@@ -344,6 +346,7 @@ impl<const E: usize> Target for World<E> {
         }
         world.refresh();
         world.holders();
+        world.uses = world.model.uses();
         world
     }
 
@@ -357,7 +360,7 @@ impl<const E: usize> Target for World<E> {
         let level = match &op {
             Op::Update { requests, .. } => {
                 let table = self.model.ram(Mfn(requests[0].ptr >> 12));
-                table.map_or(0, |at| Trial::new(&self.model).level(at))
+                table.map_or(0, |at| Trial::new(&self.model, self.uses.clone()).level(at))
             }
             _ => 0,
         };
