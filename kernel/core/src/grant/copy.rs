@@ -73,7 +73,7 @@ impl<'a, P: Platform> Copier<'a, P> {
         name: (DomId, u64, bool),
         write: bool,
     ) -> Result<Frame, GrantStatus> {
-        slot.take().into_iter().for_each(|end| Self::give_up(core, end));
+        Self::give_up(core, slot);
         let (domid, number, granted) = name;
         let own = domid == DomId::SELF;
         let (frame, pin) = if granted {
@@ -88,18 +88,19 @@ impl<'a, P: Platform> Copier<'a, P> {
         Ok(slot.insert(End { name, frame, write, pin }).frame)
     }
 
-    fn give_up(core: &Core<P>, end: End<P>) {
-        core.unuse_granted(end.frame, end.write);
-        if let Some((granter, gref)) = end.pin {
-            core.unpin_grant(&granter, gref, end.write);
+    /// Gives the references of an end back.
+    fn give_up(core: &Core<P>, slot: &mut Option<End<P>>) {
+        let Some(End { frame, write, pin, .. }) = slot.take() else { return };
+        core.unuse_granted(frame, write);
+        if let Some((granter, gref)) = pin {
+            core.unpin_grant(&granter, gref, write);
         }
     }
 }
 
 impl<P: Platform> Drop for Copier<'_, P> {
     fn drop(&mut self) {
-        for end in [self.source.take(), self.dest.take()].into_iter().flatten() {
-            Self::give_up(self.core, end);
-        }
+        Self::give_up(self.core, &mut self.source);
+        Self::give_up(self.core, &mut self.dest);
     }
 }
