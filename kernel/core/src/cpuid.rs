@@ -123,13 +123,12 @@ impl<P: Platform> Core<P> {
             (0, _) => [BASE + 5, b, c, d],
             (1, _) => [4 << 16 | 17, 0, 0, 0],
             (2, _) => [1, abi::regs::msr::HYPERCALL_PAGE, 1, 0],
-            // The TSC is native; RDTSCP is there where the CPU has it.
-            (3, 0) => [self.platform.cpuid(0x8000_0001, 0)[3] >> 25 & 4, 0, 0, 0],
+            // The TSC is native; RDTSCP is there where the CPU has it. Then how ticks become nanoseconds, from no offset.
+            (3, 0) => [self.platform.cpuid(0x8000_0001, 0)[3] >> 25 & 4, 0, tsc_khz(&self.platform), 0],
+            (3, 1) => [0, 0, self.platform.tsc_scale().0, self.platform.tsc_scale().1 as u32],
             (3, 2) => [tsc_khz(&self.platform), 0, 0, 0],
             // The bits of the machine's highest address: 44 at most, and grants stay in version 1.
-            (5, 0) => {
-                [0, 64 - ((self.frames.count() as u64) << abi::PAGE_SHIFT).saturating_sub(1).leading_zeros(), 0, 0]
-            }
+            (5, 0) => [0, 64 - (self.frames.count() << abi::PAGE_SHIFT).saturating_sub(1).leading_zeros(), 0, 0],
             _ => [0; 4],
         }
     }

@@ -124,6 +124,18 @@ pub fn destroy(id: DomId) -> i64 {
     control(DomctlOp::DESTROYDOMAIN, id)
 }
 
+/// Lets others run until something is so, for so many ns at most; whether it is.
+pub fn patience(ns: u64, mut is: impl FnMut() -> bool) -> bool {
+    let end = system_time(probe::vcpu_info()) + ns;
+    while !is() {
+        if system_time(probe::vcpu_info()) > end {
+            return false;
+        }
+        call(Hypercall::SCHED_OP, &[0, 0]);
+    }
+    true
+}
+
 impl Child {
     /// Builds one, paused. None where a step failed, which the verdict says.
     pub fn build(t: &mut Test) -> Option<Self> {
@@ -219,6 +231,12 @@ impl Child {
         data
     }
 
+    /// A page for arguments of hypercalls that it does not make by its mailbox: its frame, and where the parent sees it.
+    pub fn spare(&self) -> (Mfn, u64) {
+        let [.., mailbox, _, _] = self.frames;
+        (mailbox, self.mailbox)
+    }
+
     /// The frame of its root.
     pub fn root_frame(&self) -> Mfn {
         let [root, ..] = self.frames;
@@ -252,14 +270,8 @@ impl Child {
 
     /// Waits so many ns for its answer, and lets it run meanwhile.
     pub fn wait(&self, ns: u64) -> Option<i64> {
-        let end = system_time(probe::vcpu_info()) + ns;
-        loop {
-            let answer = self.answer();
-            if answer.is_some() || system_time(probe::vcpu_info()) > end {
-                return answer;
-            }
-            call(Hypercall::SCHED_OP, &[0, 0]);
-        }
+        patience(ns, || self.answer().is_some());
+        self.answer()
     }
 
     /// Has it make a hypercall with a structure, put at [`DATA`], as the argument after `words`.

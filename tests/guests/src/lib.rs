@@ -8,6 +8,8 @@
 pub mod child;
 pub mod code;
 pub mod ops;
+pub mod remote;
+pub mod views;
 
 use core::fmt::Debug;
 use domain_rt::abi::Errno;

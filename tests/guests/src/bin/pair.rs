@@ -10,9 +10,10 @@ use conformance_guests::abi::memory::{E820Entry, ForeignMemoryMap, MemoryDomain,
 use conformance_guests::abi::mmu::{MmuextCmd, MmuextOp};
 use conformance_guests::abi::sched::{RemoteShutdown, SchedOp, ShutdownReason};
 use conformance_guests::abi::vcpu::VcpuGuestContext;
+use conformance_guests::abi::version::{FeatureInfo, features};
 use conformance_guests::abi::{DomId, Errno, GrantRef, Maddr, Mfn, Port, Pte, Vaddr, VcpuId, Virq};
 use conformance_guests::child::{self, Child, control, map_foreign};
-use conformance_guests::domain_rt::probe::{self, call};
+use conformance_guests::domain_rt::probe::{self, call, call_with};
 use conformance_guests::ops::{MAP, READ, evtchn, grant, memory, mmu_update_for, sched, system_time, update_va};
 use conformance_guests::{Test, guest};
 
@@ -144,6 +145,11 @@ fn refusals(t: &mut Test, child: &Child) {
     );
     t.err("a PCI device", child.call_with(Hypercall::PHYSDEV_OP, &[25], &mut [0u64; 2]), Errno::EPERM);
     t.err("build_id", child.call(Hypercall::XEN_VERSION, &[10, 0]), Errno::EPERM);
+    let (mut its, mut ours) = (FeatureInfo::default(), FeatureInfo::default());
+    t.ok("its features", child.call_with(Hypercall::XEN_VERSION, &[6], &mut its));
+    t.ok("ours", call_with(Hypercall::XEN_VERSION, &[6], &mut ours));
+    t.eq("are the same, without the initial domain's", its.submap | 1 << features::DOM0, ours.submap);
+    t.eq("which it is not", its.submap >> features::DOM0 & 1, 0);
     t.ok("commandline", child.call(Hypercall::XEN_VERSION, &[9, child::DATA]));
     t.eq("is denied", probe::peek(child.data), u64::from_le_bytes(*b"<denied>"));
 }

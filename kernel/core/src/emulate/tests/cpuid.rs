@@ -104,13 +104,15 @@ fn the_leaves_of_the_hypervisor() {
     assert_eq!(leaf(1, 0), [4 << 16 | 17, 0, 0, 0]);
     assert_eq!(leaf(2, 0), [1, 0x4000_0000, 1, 0], "one page of hypercalls, by this MSR; features: by machine address");
     assert_eq!(leaf(5, 0), [0, 21, 0, 0], "512 frames");
-    for (beyond, subleaf) in [(3, 1), (4, 0), (5, 1), (6, 0), (0xff, 0)] {
+    for (beyond, subleaf) in [(3, 3), (4, 0), (5, 1), (6, 0), (0xff, 0)] {
         assert_eq!(leaf(beyond, subleaf), [0; 4]);
     }
     for ((mul, shift), khz) in
         [((1 << 31, 1), 1_000_000), ((1 << 31, 0), 2_000_000), ((1 << 31, -1), 4_000_000), ((0, 0), u32::MAX)]
     {
         *s.core.platform.tsc_scale.lock().unwrap() = (mul, shift);
+        assert_eq!(leaf(3, 0)[1..], [0, khz, 0], "the guest's TSC, which is the host's");
+        assert_eq!(leaf(3, 1), [0, 0, mul, shift as u32], "its scale");
         assert_eq!(leaf(3, 2), [khz, 0, 0, 0]);
     }
 }
@@ -156,6 +158,6 @@ fn what_cpuid_hides_and_shows() {
     assert_eq!(leaf(0x8000_00ff, 0), [0; 4], "beyond the last leaf");
     assert_eq!(leaf(0x4000_0005, 0)[1], 21, "512 frames");
     assert_eq!(leaf(0x4000_0006, 0), [0; 4]);
-    assert_eq!(leaf(0x4000_0003, 0), [4, 0, 0, 0], "RDTSCP, the TSC is native");
+    assert_eq!(leaf(0x4000_0003, 0), [4, 0, 1_000_000, 0], "RDTSCP, the TSC is native");
     assert_eq!(leaf(0x4000_0003, 2)[0], 1_000_000, "1 GHz");
 }
