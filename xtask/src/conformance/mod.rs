@@ -212,7 +212,8 @@ fn log_path(place: &Place, guest: &Guest, side: Side) -> Result<PathBuf> {
     Ok(place.logs("conformance")?.join(format!("{}-{}.log", guest.name, side.name())))
 }
 
-/// One guest on one side. Xen's verdicts are kept by what went in: Xen does not change from day to day.
+/// One guest on one side. Xen's verdicts are kept by what went in: Xen does not change from day to day. Not that something
+/// failed: on a machine with much else to do guests' clocks run out.
 fn judge(bench: &Bench, guest: &Guest, side: Side) -> Result<Verdict> {
     let Some(image) = built(&bench.place, Part::Guests, &guest.name) else {
         return Ok(Verdict::Nothing("no such executable".into()));
@@ -231,7 +232,7 @@ fn judge(bench: &Bench, guest: &Guest, side: Side) -> Result<Verdict> {
         return Ok(verdict::read(side, &lines, crate::qemu::Ending::TimeOut));
     }
     let verdict = boot(&machine, guest, side, &log)?;
-    if !matches!(verdict, Verdict::Nothing(_)) {
+    if !matches!(verdict, Verdict::Nothing(_) | Verdict::Failure(_)) {
         let folder = kept.parent().context("a folder for the verdicts")?;
         std::fs::create_dir_all(folder)?;
         std::fs::copy(&log, &kept)?;
