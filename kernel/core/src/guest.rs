@@ -147,6 +147,16 @@ mod tests {
     use crate::{Privilege, testing};
 
     #[test]
+    fn the_words_of_a_frame_are_all_of_its_bytes() {
+        let core = testing::core(512, 1);
+        let frame = core.take_frames(0, u64::MAX).unwrap();
+        let bytes: [u8; PAGE_SIZE] = core::array::from_fn(|n| (n / 7) as u8);
+        core.platform.write(frame, 0, &bytes);
+        let words = (0..WORDS).flat_map(|index| load(&core.platform, frame, index).to_le_bytes());
+        assert!(words.eq(bytes));
+    }
+
+    #[test]
     fn an_address_space_that_nobody_has_loaded_is_copied_from_and_to_by_pages() {
         let core = testing::core(512, 1);
         let guest = testing::guest(&core, Privilege::empty(), 4);

@@ -33,14 +33,13 @@ pub fn admit(descriptor: u64) -> Option<u64> {
 }
 
 fn admit_gate(descriptor: u64) -> Option<u64> {
-    const TARGET: u64 = 0xffff << 16;
     const RESERVED_BITS: u64 = 0xff << 32;
     let target = (descriptor >> 16) as u16;
     let own = target < RESERVED || target == FLAT_RING3_CS64 || target & 4 != 0;
     if !own || descriptor & RESERVED_BITS != 0 {
         return None;
     }
-    Some(descriptor & !(TARGET | DPL) | u64::from(target | 3) << 16)
+    Some(descriptor & !DPL | 3 << 16)
 }
 
 /// Is this 64-bit code? The selector's descriptor is read by who asks.

@@ -76,3 +76,15 @@ fn a_message_keeps_its_pirq() {
     assert_eq!(map(1, Some(PIRQS)), Err(Errno::ENOSPC));
     assert_eq!(map(1, Some(PIRQS - 1)), Ok(PIRQS - 1));
 }
+
+/// Ring 3 may use `int 0x80`, and no device may look like it: line 0 is vector 0x30.
+#[test]
+fn messages_have_all_vectors_from_0x70_on_but_that_of_int_0x80() {
+    let (core, [domain, _]) = machine();
+    let map = |entry| core.map_message(&domain, DEVICE, Some(entry), None);
+    let count = (0..).take_while(|entry| map(*entry).is_ok()).count() as u16;
+    assert_eq!(map(count), Err(Errno::ENOSPC));
+    let vectors =
+        events(&core).into_iter().filter(|(_, event)| *event == LineEvent::Enabled).map(|(line, _)| line.0 + 0x30);
+    assert_eq!(vectors.collect::<Vec<_>>(), (0x70..0xf0).filter(|vector| *vector != 0x80).collect::<Vec<_>>());
+}

@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 use super::{domain, pending, shared};
 use crate::event::{Bound, layout};
 use crate::testing::{self, Guest, TestCore};
-use crate::{Platform, Privilege, Stage, Stop};
+use crate::{Platform, Privilege, Stage, Stop, guest as memory};
 
 const EINVAL: i64 = Errno::EINVAL.code();
 
@@ -317,14 +317,17 @@ fn a_registered_vcpu_info_gets_the_events_and_loses_none() {
     assert_eq!(register(mfn, 4), Errno::ENXIO.code(), "its words would not be atomic");
     assert_eq!(register(abi::Mfn(1 << 40), 0), EINVAL);
     assert_eq!(register(guest.tables[0].mfn(), 0), EINVAL, "a page table");
+    // What is besides belongs to the guest alone.
+    let beside = (0..16).chain(24..memory::WORDS).map(|at| core.platform.word(guest.frames[3], at));
+    beside.clone().for_each(|word| word.store(0x5a5a, SeqCst));
     assert_eq!(register(mfn, 128), 0);
+    assert!(beside.clone().all(|word| word.load(SeqCst) == 0x5a5a));
     assert_eq!(register(guest.frames[4].mfn(), 0), EINVAL, "once only");
     let word = |at| core.platform.word(guest.frames[3], 16 + at).load(SeqCst);
     assert_eq!(word(layout::SELECTOR), u64::MAX, "look at every port");
     assert!(core.upcall_due(&guest.vcpu) || core.upcall_mask(&guest.vcpu));
     assert_eq!(word(layout::UPCALL) & 0xff, 1);
     assert_eq!(word(layout::CR2), 0x1234, "all that was there is here");
-    assert_eq!(core.platform.word(guest.frames[3], 0).load(SeqCst), 0, "and nothing besides");
     assert_ne!(word(layout::TIME) as u32, 0, "the clock came along");
     core.platform.word(guest.frames[3], 16 + layout::SELECTOR).store(0, SeqCst);
     let (_, port) = alloc(&core, &guest);
