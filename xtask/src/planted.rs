@@ -129,6 +129,11 @@ pub fn copy(place: &Place, tree: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Plants one in a copy of the sources.
+pub fn plant(place: &Place, tree: &Path, name: &str) -> Result<()> {
+    git_apply(tree, &place.root.join("tests/planted").join(name).with_extension("patch"), false)
+}
+
 /// Applies a patch to the copy, or takes it back.
 fn git_apply(tree: &Path, patch: &Path, back: bool) -> Result<()> {
     let mut git = Command::new("git");

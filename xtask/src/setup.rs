@@ -1,5 +1,6 @@
 //! What a command needs of this machine, found before it starts and installed after saying so.
 
+use crate::fuzz::coverage;
 use crate::iso;
 use crate::process::{is_root, quiet, which};
 use crate::toolchain::{DEBIAN_PACKAGES, Route, TARGET, add_by_rustup};
@@ -46,9 +47,9 @@ pub fn for_run() -> Vec<Need> {
     [&for_qemu()[..], &[MKE2FS]].concat()
 }
 
-/// What `test` needs: images that boot by themselves as well, and what boots them.
+/// What `test` needs: images that boot by themselves as well, and what boots them; and what builds libFuzzer.
 pub fn for_test() -> Vec<Need> {
-    [&for_run()[..], &LINTERS, &iso::NEEDS, &iso::boot::needs()].concat()
+    [&for_run()[..], &LINTERS, &iso::NEEDS, &iso::boot::needs(), &coverage::NEEDS].concat()
 }
 
 impl Need {

@@ -2,8 +2,8 @@
 
 use super::tally::Tally;
 use super::{
-    audit, balloon, chaos, copies, features, figures, flood, iso, linux, memory, refusals, restart, routes, runtime,
-    shell, signals, system, time, tool, unpacking,
+    audit, balloon, chaos, copies, features, figures, flood, guided, iso, linux, memory, refusals, restart, routes,
+    runtime, shell, signals, system, time, tool, unpacking,
 };
 use crate::build::{Part, build, built};
 use crate::place::Place;
@@ -74,6 +74,7 @@ const ONCE: &[&[Case]] = &[
     unpacking::CASES,
     balloon::CASES,
     chaos::ONCE,
+    guided::CASES,
 ];
 /// What takes a minute and more: only when asked for by its name.
 const ASKED: &[&[Case]] = &[features::ASKED];

@@ -8,6 +8,7 @@ mod e2e;
 mod features;
 mod figures;
 mod flood;
+mod guided;
 mod host;
 mod iso;
 mod linux;

@@ -3,6 +3,7 @@
 
 use super::e2e::{Case, Setting, shown};
 use super::tool::{Said, say, xtask};
+use crate::fuzz::coverage;
 use crate::iso;
 use crate::setup::Need;
 use anyhow::{Result, ensure};
@@ -45,12 +46,13 @@ case "$*" in
 esac"#;
 
 impl<'a> Machine<'a> {
-    /// rustc without the target, clippy and rustfmt, what makes images for GRUB and what boots them; nothing else.
+    /// rustc without the target, clippy and rustfmt, what makes images for GRUB and what boots them, a C++ compiler; nothing
+    /// else.
     fn new(setting: &'a Setting<'a>) -> Result<Machine<'a>> {
         let mut machine = Machine { setting, root: setting.dir() };
         let _ = std::fs::remove_dir_all(&machine.root);
         std::fs::create_dir_all(machine.root.join("bin"))?;
-        for need in [&iso::NEEDS[..], &iso::boot::needs()].concat() {
+        for need in [&iso::NEEDS[..], &iso::boot::needs(), &coverage::NEEDS].concat() {
             if let Need::Program(name, _) = need {
                 machine = machine.with(name, "")?;
             }
