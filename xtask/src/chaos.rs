@@ -83,7 +83,7 @@ pub fn sit(machine: &Machine, log: &Path) -> Result<Sitting> {
             break;
         }
     }
-    let ending = running.finish(Duration::from_secs(5))?;
+    let ending = running.finish(SILENCE)?;
     let lines: Vec<&str> = running.lines().iter().map(|line| line.text.as_str()).collect();
     if let Some(bad) = lines.iter().find(|line| line.contains("audit: FAILED") || line.contains("core panic")) {
         bail!("{bad}");

@@ -66,7 +66,7 @@ impl FrameTable {
         Self { infos, memory_map, clock: FlushClock::default() }
     }
 
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(test)]
     pub(crate) fn infos(&self) -> &'static [PageInfo] {
         self.infos
     }

@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
-#[cfg(any(test, feature = "testing"))]
+#[cfg(test)]
 extern crate std;
 
 pub mod buddy;
@@ -32,7 +32,7 @@ pub mod platform;
 pub mod sched;
 pub mod segment;
 pub mod sync;
-#[cfg(any(test, feature = "testing"))]
+#[cfg(test)]
 pub mod testing;
 pub mod time;
 pub mod trap;

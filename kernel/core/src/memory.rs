@@ -64,7 +64,7 @@ impl<P: Platform> Core<P> {
     /// Gives `domain` a free frame, cleared. It has no references but the one of its allocation.
     ///
     /// ENOMEM where there is none, or the domain has all it may have; EINVAL when the domain is dying.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(test)]
     pub fn alloc_domain_page(&self, domain: &Domain<P>) -> Result<Frame, Errno> {
         self.alloc_domain_pages(domain, 0, u64::MAX, None)
     }

@@ -319,7 +319,8 @@ impl<const ENTRIES: usize> Platform for TestMachine<ENTRIES> {
     const ENTRIES: usize = ENTRIES;
     const CORE_SLOTS: RangeInclusive<usize> =
         if ENTRIES == TABLE_ENTRIES { FIRST_XEN_SLOT..=LAST_XEN_SLOT } else { ENTRIES - 1..=ENTRIES - 1 };
-    type RawMutex = parking_lot::RawMutex;
+    // A lock that is taken against the order in which others were fails, whether or not another thread waits.
+    type RawMutex = tracing_mutex::lockapi::TracingWrapper<parking_lot::RawMutex>;
     type RawRwLock = parking_lot::RawRwLock;
 
     fn word(&self, frame: Frame, index: usize) -> &AtomicU64 {

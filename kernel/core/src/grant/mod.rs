@@ -56,12 +56,15 @@ impl<P: Platform> Grants<P> {
 
     /// Bytes of the heap that both take.
     pub(crate) fn bytes(&self) -> usize {
-        self.table.lock().bytes() + self.track.lock().bytes()
+        // One after the other: who maps holds its tracking while it takes the granter's table, which may be this one.
+        let table = self.table.lock().bytes();
+        table + self.track.lock().bytes()
     }
 
     /// How many of its entries are in use, and how many mappings of others' it has. For debugging and audits.
     pub fn in_use(&self) -> (usize, usize) {
-        (self.table.lock().pinned, self.track.lock().used)
+        let pinned = self.table.lock().pinned;
+        (pinned, self.track.lock().used)
     }
 }
 

@@ -72,7 +72,7 @@ impl<P: Platform> Core<P> {
     ///
     /// `running` are the states of the vCPUs that run somewhere, whose locks are held. ENOMEM where there is no room for
     /// counts.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(test)]
     pub fn audit(&self, running: &[&Run]) -> Result<Vec<Finding>, Errno> {
         Ok(self.audit_by(running, USUAL_WINDOW)?.0)
     }

@@ -135,10 +135,14 @@ fn of_two_domains_the_lower_ones_ports_are_locked_first() {
         let held = high.events.ports.lock();
         std::thread::scope(|scope| {
             scope.spawn(|| core.bind_interdomain(near, far, Port(1)));
-            let locked = (0..10_000_000).any(|_| {
-                std::thread::yield_now();
-                low.events.ports.try_lock().is_none()
+            // On a thread of its own, as this one holds the higher one's.
+            let watch = scope.spawn(|| {
+                (0..10_000_000).any(|_| {
+                    std::thread::yield_now();
+                    low.events.ports.try_lock().is_none()
+                })
             });
+            let locked = watch.join().expect("it only looks");
             drop(held);
             assert!(locked, "it waits for the higher one's with nothing in its hands");
         });

@@ -57,6 +57,16 @@ fn lesson_18_host_and_device_mappings_go_one_by_one_and_references_balance() {
 }
 
 #[test]
+fn what_tables_take_is_asked_beside_a_domain_that_maps_its_own_entry() {
+    let (core, _, guest) = pair();
+    grant(&core, &guest, 9, guest.domain.id, guest.frames[1].mfn(), 0);
+    // It holds its tracking when it takes its table; who looks at both takes neither while it holds the other.
+    assert_eq!(map(&core, &guest, map_op(&guest, 9, HOST, guest.va(HOLE).0)).0, OKAY);
+    assert!(core.footprint(&guest.domain) > 0);
+    assert_eq!(guest.domain.grants.in_use(), (1, 1));
+}
+
+#[test]
 fn lesson_19_a_misaligned_entry_or_one_of_no_l1_is_refused() {
     let (core, from, to) = pair();
     let l1 = to.tables[0].mfn().maddr().0;

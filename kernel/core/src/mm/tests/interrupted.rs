@@ -195,12 +195,10 @@ fn lesson_10_a_single_update_after_one_that_was_given_up() {
 /// Takes a domain's memory apart as its destruction does.
 fn destroy(core: &TestCore, guest: &Guest) {
     guest.domain.life.store(crate::domain::Stage::Dying as u32, SeqCst);
-    let mut run = guest.vcpu.run.lock();
-    run.hardware_root = None;
-    while core.drop_root(&guest.domain, &mut run.kernel_root).is_err() {
-        assert_eq!(core.audit(&[&run]), Ok(Vec::new()));
+    guest.vcpu.run.lock().hardware_root = None;
+    while core.drop_root(&guest.domain, &mut guest.vcpu.run.lock().kernel_root).is_err() {
+        assert_eq!(core.audit(&[]), Ok(Vec::new()));
     }
-    drop(run);
     while core.relinquish_memory(&guest.domain).is_err() {
         assert_eq!(core.audit(&[]), Ok(Vec::new()));
     }
