@@ -123,9 +123,8 @@ fn stopped<P: Platform>(c: &mut Caller<'_, P>, stop: Stop, args: &Args) {
         Stop::Error(errno) => {
             if c.core.log_refusals {
                 let ([a, b, d, e, _], number) = (args.0, c.run.regs.rax as u32);
-                let (domain, vcpu) = (c.domain.id.0, c.vcpu.id.0);
                 let call = format_args!("hypercall {number} ({a:#x}, {b:#x}, {d:#x}, {e:#x})");
-                c.core.log(format_args!("d{domain}v{vcpu}: {call} refused: {errno:?}"));
+                c.core.log(format_args!("d{}v{}: {call} refused: {errno:?}", c.domain.id.0, c.vcpu.id.0));
             }
             c.run.regs.rax = errno.code() as u64;
         }
