@@ -48,12 +48,7 @@ pub fn core_if_made() -> Option<&'static Core> {
 
 /// This CPU, as the core's logic sees it.
 pub fn cpu() -> &'static Cpu<Machine> {
-    let percpu = percpu::get();
-    percpu.cpu.get().unwrap_or_else(|| {
-        let cpu = &core().cpus[percpu.id as usize];
-        percpu.cpu.set(Some(cpu));
-        cpu
-    })
+    &core().cpus[percpu::id() as usize]
 }
 
 /// In [`Cpu::pending`]: lines of [`RAISED`] wait.

@@ -6,7 +6,7 @@ use core::mem::offset_of;
 use core::ptr::NonNull;
 
 use ferrule_core::sync::ArcGuard;
-use ferrule_core::{Caller, Cpu, Domain, Run, Vcpu};
+use ferrule_core::{Caller, Domain, Run, Vcpu};
 
 use crate::descriptors::Tables;
 use crate::machine::Machine;
@@ -35,8 +35,6 @@ pub struct PerCpu {
     pub stack_top: u64,
     /// Who runs here, ready for the core's logic: lies in `seen`.
     pub caller: Cell<Option<Running>>,
-    /// The CPU as the core's logic sees it, once there is a core.
-    pub cpu: Cell<Option<&'static Cpu<Machine>>>,
     /// Which CPU this is.
     pub id: u32,
     /// Who runs here.
@@ -63,7 +61,6 @@ impl PerCpu {
             frame_end: UnsafeCell::new(stack_top),
             stack_top,
             caller: Cell::new(None),
-            cpu: Cell::new(None),
             id,
             current: UnsafeCell::new(None),
             seen: UnsafeCell::new(None),

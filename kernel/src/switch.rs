@@ -11,22 +11,21 @@ use x86_64::instructions::interrupts;
 
 use crate::machine::{self, Machine, core};
 use crate::percpu::{self, Current};
+use crate::trap::caller;
 use crate::{fpu, paging};
 
 /// Asks the scheduler who is to run here, and switches to it.
 pub fn reschedule(cpu: &'static Cpu<Machine>) {
     let percpu = percpu::get();
-    // SAFETY: this CPU's own, interrupts are off, and nobody else holds a reference into it here.
-    let seen = unsafe { &mut *percpu.seen.get() };
-    let next = match core().schedule(cpu, seen.as_ref().map(|c| c.vcpu)) {
+    let next = match core().schedule(cpu, percpu.caller.get().map(|c| caller(c).vcpu)) {
         Next::Stay => return,
         Next::Switch(vcpu) => Some(vcpu),
         Next::Idle => None,
     };
     percpu.caller.set(None);
+    // SAFETY: this CPU's own, and interrupts are off; what referred into them, the caller, is gone.
+    let (seen, current) = unsafe { (&mut *percpu.seen.get(), &mut *percpu.current.get()) };
     *seen = None;
-    // SAFETY: as above; what referred into it is gone.
-    let current = unsafe { &mut *percpu.current.get() };
     let left = current.take().map(|mut left| {
         core().write_runstate(&left.vcpu, &left.run);
         save(&mut left);

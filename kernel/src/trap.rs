@@ -18,7 +18,7 @@ use crate::{apic, apic::FIRST_LINE_VECTOR, flush, keys, switch, world};
 const SYSTEM_CALL: u8 = 0x80;
 
 /// Who runs here.
-fn caller(mut running: Running) -> &'static mut Caller<'static, Machine> {
+pub fn caller(mut running: Running) -> &'static mut Caller<'static, Machine> {
     // SAFETY: this CPU's alone, and code that holds a reference to it is not entered again: interrupts are off in ring 0
     // but in the idle loop, where nobody runs. Nobody keeps it beyond the next switch, which only `leave` makes.
     unsafe { running.as_mut() }

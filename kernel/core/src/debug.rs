@@ -30,7 +30,7 @@ impl<P: Platform> Core<P> {
                 cpu.idle.load(Relaxed) / 1000
             ));
         }
-        for domain in self.domains.table.read().iter() {
+        for domain in self.domains.all() {
             let (pages, most, own) = {
                 let account = domain.memory.lock();
                 (account.pages, account.max_pages, account.core_pages)
@@ -39,7 +39,7 @@ impl<P: Platform> Core<P> {
                 "d{}: {:?}, {pages} of {most} pages, {} KiB of the core, {own} pages among it, on CPUs {:#x}",
                 domain.id.0,
                 domain.stage(),
-                self.footprint(domain).div_ceil(1024),
+                self.footprint(&domain).div_ceil(1024),
                 domain.dirty().0
             ));
             for vcpu in &domain.vcpus {
@@ -61,12 +61,12 @@ impl<P: Platform> Core<P> {
 
     /// One line an event channel that is in use.
     pub fn dump_events(&self) {
-        for domain in self.domains.table.read().iter() {
-            for port in (1..self.valid_ports(domain)).map(abi::Port) {
-                if let Ok(Status { status, detail, remote_port: to, vcpu, .. }) = self.port_info(domain, port)
+        for domain in self.domains.all() {
+            for port in (1..self.valid_ports(&domain)).map(abi::Port) {
+                if let Ok(Status { status, detail, remote_port: to, vcpu, .. }) = self.port_info(&domain, port)
                     && status != PortStatus::CLOSED
                 {
-                    let [p, m] = [PENDING, MASKED].map(|bit| u8::from(self.port_is(domain, port, bit)));
+                    let [p, m] = [PENDING, MASKED].map(|bit| u8::from(self.port_is(&domain, port, bit)));
                     let (id, port, to, vcpu) = (domain.id.0, port.0, to.0, vcpu.0);
                     self.log(format_args!("d{id} port {port}: p{p} m{m} {status:?} {detail}/{to}, v{vcpu}"));
                 }
@@ -76,7 +76,7 @@ impl<P: Platform> Core<P> {
 
     /// One line a domain: its grant table, and what it maps of others; then one line an entry that is in use.
     pub fn dump_grants(&self) {
-        for domain in self.domains.table.read().iter() {
+        for domain in self.domains.all() {
             let ((frames, most), (used, maps)) = (domain.grants.size(), domain.grants.in_use());
             let id = domain.id.0;
             self.log(format_args!("d{id}: {frames} of {most} grant frames, {used} grants in use, {maps} mappings"));

@@ -6,11 +6,11 @@
 //! **Lock order.** A lock may be taken only while locks that stand above it are held; among equals the lower domain
 //! id first.
 //!
-//! 1. `Domains::table` (creation and destruction of domains). A look-up lets go of it at once, and may be made under 2
-//!    to 4 too: whoever changes the table takes none of those meanwhile.
-//! 2. a vCPU's [`Run`](crate::vcpu::Run), held by the CPU that runs it
-//! 3. `Domain::mm` (page-table changes of one domain)
-//! 4. `Domain::grants` (grant table, map tracking)
+//! 1. a vCPU's [`Run`](crate::vcpu::Run), held by the CPU that runs it
+//! 2. `Domain::mm` (page-table changes of one domain)
+//! 3. `Domain::grants` (map tracking, then any domain's grant table)
+//! 4. `Domains::table` (creation and destruction of domains). Who walks the domains lets go of it in between
+//!    ([`Domains::all`](crate::domain::Domains::all)).
 //! 5. `Domain::devices`, then `Core::lines` (interrupts), then `Domain::events` (ports, then its FIFO layout: who holds
 //!    any domain's ports may take any one domain's)
 //! 6. `Domain::memory` (the list of a domain's frames, its allowance)
@@ -18,6 +18,8 @@
 //! 8. a vCPU's timers, then a CPU's timer queue
 //! 9. a CPU's run queue
 //! 10. the console
+//!
+//! The test machine's locks note who was held when who was taken, and fail where that is the other way round.
 
 use crate::Platform;
 

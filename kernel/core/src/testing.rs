@@ -321,7 +321,7 @@ impl<const ENTRIES: usize> Platform for TestMachine<ENTRIES> {
         if ENTRIES == TABLE_ENTRIES { FIRST_XEN_SLOT..=LAST_XEN_SLOT } else { ENTRIES - 1..=ENTRIES - 1 };
     // A lock that is taken against the order in which others were fails, whether or not another thread waits.
     type RawMutex = tracing_mutex::lockapi::TracingWrapper<parking_lot::RawMutex>;
-    type RawRwLock = parking_lot::RawRwLock;
+    type RawRwLock = tracing_mutex::lockapi::TracingWrapper<parking_lot::RawRwLock>;
 
     fn word(&self, frame: Frame, index: usize) -> &AtomicU64 {
         &self.words(frame)[index & (WORDS - 1)]

@@ -106,8 +106,7 @@ fn create<P: Platform>(c: &Caller<'_, P>, wanted: DomId, config: CreateDomain) -
 
 /// The first domain whose number is not below `from`.
 fn next_domain<P: Platform>(core: &Core<P>, from: DomId) -> Result<Arc<Domain<P>>, Stop> {
-    let table = core.domains.table.read();
-    table.iter().find(|d| d.id.0 >= from.0).cloned().ok_or(Errno::ESRCH.into())
+    core.domains.from(from.0).ok_or(Errno::ESRCH.into())
 }
 
 /// What is to be known of a domain; sysctl lists it too.

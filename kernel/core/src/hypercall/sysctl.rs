@@ -91,9 +91,7 @@ fn list_domains<P: Platform>(c: &Caller<'_, P>, list: &GetDomainInfoList) -> Res
     c.core.reap();
     let mut from = list.first_domain.0;
     for listed in 0..list.max_domains {
-        // One at a time: a copy to the guest may not happen with the table's lock held.
-        let next = c.core.domains.table.read().iter().find(|d| d.id.0 >= from).cloned();
-        let Some(domain) = next else { return Ok(listed) };
+        let Some(domain) = c.core.domains.from(from) else { return Ok(listed) };
         c.put_at(list.buffer.0, u64::from(listed), &domctl::info(c.core, &domain))?;
         from = domain.id.0.saturating_add(1);
     }

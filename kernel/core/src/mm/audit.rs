@@ -91,10 +91,10 @@ impl<P: Platform> Core<P> {
         for base in (0..self.frames.count()).step_by(window) {
             audit.window(base, window.min(self.frames.count() - base), running);
         }
-        for domain in self.domains.table.read().iter() {
+        for domain in self.domains.all() {
             audit.seen.domains += 1;
             let findings = &mut audit.findings;
-            audit.seen.ports += self.audit_ports(domain, |port| {
+            audit.seen.ports += self.audit_ports(&domain, |port| {
                 if findings.len() < MOST {
                     findings.push(Finding::Port(domain.id, port));
                 }
@@ -134,7 +134,7 @@ impl<P: Platform> Audit<'_, P> {
         self.counts.resize(frames, (0, 0));
         running.iter().for_each(|run| self.vcpu(run));
         let core = self.core;
-        core.domains.table.read().iter().for_each(|domain| self.domain(domain));
+        core.domains.all().for_each(|domain| self.domain(&domain));
         core.frames.iter().for_each(|frame| self.frame(frame));
         core.frames.iter().for_each(|frame| self.compare(frame));
     }

@@ -67,6 +67,21 @@ fn what_tables_take_is_asked_beside_a_domain_that_maps_its_own_entry() {
 }
 
 #[test]
+fn the_keys_list_domains_beside_one_that_frees_what_it_mapped() {
+    let (core, from, to) = pair();
+    let (frame, at) = (from.frames[1], to.va(HOLE).0);
+    let (status, handle, _) = map(&core, &to, map_op(&from, 8, HOST, at));
+    from.map(&core, 1, Pte(0)).expect("its own entry");
+    assert_eq!((status, core.deallocate(frame)), (OKAY, true));
+    // The frame's owner is looked up, with the one's grants locked: so who walks the domains may not do so the other way.
+    assert_eq!(unmap(&core, &to, handle, at, Maddr(0)), OKAY);
+    assert!(matches!(core.frames.info(frame).owner(), crate::frame::Owner::Free(_)));
+    core.dump_domains();
+    core.dump_events();
+    core.dump_grants();
+}
+
+#[test]
 fn lesson_19_a_misaligned_entry_or_one_of_no_l1_is_refused() {
     let (core, from, to) = pair();
     let l1 = to.tables[0].mfn().maddr().0;
