@@ -32,34 +32,44 @@ impl RingMemory for WordMemory {
     }
 
     fn read(&self, offset: usize, out: &mut [u8]) {
-        let mut at = offset;
-        let mut rest = out;
-        while !rest.is_empty() {
-            let within = at % 4;
-            let take = rest.len().min(4 - within);
-            let bytes = self.words[at / 4].load(Relaxed).to_ne_bytes();
-            let (now, later) = rest.split_at_mut(take);
-            now.copy_from_slice(&bytes[within..within + take]);
-            rest = later;
-            at += take;
+        let (head, rest) = out.split_at_mut(out.len().min(offset.wrapping_neg() % 4));
+        let (whole, tail) = rest.as_chunks_mut();
+        let first = (offset + head.len()) / 4;
+        self.read_part(offset, head);
+        for (word, bytes) in self.words[first..first + whole.len()].iter().zip(&mut *whole) {
+            *bytes = word.load(Relaxed).to_ne_bytes();
         }
+        self.read_part((first + whole.len()) * 4, tail);
     }
 
     fn write(&self, offset: usize, data: &[u8]) {
-        let mut at = offset;
-        let mut rest = data;
-        while !rest.is_empty() {
-            let within = at % 4;
-            let (now, later) = rest.split_at(rest.len().min(4 - within));
-            let word = &self.words[at / 4];
-            let mut bytes = [0; 4];
-            if now.len() < 4 {
-                bytes = word.load(Relaxed).to_ne_bytes();
-            }
-            bytes[within..within + now.len()].copy_from_slice(now);
+        let (head, rest) = data.split_at(data.len().min(offset.wrapping_neg() % 4));
+        let (whole, tail) = rest.as_chunks();
+        let first = (offset + head.len()) / 4;
+        self.write_part(offset, head);
+        for (word, bytes) in self.words[first..first + whole.len()].iter().zip(whole) {
+            word.store(u32::from_ne_bytes(*bytes), Relaxed);
+        }
+        self.write_part((first + whole.len()) * 4, tail);
+    }
+}
+
+impl WordMemory {
+    /// Reads what is less than a word, within one.
+    fn read_part(&self, offset: usize, out: &mut [u8]) {
+        if !out.is_empty() {
+            let bytes = self.words[offset / 4].load(Relaxed).to_ne_bytes();
+            out.copy_from_slice(&bytes[offset % 4..offset % 4 + out.len()]);
+        }
+    }
+
+    /// Writes the same, and the rest of the word as it was.
+    fn write_part(&self, offset: usize, data: &[u8]) {
+        if !data.is_empty() {
+            let word = &self.words[offset / 4];
+            let mut bytes = word.load(Relaxed).to_ne_bytes();
+            bytes[offset % 4..offset % 4 + data.len()].copy_from_slice(data);
             word.store(u32::from_ne_bytes(bytes), Relaxed);
-            rest = later;
-            at += now.len();
         }
     }
 }
