@@ -33,6 +33,8 @@ type Work = fn(How<'_>) -> Box<TestCore>;
 
 const SELF: u64 = DomId::SELF.0 as u64;
 const DONE: i64 = 0;
+/// Few: each audit looks at all of them.
+const FRAMES: usize = 512;
 
 /// What there is, and that it is asked at least so often.
 const WORKS: [(&str, Work, u64); 15] = [
@@ -121,7 +123,7 @@ fn open(core: &TestCore, guest: &Guest) -> u32 {
 }
 
 fn reset(how: How<'_>) -> Box<TestCore> {
-    let core = testing::core(2048, 1);
+    let core = testing::core(FRAMES, 1);
     let (guest, far) = (testing::guest(&core, Privilege::empty(), 4), testing::guest(&core, Privilege::empty(), 4));
     let before = open_ports(&core, &guest, &far, 40);
     assert_eq!((open(&core, &guest), open(&core, &far)), (before, 40));
@@ -145,7 +147,7 @@ fn reset(how: How<'_>) -> Box<TestCore> {
 }
 
 fn reset_of_queues_by_another(how: How<'_>) -> Box<TestCore> {
-    let core = testing::core(2048, 1);
+    let core = testing::core(FRAMES, 1);
     let (by, guest) = (testing::guest(&core, Privilege::all(), 4), testing::guest(&core, Privilege::empty(), 4));
     let refs = |page: usize| core.frames.info(guest.frames[page]).state().refs();
     let held = [refs(1), refs(2)];
@@ -166,7 +168,7 @@ fn reset_of_queues_by_another(how: How<'_>) -> Box<TestCore> {
 
 /// A domain with tables, ports, mappings of another's frames, and a frame that another maps.
 fn destruction(how: How<'_>) -> Box<TestCore> {
-    let core = testing::core(2048, 1);
+    let core = testing::core(FRAMES, 1);
     let (by, other) = (testing::guest(&core, Privilege::all() - Privilege::INITIAL, 4), granter(&core));
     let free = core.free.frames();
     let victim = testing::guest_of(&core, NewDomain::ordinary(2), 90);
@@ -222,7 +224,7 @@ fn is_initialised(core: &TestCore, guest: &Guest, trees: [[Frame; 4]; 2]) {
 }
 
 fn context_by_the_builder(how: How<'_>) -> Box<TestCore> {
-    let core = testing::core(2048, 1);
+    let core = testing::core(FRAMES, 1);
     let by = testing::guest(&core, Privilege::all(), 6);
     let (guest, trees, context) = uninitialised(&core);
     by.poke(&core, 2, 0, context.as_bytes());
@@ -238,7 +240,7 @@ fn context_by_the_builder(how: How<'_>) -> Box<TestCore> {
 }
 
 fn context_by_itself(how: How<'_>) -> Box<TestCore> {
-    let core = testing::core(2048, 1);
+    let core = testing::core(FRAMES, 1);
     let (guest, trees, context) = uninitialised(&core);
     guest.poke(&core, 0, 0, context.as_bytes());
     how(&core);
@@ -250,7 +252,7 @@ fn context_by_itself(how: How<'_>) -> Box<TestCore> {
 
 /// 30 new entries, one that is refused, and one after it.
 fn updates(how: How<'_>) -> Box<TestCore> {
-    let core = testing::core(2048, 1);
+    let core = testing::core(FRAMES, 1);
     let guest = testing::guest(&core, Privilege::empty(), 8);
     let entry =
         |index: usize, pte: Pte| MmuUpdate { ptr: guest.tables[0].mfn().maddr().0 + index as u64 * 8, val: pte.0 };
@@ -276,7 +278,7 @@ fn updates(how: How<'_>) -> Box<TestCore> {
 
 /// Pins, roots, pages and unpins in one batch, the last of which is refused.
 fn extended(how: How<'_>) -> Box<TestCore> {
-    let core = testing::core(2048, 1);
+    let core = testing::core(FRAMES, 1);
     let guest = testing::guest(&core, Privilege::empty(), 8);
     let tables = tree(&core, &guest.domain, guest.frames[3]);
     let (root, page) = (tables[3].mfn().0, |page: usize| guest.frames[page].mfn().0);
@@ -321,7 +323,7 @@ fn reservation(list: Vaddr, extents: u64, order: u32) -> MemoryReservation {
 }
 
 fn reservations(how: How<'_>) -> Box<TestCore> {
-    let core = testing::core(2048, 1);
+    let core = testing::core(FRAMES, 1);
     let guest = testing::guest(&core, Privilege::empty(), 4);
     let pages = || guest.domain.memory.lock().pages;
     let (before, free) = (pages(), core.free.frames());
@@ -356,7 +358,7 @@ fn reservations(how: How<'_>) -> Box<TestCore> {
 
 /// Sixteen single frames for eight pairs.
 fn exchange(how: How<'_>) -> Box<TestCore> {
-    let core = testing::core(2048, 1);
+    let core = testing::core(FRAMES, 1);
     let guest = testing::guest(&core, Privilege::empty(), 4);
     let own: Vec<u64> = (0..16).map(|_| core.alloc_domain_page(&guest.domain).unwrap().mfn().0).collect();
     guest.poke(&core, 1, 0, own.as_bytes());
@@ -422,7 +424,7 @@ fn map_grant(core: &TestCore, to: &Guest, from: &Guest, gref: u32, at: u64, flag
 /// 50 mappings, copies, moves and unmappings: a batch and a bit more of each.
 fn grants(how: How<'_>) -> Box<TestCore> {
     const MANY: usize = 50;
-    let core = testing::core(2048, 1);
+    let core = testing::core(FRAMES, 1);
     let from = granter(&core);
     let to = testing::guest(&core, Privilege::empty(), 8);
     from.poke(&core, 5, 0, &[0x77; 4096]);
@@ -494,7 +496,7 @@ fn console_of_another(how: How<'_>) -> Box<TestCore> {
 }
 
 fn written(how: How<'_>, privilege: Privilege, shown: impl Fn(&str) -> std::string::String) -> Box<TestCore> {
-    let core = testing::core(2048, 1);
+    let core = testing::core(FRAMES, 1);
     let guest = testing::guest(&core, privilege, 4);
     let text: std::string::String =
         (0..20).map(|n| std::format!("line {n} of some that are written at once....\n")).collect();
@@ -508,7 +510,7 @@ fn written(how: How<'_>, privilege: Privilege, shown: impl Fn(&str) -> std::stri
 }
 
 fn handlers(how: How<'_>) -> Box<TestCore> {
-    let core = testing::core(2048, 1);
+    let core = testing::core(FRAMES, 1);
     let guest = testing::guest(&core, Privilege::empty(), 4);
     let entry =
         |vector: u8| TrapInfo { vector, cs: 0x10, address: Vaddr(u64::from(vector) << 12), ..TrapInfo::new_zeroed() };
@@ -529,7 +531,7 @@ fn handlers(how: How<'_>) -> Box<TestCore> {
 
 /// Calls that would be noticed if they were made twice, some of which can be interrupted themselves.
 fn multicall(how: How<'_>) -> Box<TestCore> {
-    let core = testing::core(2048, 1);
+    let core = testing::core(FRAMES, 1);
     let guest = testing::guest(&core, Privilege::CONSOLE, 8);
     let table = guest.tables[0].mfn().maddr().0;
     let page = Pte::new(guest.frames[5].mfn(), WRITABLE).0;
@@ -571,7 +573,7 @@ fn multicall(how: How<'_>) -> Box<TestCore> {
 
 /// `mov %rax, %cr3`, which is made again while it is interrupted.
 fn load_of_cr3(how: How<'_>) -> Box<TestCore> {
-    let core = testing::core(2048, 1);
+    let core = testing::core(FRAMES, 1);
     let guest = testing::guest(&core, Privilege::empty(), 8);
     let tables = tree(&core, &guest.domain, guest.frames[3]);
     // The new root has the guest's own pages too.
