@@ -4,7 +4,7 @@ use super::e2e::{Case, PATIENCE, Setting, expect_line, shown};
 use crate::build::{CORE, built};
 use crate::place::Place;
 use crate::process::which;
-use crate::qemu::{Ending, Running};
+use crate::qemu::{Ending, Line, Running};
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -197,6 +197,14 @@ impl Pty {
         Ok(())
     }
 
+    /// Waits for a prompt behind which nothing has been typed.
+    fn expect_prompt(&mut self) -> Result<()> {
+        let prompt = |lines: &[Line], partial: &str| (partial.trim_end() == "dom0#").then_some(lines.len());
+        let found = self.running.wait_for(self.seen, WHOLE, prompt);
+        self.seen = found.with_context(|| format!("no prompt on the terminal, but {:?}", self.running.partial()))?;
+        Ok(())
+    }
+
     fn send(&mut self, text: &str) -> Result<()> {
         self.running.send(text.as_bytes())
     }
@@ -225,7 +233,7 @@ fn terminal(setting: &Setting<'_>) -> Result<()> {
     pty.expect("store watch /tool")?;
     // Ctrl-C ends the watch, not the machine: the shell takes the next command.
     pty.send("\x03")?;
-    std::thread::sleep(Duration::from_secs(1));
+    pty.expect_prompt()?;
     pty.send("uptime\r")?;
     pty.expect("dom0# uptime")?;
     pty.send("poweroff\r")?;
