@@ -114,6 +114,7 @@ mod tests {
         let set = CpuSet(0b1011);
         assert_eq!([0, 1, 2].map(|cpu| set.without(CpuId(cpu)).0), [0b1010, 0b1001, 0b1011]);
     }
+
     #[test]
     fn members_of_a_set_are_named_once_lowest_first() {
         let members = |bits: u64| CpuSet(bits).iter().map(|cpu| cpu.0).collect::<std::vec::Vec<_>>();

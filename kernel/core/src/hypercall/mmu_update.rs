@@ -82,7 +82,7 @@ pub(super) fn batch<'a, P: Platform>(
     result
 }
 
-/// The domain whose tables are meant, if it is not the caller.
+/// The domain whose tables are meant, where it is named; else the caller's own are.
 fn table_owner<P: Platform>(c: &Caller<'_, P>, who: u32) -> Result<Option<Arc<Domain<P>>>, Errno> {
     match (who >> 16) as u16 {
         0 => Ok(None),
