@@ -176,7 +176,9 @@ impl<'a> Tree<'a> {
         };
         cargo.env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_PROFILE_DEV_OPT_LEVEL", optimized);
         cargo.env("CARGO_INCREMENTAL", "1").env("RUSTFLAGS", lints);
-        cargo.args(["test", "--lib", "--no-run", "--message-format=json", "-p", self.package]);
+        // The workspace has a word about some packages of its own.
+        let own = format!("profile.dev.package.{}.opt-level={optimized}", self.package);
+        cargo.args(["test", "--config", &own, "--lib", "--no-run", "--message-format=json", "-p", self.package]);
         let output = cargo.output().context("starting cargo")?;
         let said = String::from_utf8_lossy(&output.stdout);
         if output.status.success() {
