@@ -145,10 +145,10 @@ pub fn without_tests(lines: &[Line]) -> Vec<&Line> {
 pub fn test_modules(lines: &[Line]) -> Vec<String> {
     let mut modules = Vec::new();
     for (line, next) in lines.iter().zip(lines.iter().skip(1)) {
-        let declaration = next.code.trim();
-        let declaration = declaration.strip_prefix("pub ").unwrap_or(declaration);
+        let declared = next.code.trim().strip_suffix(';').and_then(|words| words.rsplit_once(' '));
         if is_for_tests(&line.code)
-            && let Some(module) = declaration.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';'))
+            && let Some((words, module)) = declared
+            && words.split(' ').next_back() == Some("mod")
         {
             modules.push(module.to_string());
         }
@@ -184,10 +184,10 @@ mod tests {
     #[test]
     fn test_items_are_left_out_and_nothing_else() {
         let text = "a\n#[cfg(test)]\nmod tests {\n fn b() { x }\n}\nc\n#[cfg(test)]\nmod far;\nd\n#[cfg(test)] use e;\nf\n\
-                    #[cfg(any(test, feature = \"testing\"))]\npub mod kit;\n#[cfg(not(test))]\ng";
+                    #[cfg(any(test, feature = \"testing\"))]\npub mod kit;\n#[cfg(test)]\npub(crate) mod sim;\n#[cfg(not(test))]\ng";
         let lines = lines(text);
         let kept: Vec<_> = without_tests(&lines).into_iter().map(|line| line.code.as_str()).collect();
         assert_eq!(kept, ["a", "c", "d", "f", "#[cfg(not(test))]", "g"]);
-        assert_eq!(test_modules(&lines), ["far", "kit"]);
+        assert_eq!(test_modules(&lines), ["far", "kit", "sim"]);
     }
 }
