@@ -35,32 +35,7 @@ boot_entry:
     movl %eax, %ebp                        # the loader's magic, kept in ebp
     movl %ebx, %esi                        # the loader's information, kept in esi
 
-    # 4 GiB in 2 MiB pages, seen at 0 and (the first) at IMAGE_BASE.
-    movl $boot_l2_phys, %edi
-    movl $0x83, %eax
-    xorl %edx, %edx
-    movl $2048, %ecx
-1:  movl %eax, (%edi)
-    movl $0, 4(%edi)
-    addl $8, %edi
-    addl $0x200000, %eax
-    loop 1b
-
-    movl $boot_l3_low_phys, %edi
-    movl $boot_l2_phys + 3, %eax
-    movl $4, %ecx
-2:  movl %eax, (%edi)
-    addl $8, %edi
-    addl $0x1000, %eax
-    loop 2b
-    movl $boot_l2_phys + 3, %eax
-    movl $boot_l3_image_phys, %edi
-    movl %eax, 322 * 8(%edi)
     movl $boot_l4_phys, %edi
-    movl $boot_l3_low_phys + 3, %eax
-    movl %eax, (%edi)
-    movl $boot_l3_image_phys + 3, %eax
-    movl %eax, 261 * 8(%edi)
     movl %edi, %cr3
     lgdt boot_gdt_pointer_phys
 
@@ -164,16 +139,31 @@ ap_final_root:
 ap_cpu:
     .quad 0
 
-    .section .bss.boot, "aw", @nobits
+    # The first tables: 4 GiB in 2 MiB pages, seen at 0 and (the first) at IMAGE_BASE.
     .align 4096
 boot_l4:
-    .skip 4096
+    .quad boot_l3_low_phys + 3
+    .fill 260, 8, 0
+    .quad boot_l3_image_phys + 3
+    .fill 250, 8, 0
 boot_l3_low:
-    .skip 4096
+    .irp table, 0, 1, 2, 3
+    .quad boot_l2_phys + \table * 4096 + 3
+    .endr
+    .fill 508, 8, 0
 boot_l3_image:
-    .skip 4096
+    .fill 322, 8, 0
+    .quad boot_l2_phys + 3
+    .fill 189, 8, 0
 boot_l2:
-    .skip 4 * 4096
+    .set entry, 0x83
+    .rept 2048
+    .quad entry
+    .set entry, entry + 0x200000
+    .endr
+
+    .section .bss.boot, "aw", @nobits
+    .align 4096
 boot_stack:                                # boot information is passed by value: up to 10 KiB a copy
     .skip 16 * 4096
     .global boot_stack_end
