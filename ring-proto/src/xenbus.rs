@@ -136,7 +136,7 @@ impl FrontStep {
     pub fn next(self, class: Class) -> Option<State> {
         match self {
             Self::Stay => None,
-            Self::Setup if class == Class::Vif => Some(State::Connected),
+            Self::Setup if class == Class::VIF => Some(State::Connected),
             Self::Setup => Some(State::Initialised),
             Self::Finish => Some(State::Connected),
             Self::Restart => Some(State::Initialising),
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn fresh_halves_connect_whoever_is_first() {
-        for class in [Class::Vif, Class::Vbd, Class::Pci] {
+        for class in [Class::VIF, Class::VBD, Class::PCI] {
             for first in [true, false] {
                 let end = settle(class, State::Initialising, State::Initialising, first);
                 assert_eq!(end, (State::Connected, State::Connected));
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_restarted_half_is_met_again_from_any_state() {
-        for class in [Class::Vif, Class::Vbd] {
+        for class in [Class::VIF, Class::VBD] {
             for other in State::ALL {
                 for first in [true, false] {
                     assert_eq!(
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_waiting_half_waits() {
-        for (class, after_setup) in [(Class::Vif, State::Connected), (Class::Vbd, State::Initialised)] {
+        for (class, after_setup) in [(Class::VIF, State::Connected), (Class::VBD, State::Initialised)] {
             assert_eq!(front_step(State::Initialising, State::InitWait).next(class), Some(after_setup));
             assert_eq!(front_step(after_setup, State::InitWait), FrontStep::Stay);
         }

@@ -47,7 +47,7 @@ struct Totals {
 
 impl Driver for Blkback {
     const NAME: &'static str = "blkback";
-    const CLASS: Class = Class::Vbd;
+    const CLASS: Class = Class::VBD;
     type Device = Vbd;
 
     async fn start(context: Context, functions: Vec<Function>) -> Result<Self, String> {

@@ -30,14 +30,16 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use ring_proto::keys::Feature;
-use ring_proto::path::Class;
 use ring_proto::{blk_keys, net_keys};
 use toml::de::DeTable;
+
+use crate::nearest::nearest;
 
 pub use device::{Mac, PciFunction, Vdev};
 pub use error::{ManifestError, Mistake};
 use fields::{Fields, Mistakes, Placed};
 pub use machine::{Forward, Machine};
+pub use ring_proto::path::Class;
 
 /// Domains, in the order in which they are to be started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -179,7 +181,25 @@ fn all_domains(mut root: Fields<'_, '_>, mistakes: &mut Mistakes<'_>) -> Vec<Opt
         }
         names.push(&domain.name);
     }
+    check_classes(&domains, mistakes);
     domains
+}
+
+/// A class that a device has and nobody here serves, where somebody serves one of almost the same name. Otherwise that is
+/// no mistake: who serves it may be running already, and be named as the device's backend.
+fn check_classes(domains: &[Option<Placed<Domain>>], mistakes: &mut Mistakes<'_>) {
+    let served: Vec<&str> = domains.iter().flatten().flat_map(|(domain, _)| &domain.serves).map(Class::name).collect();
+    for (domain, place) in domains.iter().flatten() {
+        let vifs = domain.vifs.iter().map(|vif| (Class::VIF, &vif.backend));
+        let disks = domain.disks.iter().map(|disk| (Class::VBD, &disk.backend));
+        let others = domain.others.iter().map(|other| (other.class, &other.backend));
+        for (class, _) in vifs.chain(disks).chain(others).filter(|(_, backend)| backend.is_none()) {
+            let name = class.name();
+            if let Some(near) = nearest(name, &served).filter(|near| *near != name) {
+                mistakes.add(place.clone(), format!("no domain here serves `{name}`, but one serves `{near}`"));
+            }
+        }
+    }
 }
 
 /// One domain, with the place of its name.
@@ -200,7 +220,8 @@ fn domain(mut table: Fields<'_, '_>, mistakes: &mut Mistakes<'_>) -> Option<Plac
     let disks = disks(&mut table, mistakes);
     let others = table.tables(mistakes, "device").into_iter().filter_map(|table| other(table, mistakes)).collect();
     let pci = listed(&mut table, mistakes, "pci", "no PCI function, as in 00:02.0", PciFunction::parse);
-    let serves = listed(&mut table, mistakes, "serves", "no device class: vif, vbd, echo", served);
+    let serves =
+        listed(&mut table, mistakes, "serves", "no device class: vif, vbd, or a driver's own, as in echo", served);
     // Who depends on a driver domain waits for it to come back.
     let after_crash = if serves.is_empty() { Action::Destroy } else { Action::Restart };
     let built = Domain {
@@ -275,7 +296,9 @@ fn disks(table: &mut Fields<'_, '_>, mistakes: &mut Mistakes<'_>) -> Vec<Disk> {
 
 fn other(mut table: Fields<'_, '_>, mistakes: &mut Mistakes<'_>) -> Option<Other> {
     table.required_key(mistakes, "class");
-    let class = table.parsed(mistakes, "class", "`echo`", |name| served(name).filter(|class| !has_a_key(*class)));
+    let class = table.parsed(mistakes, "class", "a class without a key of its own, as in echo", |name| {
+        served(name).filter(|class| !has_a_key(*class))
+    });
     let params = table.string(mistakes, "params").map(|(params, _)| params).unwrap_or_default();
     let backend = table.string(mistakes, "backend").map(|(backend, _)| backend);
     table.finish(mistakes);
@@ -313,12 +336,12 @@ fn cmdline(text: &str) -> Option<String> {
 
 /// A class that driver domains serve.
 fn served(class: &str) -> Option<Class> {
-    Class::parse(class).filter(|class| !matches!(class, Class::Pci | Class::Console))
+    Class::parse(class).filter(|class| !matches!(*class, Class::PCI | Class::CONSOLE))
 }
 
 /// Whether its devices stand under a key of their own.
 fn has_a_key(class: Class) -> bool {
-    matches!(class, Class::Vif | Class::Vbd)
+    matches!(class, Class::VIF | Class::VBD)
 }
 
 /// Whether blkback can make something of it; which disks there are it alone knows.

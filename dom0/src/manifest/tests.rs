@@ -54,7 +54,7 @@ fn a_manifest_with_everything() {
     let [netback, web] = &domains[..] else { panic!("two domains") };
     assert_eq!((netback.name.as_str(), netback.memory, netback.vcpus), ("netback", 16, 1));
     assert_eq!(netback.pci, [PciFunction::parse("00:02.0").unwrap()]);
-    assert_eq!((&netback.serves[..], netback.on_crash), (&[Class::Vif][..], Action::Restart));
+    assert_eq!((&netback.serves[..], netback.on_crash), (&[Class::VIF][..], Action::Restart));
     assert_eq!((web.memory, web.vcpus, web.autostart), (64, 2, false));
     assert_eq!(web.vifs[0].mac.to_string(), "00:16:3e:00:00:01");
     assert_eq!((web.vifs[1].bridge.as_str(), web.vifs[1].backend.as_deref()), ("br1", Some("other")));
@@ -62,7 +62,7 @@ fn a_manifest_with_everything() {
         web.disks.iter().map(|disk| (disk.vdev.handle(), disk.mode)).collect::<Vec<_>>(),
         [(51712, "r"), (51728, "w")]
     );
-    assert_eq!(web.others, [Other { class: Class::Echo, params: "upper".into(), backend: None }]);
+    assert_eq!(web.others, [Other { class: Class::new("echo"), params: "upper".into(), backend: None }]);
     assert_eq!((web.on_poweroff, web.on_reboot, web.on_crash), (Action::Destroy, Action::Restart, Action::Preserve));
 }
 
@@ -113,7 +113,7 @@ vif = [{ mac = "01:00:00:00:00:01", brige = "x" }]
 disk = [{ target = "ram:", vdev = "hda" }, { vdev = "xvda" }, 7]
 pci = ["2.0"]
 device = [{ class = "vif" }, { params = "x" }]
-serves = ["net"]
+serves = ["net", "Net"]
 on_crash = "restrat"
 autostart = 1
 "#;
@@ -133,9 +133,9 @@ autostart = 1
         (7, "`target` is missing"),
         (7, "`disk` must be an array of tables, not a value of type integer"),
         (8, "`2.0` is no PCI function, as in 00:02.0"),
-        (9, "`class` must be `echo`"),
+        (9, "`class` must be a class without a key of its own, as in echo"),
         (9, "`class` is missing"),
-        (10, "`net` is no device class: vif, vbd, echo"),
+        (10, "`Net` is no device class: vif, vbd, or a driver's own, as in echo"),
         (11, "`restrat` is no value for `on_crash`; did you mean `restart`?"),
         (12, "`autostart` must be true or false, not a value of type integer"),
     ];
@@ -144,6 +144,25 @@ autostart = 1
     assert!(shown.contains(
         "line 3, column 1: no key `kernal` here; did you mean `kernel`?\n  3 | kernal = \"web.elf\"\n    | ^^^^^^\n"
     ));
+}
+
+#[test]
+fn a_class_that_is_almost_served() {
+    let driver = |serves: &str| format!("[[domain]]\nname='d'\nkernel='k'\nserves=['{serves}']\n");
+    for (serves, device, complaint) in [
+        ("zebra", "device=[{class='zebra'}]", None),
+        ("zebra", "device=[{class='usb'}]", None),
+        ("zebar", "device=[{class='zebra'}]", Some("no domain here serves `zebra`, but one serves `zebar`")),
+        ("vfi", "vif=[{backend='netback'}]", None),
+        ("vfi", "vif=[{}]", Some("no domain here serves `vif`, but one serves `vfi`")),
+        ("vdb", "disk=[{target='d',vdev='xvda'}]", Some("no domain here serves `vbd`, but one serves `vdb`")),
+        ("vbd", "vif=[{}]", None),
+    ] {
+        let parsed = parse(&format!("{}[[domain]]\nname='a'\nkernel='k'\n{device}\n", driver(serves)));
+        let seen =
+            parsed.err().map(|error| (error.mistakes.len(), error.mistakes[0].line, error.mistakes[0].message.clone()));
+        assert_eq!(seen, complaint.map(|text| (1, 6, text.to_string())), "{serves} {device}");
+    }
 }
 
 #[test]

@@ -76,8 +76,8 @@ fn try_carry_out(shared: &Shared, command: Command) -> Result<String> {
             none
         }
         Command::MemSet(name, mib) => state.set_memory(&name, mib),
-        Command::NetworkList { domain, verbose } => state.devices(Class::Vif, domain, verbose),
-        Command::BlockList { domain, verbose } => state.devices(Class::Vbd, domain, verbose),
+        Command::NetworkList { domain, verbose } => state.devices(Class::VIF, domain, verbose),
+        Command::BlockList { domain, verbose } => state.devices(Class::VBD, domain, verbose),
         Command::Store(command) => state.store(command),
         Command::Dmesg => dmesg(),
         Command::Uptime => Ok(format!("{}.{:03} s", time::now() / 1_000_000_000, time::now() / 1_000_000 % 1000)),
@@ -270,7 +270,7 @@ impl State {
             let keys = self.tools.store.read_directory(&back).0;
             let key = |name: &str| keys.get(name).cloned().unwrap_or_default();
             let (device, what) = match class {
-                Class::Vbd => (key("dev"), format!("{} {}", key("params"), key("mode"))),
+                Class::VBD => (key("dev"), format!("{} {}", key("params"), key("mode"))),
                 _ => (link.device.handle.to_string(), format!("{} {}", key("mac"), key("bridge"))),
             };
             if verbose {

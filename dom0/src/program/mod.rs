@@ -313,7 +313,7 @@ impl State {
             return;
         };
         let Device { class, handle, front, .. } = link.device;
-        if class == Class::Pci {
+        if class == Class::PCI {
             self.pci_step(front);
         }
         let device_state = self.tools.store.get(path);

@@ -117,7 +117,7 @@ impl State {
     /// The state of a PCI frontend has changed: does what the protocol says.
     pub(super) fn pci_step(&mut self, domain: DomId) {
         let link = self.tools.get(domain).and_then(|running| {
-            running.devices.iter().find(|link| link.device.class == Class::Pci).map(|link| link.device)
+            running.devices.iter().find(|link| link.device.class == Class::PCI).map(|link| link.device)
         });
         let Some(device) = link else { return };
         let (own, peer) = (BackDir(device).to_string(), FrontDir(device).to_string());

@@ -37,7 +37,7 @@ impl<'a> Counts<'a> {
 pub fn of_device(class: Class, stats: &str) -> String {
     let counts = Counts::parse(stats);
     let ratios = match class {
-        Class::Vif => [
+        Class::VIF => [
             counts.ratio("copied-per-byte-out", &["tx-copied"], &["tx-bytes"]),
             counts.ratio("copied-per-byte-in", &["rx-copied"], &["rx-bytes"]),
             counts.ratio("events-per-packet", &["notifications"], &["tx-packets", "rx-packets"]),
@@ -54,7 +54,7 @@ pub fn of_device(class: Class, stats: &str) -> String {
 /// The figures of a whole backend.
 pub fn of_backend(class: Class, stats: &str) -> String {
     let counts = Counts::parse(stats);
-    let (unit, suffix) = if class == Class::Vif { ("packets", "packet") } else { ("requests", "request") };
+    let (unit, suffix) = if class == Class::VIF { ("packets", "packet") } else { ("requests", "request") };
     let ratio = |what: &str, name: &str| counts.ratio(&format!("{name}-per-{suffix}"), &[what], &[unit]);
     counts.counts() + &ratio("hypercalls", "hypercalls") + &ratio("events", "events")
 }
@@ -67,20 +67,20 @@ mod tests {
     fn counts_become_ratios() {
         let stats =
             "tx-packets 10 tx-bytes 1000 tx-copied 0 rx-packets 30 rx-bytes 3000 rx-copied 3015 notifications 9";
-        let shown = of_device(Class::Vif, stats);
+        let shown = of_device(Class::VIF, stats);
         assert!(shown.starts_with(" notifications=9 rx-bytes=3000"), "{shown}");
         assert!(shown.ends_with(" copied-per-byte-out=0.00 copied-per-byte-in=1.01 events-per-packet=0.23"), "{shown}");
-        let shown = of_device(Class::Vbd, "bytes-read 4096 bytes-written 4096 bytes-copied 8192 requests 2");
+        let shown = of_device(Class::VBD, "bytes-read 4096 bytes-written 4096 bytes-copied 8192 requests 2");
         assert!(shown.ends_with(" copied-per-byte=1.00 events-per-request=0.00"), "{shown}");
-        let shown = of_backend(Class::Vif, "packets 4 hypercalls 6 events 2");
+        let shown = of_backend(Class::VIF, "packets 4 hypercalls 6 events 2");
         assert_eq!(shown, " events=2 hypercalls=6 packets=4 hypercalls-per-packet=1.50 events-per-packet=0.50");
     }
 
     #[test]
     fn nonsense_is_survived() {
-        assert_eq!(of_device(Class::Vif, ""), "");
-        assert_eq!(of_device(Class::Vbd, "requests x odd"), " requests=0");
-        let huge = of_backend(Class::Vbd, "requests 1 hypercalls 18446744073709551615");
+        assert_eq!(of_device(Class::VIF, ""), "");
+        assert_eq!(of_device(Class::VBD, "requests x odd"), " requests=0");
+        let huge = of_backend(Class::VBD, "requests 1 hypercalls 18446744073709551615");
         assert!(huge.contains("hypercalls-per-request="), "{huge}");
     }
 }

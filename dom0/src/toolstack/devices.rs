@@ -37,8 +37,8 @@ impl Link {
 
 /// Finds a backend for every device of a domain that does not exist yet.
 pub(super) fn plan(config: &Config, domains: &BTreeMap<DomId, Running>) -> Result<Vec<Link>, Refusal> {
-    let vifs = config.vifs.iter().enumerate().map(|(at, vif)| (Class::Vif, at as u32, at, &vif.backend));
-    let vbds = config.disks.iter().enumerate().map(|(at, disk)| (Class::Vbd, disk.vdev.handle(), at, &disk.backend));
+    let vifs = config.vifs.iter().enumerate().map(|(at, vif)| (Class::VIF, at as u32, at, &vif.backend));
+    let vbds = config.disks.iter().enumerate().map(|(at, disk)| (Class::VBD, disk.vdev.handle(), at, &disk.backend));
     let others = config.others.iter().enumerate().map(|(at, other)| (other.class, at as u32, at, &other.backend));
     let mut links = Vec::new();
     for (class, handle, index, wanted) in vifs.chain(vbds).chain(others) {
@@ -57,7 +57,7 @@ pub(super) fn plan(config: &Config, domains: &BTreeMap<DomId, Running>) -> Resul
         }
     }
     if !config.pci.is_empty() {
-        let device = Device { class: Class::Pci, back: DomId::DOM0, front: DomId::INVALID, handle: 0 };
+        let device = Device { class: Class::PCI, back: DomId::DOM0, front: DomId::INVALID, handle: 0 };
         links.push(Link { device, index: 0, backend_name: "dom0".to_owned() });
     }
     Ok(links)
@@ -99,7 +99,7 @@ pub(super) fn make(store: &mut Store, link: &Link, config: &Config) {
     let mut frontend: Vec<(String, String)> =
         Vec::from([("backend".into(), back_dir.clone()), ("backend-id".into(), back.0.to_string())]);
     match class {
-        Class::Vif => {
+        Class::VIF => {
             let Some(vif) = config.vifs.get(link.index) else { return };
             for keys in [&mut backend, &mut frontend] {
                 keys.extend([("handle".into(), handle.to_string()), ("mac".into(), vif.mac.to_string())]);
@@ -107,7 +107,7 @@ pub(super) fn make(store: &mut Store, link: &Link, config: &Config) {
             backend.push(("bridge".into(), vif.bridge.clone()));
             backend.extend(offers(&vif.features));
         }
-        Class::Vbd => {
+        Class::VBD => {
             let Some(disk) = config.disks.get(link.index) else { return };
             frontend.extend([("virtual-device".into(), handle.to_string()), ("device-type".into(), "disk".into())]);
             for (key, value) in [
@@ -123,7 +123,7 @@ pub(super) fn make(store: &mut Store, link: &Link, config: &Config) {
             backend.push(("dev".into(), disk.vdev.to_string()));
             backend.extend(offers(&disk.features));
         }
-        Class::Pci => {
+        Class::PCI => {
             backend.push(("num_devs".into(), config.pci.len().to_string()));
             for (at, function) in config.pci.iter().enumerate() {
                 backend.push((format!("dev-{at}"), function.to_string()));
@@ -131,8 +131,7 @@ pub(super) fn make(store: &mut Store, link: &Link, config: &Config) {
                 backend.push((format!("state-{at}"), initialising.clone()));
             }
         }
-        Class::Console => {}
-        Class::Echo => {
+        _ => {
             let Some(other) = config.others.get(link.index) else { return };
             backend.push(("params".into(), other.params.clone()));
         }

@@ -97,7 +97,7 @@ fn memory_is_asked_of_those_who_listen_and_within_what_is_theirs() {
 #[test]
 fn refusals_leave_nothing() {
     let (mut tools, configs) = toolstack();
-    assert_eq!(tools.create(&configs[1], 0), Err(Refusal::NoBackend(Class::Vif, None)));
+    assert_eq!(tools.create(&configs[1], 0), Err(Refusal::NoBackend(Class::VIF, None)));
     tools.create(&configs[0], 0).unwrap();
     assert_eq!(tools.create(&configs[0], 0), Err(Refusal::NameTaken("netback".into())));
     let twin = Config { name: "twin".into(), ..configs[0].clone() };

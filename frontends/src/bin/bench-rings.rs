@@ -178,7 +178,7 @@ enum Manner<'a> {
 
 /// Sends packets, or receives them.
 async fn network(context: Context, store: Store, to: Option<(Mac, Manner<'_>)>, packets: Packets) -> Option<()> {
-    let number = *frontends::devices(store, ring_proto::path::Class::Vif).await.ok()?.first()?;
+    let number = *frontends::devices(store, ring_proto::path::Class::VIF).await.ok()?.first()?;
     let (mut device, task) = net::connect_with(store, number, packets.longest).await.ok()?;
     context.spawn(async {
         let _ = task.run().await;

@@ -154,7 +154,7 @@ pub struct Task {
 
 /// The disks that the toolstack gave this domain, by number.
 pub async fn disks(store: Store) -> Result<Vec<u32>, StoreFailure> {
-    crate::devices(store, Class::Vbd).await
+    crate::devices(store, Class::VBD).await
 }
 
 /// A disk by its number, and the task that must run for it to work.
@@ -447,7 +447,7 @@ impl Task {
 }
 
 impl Frontend for Task {
-    const CLASS: Class = Class::Vbd;
+    const CLASS: Class = Class::VBD;
 
     fn setup(&self, peer: DomId, backend: &KeySet) -> Option<impl FnOnce(Put<'_>)> {
         let features = Features::parse(backend).ok()?;

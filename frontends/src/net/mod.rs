@@ -252,7 +252,7 @@ impl Task {
 }
 
 impl Frontend for Task {
-    const CLASS: Class = Class::Vif;
+    const CLASS: Class = Class::VIF;
 
     fn setup(&self, peer: DomId, backend: &KeySet) -> Option<impl FnOnce(Put<'_>)> {
         let longest = self.shared.borrow().longest;
@@ -296,5 +296,5 @@ impl Frontend for Task {
 
 /// The interfaces that the toolstack gave this domain, by number.
 pub async fn interfaces(store: Store) -> Result<Vec<u32>, Error> {
-    crate::devices(store, Class::Vif).await
+    crate::devices(store, Class::VIF).await
 }

@@ -40,7 +40,7 @@ pub struct Netback(Rc<SharedSwitch>);
 
 impl Driver for Netback {
     const NAME: &'static str = "netback";
-    const CLASS: Class = Class::Vif;
+    const CLASS: Class = Class::VIF;
     type Device = Vif;
 
     /// With the first network device, or with none: a switch of its own.

@@ -26,7 +26,7 @@ fn collect(publish: impl Fn(crate::keys::Put<'_>)) -> BTreeMap<String, String> {
 
 #[test]
 fn paths() {
-    let device = Device { class: Class::Vif, back: DomId(2), front: DomId(7), handle: 51712 };
+    let device = Device { class: Class::VIF, back: DomId(2), front: DomId(7), handle: 51712 };
     assert_eq!(FrontDir(device).to_string(), "/local/domain/7/device/vif/51712");
     assert_eq!(BackDir(device).to_string(), "/local/domain/2/backend/vif/7/51712");
     for path in ["/local/domain/2/backend/vif/7/51712", "backend/vif/7/51712/state", "backend/vif/7/51712"] {
@@ -36,7 +36,7 @@ fn paths() {
         "/local/domain/3/backend/vif/7/51712",
         "backend/vif/7",
         "backend/vif",
-        "backend/usb/7/0",
+        "backend/Usb/7/0",
         "backend/vif/-7/0",
         "backend/vif/65536/0",
         "",
@@ -47,6 +47,18 @@ fn paths() {
     for path in wrong {
         assert_eq!(Device::from_backend_path(DomId(2), path), None, "{path}");
     }
+}
+
+#[test]
+fn classes() {
+    for name in ["a", "vif", "9pfs", "my-class-of-16-b"] {
+        let class = Class::parse(name).unwrap();
+        assert_eq!((class.name(), class), (name, Class::new(name)));
+    }
+    for name in ["", "Vif", "v_if", "a/b", "a\0", "\u{e9}", "seventeen-letters"] {
+        assert_eq!(Class::parse(name), None, "{name}");
+    }
+    assert_eq!(Class::parse("vif"), Some(Class::VIF));
 }
 
 #[test]

@@ -14,9 +14,12 @@ extern crate std;
 use abi::{GrantRef, Port};
 use ring_proto::keys::{BadKey, Keys, Put};
 use ring_proto::memory::RingMemory;
-use ring_proto::path::decimal;
+use ring_proto::path::{Class, decimal};
 use ring_proto::ring::{Back, BadSize, Corrupt, Notify, PopError, RingClass};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The class, as the manifest and store paths name it.
+pub const CLASS: Class = Class::new("echo");
 
 /// The ring.
 #[derive(Debug)]
@@ -33,7 +36,7 @@ pub const TEXT: usize = 56;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Message {
-    /// Echoed in the answer.
+    /// The same in the answer.
     pub id: u32,
     /// Bytes of text; in an answer, [`BAD`](Self::BAD) if there were too many.
     pub len: u32,

@@ -20,7 +20,7 @@ use domain_rt::grant::{Access, Granted};
 use domain_rt::runtime::{self, Context};
 use domain_rt::store::{KeySet, Store};
 use domain_rt::{driver, hypercall, println};
-use echo_driver::{Echo, FrontKeys, Message};
+use echo_driver::{CLASS, Echo, FrontKeys, Message};
 use ring_proto::keys::Put;
 use ring_proto::path::Class;
 use ring_proto::ring::{Corrupt, Front};
@@ -54,7 +54,7 @@ async fn talk(context: Context) {
 
 /// Talks to the first device; whether all went well.
 async fn device(context: Context, store: Store, talk: Talk) -> bool {
-    let numbers = frontend::devices(store, Class::Echo).await.unwrap_or_default();
+    let numbers = frontend::devices(store, CLASS).await.unwrap_or_default();
     let Some(number) = numbers.first().copied() else { return false };
     let talk = Rc::new(talk);
     let task = talk.clone();
@@ -87,7 +87,7 @@ struct Talk {
 }
 
 impl Frontend for Talk {
-    const CLASS: Class = Class::Echo;
+    const CLASS: Class = CLASS;
 
     fn setup(&self, peer: DomId, _: &KeySet) -> Option<impl FnOnce(Put<'_>)> {
         let ring = Front::<_, Echo>::new(Granted::new(peer, 1, Access::ReadWrite).ok()?).ok()?;

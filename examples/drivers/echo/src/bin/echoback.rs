@@ -20,7 +20,7 @@ use domain_rt::runtime::Context;
 use domain_rt::store::KeySet;
 use domain_rt::xenbus::Half;
 use domain_rt::{hypercall, println};
-use echo_driver::{FrontKeys, Params, Session};
+use echo_driver::{CLASS, FrontKeys, Params, Session};
 use ring_proto::keys::{Keys, Put};
 use ring_proto::path::Class;
 
@@ -36,7 +36,7 @@ struct EchoBack {
 
 impl Driver for EchoBack {
     const NAME: &'static str = "echoback";
-    const CLASS: Class = Class::Echo;
+    const CLASS: Class = CLASS;
     type Device = Device;
 
     /// A driver of hardware opens its functions here, and spawns `driver::serve_interrupt` for each interrupt.
