@@ -22,7 +22,6 @@ mod iso;
 mod lint;
 mod metadata;
 mod mutants;
-mod new_guest;
 mod packages;
 mod peer;
 mod place;
@@ -31,6 +30,7 @@ mod process;
 mod profile;
 mod qemu;
 mod run;
+mod scaffold;
 mod screen;
 mod setup;
 mod terminal;
@@ -48,7 +48,7 @@ Ferrule: a microkernel-style PV hypervisor for x86-64. Start here:
   cargo xtask run            boot two networked guests under QEMU, watch the tour, then dom0's prompt
   cargo xtask test           every check there is, as CI runs it
   cargo xtask build          the images, into target/ferrule/
-  cargo xtask new-guest NAME a Rust guest of your own, that builds and boots
+  cargo xtask new-guest NAME a Rust guest of your own, that builds and boots; new-driver NAME: a split driver
   cargo xtask --help         all commands; each takes --help as well";
 
 #[derive(Parser)]
@@ -83,6 +83,11 @@ enum Task {
     /// Make a Rust guest of your own in examples/guests/
     NewGuest {
         /// Its name: lower-case letters, digits and '-'
+        name: String,
+    },
+    /// Make a split driver of your own in examples/drivers/: driver domain, guest, tests, manifest
+    NewDriver {
+        /// The name of its device class: lower-case letters, digits and '-'
         name: String,
     },
     /// Make what a Linux guest starts from, out of Debian's packages
@@ -136,7 +141,8 @@ fn dispatch(cli: Cli) -> Result<()> {
             run::command(&place, &options)?;
         }
         Some(Task::Check { file }) => check::command(&file)?,
-        Some(Task::NewGuest { name }) => new_guest::command(&place, &name)?,
+        Some(Task::NewGuest { name }) => scaffold::guest(&place, &name)?,
+        Some(Task::NewDriver { name }) => scaffold::driver(&place, &name)?,
         Some(Task::Guest { guest }) => guest::command(&place, guest)?,
         Some(Task::Peer(options)) => {
             need(&setup::for_run())?;

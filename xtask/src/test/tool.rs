@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 pub const CASES: &[Case] = &[
     ("first-lines", first_lines),
-    ("new-guest", new_guest),
+    ("new-guest-and-driver", new_guest_and_driver),
     ("folder-added", folder_added),
     ("terminal", terminal),
     ("terminal-ctrl-c", terminal_ctrl_c),
@@ -118,28 +118,73 @@ fn first_lines(setting: &Setting<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A guest made by `new-guest` in a copy of the workspace builds there and boots.
-fn new_guest(setting: &Setting<'_>) -> Result<()> {
+/// What they make, in a copy of the workspace.
+fn new_guest_and_driver(setting: &Setting<'_>) -> Result<()> {
     let root = setting.dir().join("workspace");
+    // A run that failed leaves it.
+    let _ = std::fs::remove_dir_all(&root);
     for file in setting.place.files()? {
         let to = root.join(&file);
         std::fs::create_dir_all(to.parent().unwrap_or(&root))?;
         std::fs::copy(setting.place.root.join(&file), to)?;
     }
-    let tool = |args: &[&str]| -> Result<Said> {
-        let mut command = xtask_at(setting.place, &root, args)?;
-        command.env("CARGO_TARGET_DIR", setting.place.target.join("new-guest"));
-        say(&mut command, &setting.log)
-    };
+    new_guest(setting, &root)?;
+    new_driver(setting, &root)
+}
+
+/// A guest builds and boots.
+fn new_guest(setting: &Setting<'_>, root: &Path) -> Result<()> {
+    let tool = |args: &[&str]| in_copy(setting, root, args);
     tool(&["new-guest", "Zebra!"])?.expect(2, &["Zebra!"])?;
     tool(&["new-guest", "zebra"])?
         .expect(0, &["examples/guests/zebra/src/main.rs", "cargo xtask build", "run --dom0"])?;
-    tool(&["new-guest", "zebra"])?.expect(2, &["there is a zebra already"])?;
+    tool(&["new-guest", "zebra"])?.expect(2, &["there is `zebra` already"])?;
     tool(&["build", "zebra"])?.expect(0, &["zebra"])?;
-    let image = setting.place.target.join("new-guest/ferrule/zebra");
+    let image = setting.place.target.join("scaffold/ferrule/zebra");
     let mut running = setting.start(&setting.machine("", &shown(&image)))?;
     expect_line(&mut running, "zebra: hello from a domain of")?;
     super::e2e::expect_ending(running, Ending::PowerOff)
+}
+
+/// A driver passes its tests and builds; both halves run, with this workspace's core and dom0.
+fn new_driver(setting: &Setting<'_>, root: &Path) -> Result<()> {
+    let tool = |args: &[&str]| in_copy(setting, root, args);
+    for (bad, complaint) in [("Big", "lower-case"), ("vif", "a new device class"), ("echo", "there is `echo` already")]
+    {
+        tool(&["new-driver", bad])?.expect(2, &[complaint])?;
+    }
+    let made = ["examples/drivers/big-cat/src/lib.rs", "cargo test -p big-cat-driver", "big-cat.toml"];
+    tool(&["new-driver", "big-cat"])?.expect(0, &made)?;
+    tool(&["new-driver", "big-cat"])?.expect(2, &["there is `big-cat` already"])?;
+    let mut test = Command::new("cargo");
+    test.args(["test", "-q", "-p", "big-cat-driver"]).current_dir(root);
+    test.env("CARGO_TARGET_DIR", setting.place.target.join("scaffold"));
+    say(&mut test, &setting.log)?.expect(0, &["test result: ok"])?;
+    tool(&["build", "big-cat-driver"])?.expect(0, &["big-cat"])?;
+    let (dir, mine) = (setting.dir(), setting.dir().join("mine"));
+    std::fs::create_dir_all(&mine)?;
+    for image in ["big-cat", "big-catback"] {
+        std::fs::copy(setting.place.target.join("scaffold/ferrule").join(image), mine.join(image))?;
+    }
+    let manifest = std::fs::read_to_string(root.join("examples/drivers/big-cat/big-cat.toml"))?;
+    let config = dir.join("big-cat.toml");
+    std::fs::write(&config, manifest.replace("kernel = \"", "kernel = \"mine/"))?;
+    let args = ["run", "--http-port", "0", "--config", &shown(&config), "--add", &shown(&mine), "--dir", &shown(&dir)];
+    let mut pty = Pty::start(setting, &args)?;
+    pty.expect("dom0#")?;
+    pty.send("console big-cat\r")?;
+    pty.expect("big-cat: 10000 messages came back")?;
+    pty.expect("big-cat: SUCCESS")?;
+    pty.send("\x1d")?;
+    pty.send("poweroff\r")?;
+    pty.expect_end(0)
+}
+
+/// This tool in the copy; what it builds stays for the next.
+fn in_copy(setting: &Setting<'_>, root: &Path, args: &[&str]) -> Result<Said> {
+    let mut command = xtask_at(setting.place, root, args)?;
+    command.env("CARGO_TARGET_DIR", setting.place.target.join("scaffold"));
+    say(&mut command, &setting.log)
 }
 
 /// `run --dom0 IMAGE` boots it; `run --add DIR` puts files where `create` finds them.
