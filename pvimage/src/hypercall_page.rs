@@ -21,11 +21,7 @@ pub const fn stub(number: u32) -> [u8; STUB_SIZE] {
         // push %rcx; push %r11; mov $number,%eax; syscall; pop %r11; pop %rcx; ret
         &[0x51, 0x41, 0x53, 0xb8, n0, n1, n2, n3, 0x0f, 0x05, 0x41, 0x5b, 0x59, 0xc3]
     };
-    let mut at = 0;
-    while at < body.len() {
-        code[at] = body[at];
-        at += 1;
-    }
+    code.split_at_mut(body.len()).0.copy_from_slice(body);
     code
 }
 

@@ -44,6 +44,11 @@ impl fmt::Display for ImageError {
 
 impl core::error::Error for ImageError {}
 
+/// An error where something is so that must not be.
+pub(crate) fn refuse_if(it: bool, why: &'static str) -> Result<(), ImageError> {
+    if it { Err(ImageError::Unfit(why)) } else { Ok(()) }
+}
+
 /// Loadable segments that an image may have; Linux has 4. They may overlap, so their number bounds the work they make.
 const MAX_SEGMENTS: usize = 32;
 
@@ -76,7 +81,7 @@ pub struct Segment<'a> {
     pub paddr: u64,
     /// Its bytes from the file.
     pub bytes: &'a [u8],
-    /// The address behind its last byte in memory; what `bytes` do not fill is zero.
+    /// The address behind its last byte in memory; what `bytes` do not fill stays as it is in a new domain: zero.
     pub end: u64,
 }
 
@@ -91,18 +96,14 @@ impl<'a> Image<'a> {
         let file = file.ok_or(ImageError::Unfit("not an ELF image for x86-64"))?;
         let notes = Notes::find(&file)?;
         let (entry, base) = (notes.number(NoteType::ENTRY)?, notes.number(NoteType::VIRT_BASE)?);
-        if entry.is_none() && base.is_none() && notes.number(NoteType::PHYS32_ENTRY)?.is_some() {
-            return Err(ImageError::Unfit("a PVH kernel without a PV entry point"));
-        }
+        let pvh = entry.is_none() && base.is_none() && notes.number(NoteType::PHYS32_ENTRY)?.is_some();
+        refuse_if(pvh, "a PVH kernel without a PV entry point")?;
         let version = notes.text(NoteType::XEN_VERSION);
-        if !version.is_empty() && !version.starts_with(b"xen-3.0") {
-            return Err(ImageError::Unfit("note XEN_VERSION: not xen-3.0"));
-        }
+        refuse_if(!version.is_empty() && !version.starts_with(b"xen-3.0"), "note XEN_VERSION: not xen-3.0")?;
         let words = notes.text(NoteType::FEATURES).split(|byte| *byte == b'|');
         let mut required = words.filter_map(|word| word.strip_prefix(b"!"));
-        if !required.all(|name| FEATURES.split('|').any(|known| known.as_bytes() == name)) {
-            return Err(ImageError::Unfit("note FEATURES: requires what PV domains do not have"));
-        }
+        let met = required.all(|name| FEATURES.split('|').any(|known| known.as_bytes() == name));
+        refuse_if(!met, "note FEATURES: requires what PV domains do not have")?;
         let virt_base = base.unwrap_or(0);
         let page = notes.number(NoteType::HYPERCALL_PAGE)?;
         let image = Self {
@@ -122,20 +123,14 @@ impl<'a> Image<'a> {
     fn measured(mut self) -> Result<Self, ImageError> {
         let ends = self.segments().map(|segment| Ok(segment?.end.div_ceil(PAGE)));
         self.pages = ends.reduce(|a, b| Ok(a?.max(b?))).unwrap_or(Ok(0))?;
-        let inside = |paddr: u64| paddr < self.pages * PAGE;
-        if self.pages == 0 {
-            Err(ImageError::Unfit("no loadable segment"))
-        } else if self.segments().nth(MAX_SEGMENTS).is_some() {
-            Err(ImageError::Unfit("more than 32 loadable segments"))
-        } else if !self.virt_base.is_multiple_of(PAGE) || !usable(self.virt_base, self.pages) {
-            Err(ImageError::Unfit("note VIRT_BASE: not a usable address"))
-        } else if !inside(self.entry.wrapping_sub(self.virt_base)) {
-            Err(ImageError::Unfit("entry point outside the image"))
-        } else if self.hypercall_page.is_some_and(|page| !inside(page) || !page.is_multiple_of(PAGE)) {
-            Err(ImageError::Unfit("note HYPERCALL_PAGE: outside the image or unaligned"))
-        } else {
-            Ok(self)
-        }
+        let (base, outside) = (self.virt_base, |paddr: u64| paddr >= self.pages * PAGE);
+        refuse_if(self.pages == 0, "no loadable segment")?;
+        refuse_if(self.segments().nth(MAX_SEGMENTS).is_some(), "more than 32 loadable segments")?;
+        refuse_if(!base.is_multiple_of(PAGE) || !usable(base, self.pages), "note VIRT_BASE: not a usable address")?;
+        refuse_if(outside(self.entry.wrapping_sub(base)), "entry point outside the image")?;
+        let unfit = self.hypercall_page.is_some_and(|page| outside(page) || !page.is_multiple_of(PAGE));
+        refuse_if(unfit, "note HYPERCALL_PAGE: outside the image or unaligned")?;
+        Ok(self)
     }
 
     /// The loadable segments, in the file's order. After [`parse`](Self::parse) none is an error.

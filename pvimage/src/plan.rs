@@ -9,7 +9,7 @@ use abi::Pfn;
 use abi::start_info::MAX_GUEST_CMDLINE;
 
 use crate::PAGE;
-use crate::image::{Image, ImageError, usable};
+use crate::image::{Image, ImageError, refuse_if, usable};
 use crate::tables::Tables;
 
 /// The most pages a domain may have here: 1 TiB.
@@ -68,15 +68,10 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// [`ImageError::TooLittleMemory`] with the pages needed; or what is wrong with the request.
     pub fn new(image: &'a Image<'a>, request: Request<'a>) -> Result<Self, ImageError> {
-        if request.cmdline.len() >= MAX_GUEST_CMDLINE {
-            return Err(ImageError::Unfit("command line longer than 1023 bytes"));
-        }
-        if request.nr_pages > MAX_PAGES {
-            return Err(ImageError::Unfit("too many pages for one domain"));
-        }
-        if request.role == Role::Initial && !image.initial {
-            return Err(ImageError::Unfit("note SUPPORTED_FEATURES: lacks dom0, cannot be the initial domain"));
-        }
+        refuse_if(request.cmdline.len() >= MAX_GUEST_CMDLINE, "command line longer than 1023 bytes")?;
+        refuse_if(request.nr_pages > MAX_PAGES, "too many pages for one domain")?;
+        let unfit = request.role == Role::Initial && !image.initial;
+        refuse_if(unfit, "note SUPPORTED_FEATURES: lacks dom0, cannot be the initial domain")?;
         let mut next = image.pages;
         // Every term is below 2^40.
         let mut take = |pages: u64| {
