@@ -2,17 +2,9 @@
 
 use core::arch::x86_64::__cpuid_count;
 
-use x86_64::registers::control::{Cr0, Cr4};
+use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
-const CR4_MCE: u64 = 1 << 6;
-const CR4_PGE: u64 = 1 << 7;
-const CR4_OSFXSR: u64 = 1 << 9;
-const CR4_OSXMMEXCPT: u64 = 1 << 10;
-const CR4_UMIP: u64 = 1 << 11;
-const CR4_SMEP: u64 = 1 << 20;
-const CR4_SMAP: u64 = 1 << 21;
-const CR4_OSXSAVE: u64 = 1 << 18;
 /// Bits that are the guest's own: TSD, DE, FSGSBASE.
 const CR4_GUEST: u64 = 1 << 2 | 1 << 3 | 1 << 16;
 /// The PAT that guests see, as Xen has it: WB, WT, UC-, UC, WC, WP, UC, UC.
@@ -25,23 +17,24 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
 }
 
 /// What protects ring 0, where the CPU has it.
-fn protection() -> u64 {
+fn protection() -> Cr4Flags {
     let [last, ..] = cpuid(0, 0);
     let [_, b, c, _] = if last >= 7 { cpuid(7, 0) } else { [0; 4] };
-    [(b >> 7, CR4_SMEP), (b >> 20, CR4_SMAP), (c >> 2, CR4_UMIP)]
-        .iter()
-        .filter(|(feature, _)| feature & 1 != 0)
-        .fold(0, |bits, (_, bit)| bits | bit)
+    let smep = (b >> 7, Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION);
+    let smap = (b >> 20, Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION);
+    let umip = (c >> 2, Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION);
+    [smep, smap, umip].into_iter().filter(|(feature, _)| feature & 1 != 0).map(|(_, flag)| flag).collect()
 }
 
 /// Sets the control registers and the PAT: the same on every CPU.
 pub fn init() {
-    let xsave = if crate::fpu::offered() != 0 { CR4_OSXSAVE } else { 0 };
-    let set = CR4_MCE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | xsave | protection();
+    let mut set = protection() | Cr4Flags::MACHINE_CHECK_EXCEPTION | Cr4Flags::PAGE_GLOBAL;
+    set |= Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE;
+    set.set(Cr4Flags::OSXSAVE, crate::fpu::offered() != 0);
     // SAFETY: PAE stays; the bits are ones that this CPU has; MP, NE and AM on, EM and TS off in CR0. Entries 0-3 of the
     // PAT keep their meaning, which is all that the core's own tables use.
     unsafe {
-        Cr4::write_raw(Cr4::read_raw() | set);
+        Cr4::update(|flags| flags.insert(set));
         Cr0::write_raw(Cr0::read_raw() & !0xc | 0x4_0022);
         Msr::new(0x277).write(PAT);
     }
@@ -54,7 +47,7 @@ pub fn patch() {
         static smap_places: [u64; 2];
         static smap_places_end: [u64; 2];
     }
-    if protection() & CR4_SMAP == 0 {
+    if !protection().contains(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION) {
         return;
     }
     // SAFETY: entry.s names three-byte instructions of its own, each with what is to be there instead; nobody executes them

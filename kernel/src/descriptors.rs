@@ -72,12 +72,10 @@ impl Tables {
         for (_, slot) in IST {
             self.tss.interrupt_stack_table[usize::from(slot) - 1] = VirtAddr::new(ist_stack_end(area, slot) - 16);
         }
-        for vector in 0..256usize {
-            self.idt[vector] = gate(
-                &raw const entry_stubs as u64 + vector as u64 * 16,
-                ist_of(vector),
-                if matches!(vector, 3 | 4 | 0x80) { 3 } else { 0 },
-            );
+        for (vector, entry) in self.idt.iter_mut().enumerate() {
+            let ist = IST.iter().find(|(v, _)| *v == vector).map_or(0, |(_, slot)| *slot);
+            let dpl = if matches!(vector, 3 | 4 | 0x80) { 3 } else { 0 };
+            *entry = gate(&raw const entry_stubs as u64 + vector as u64 * 16, ist, dpl);
         }
     }
 
@@ -85,15 +83,21 @@ impl Tables {
     pub fn load(&mut self, cpu: u32) {
         let table = |limit, base| DescriptorTablePointer { limit, base: VirtAddr::new(base) };
         let (gdt, idt) = (layout::cpu_area(cpu) + layout::GDT_WINDOW, &raw const self.idt as u64);
-        // SAFETY: both tables belong to this CPU for good and are filled; the selectors loaded are entries of them. The
-        // data segments stay empty, as boot.s leaves them: ring 0 uses none.
+        // TF, IF, DF, IOPL, NT, RF, AC: all off in ring 0 behind SYSCALL.
+        const MASK: u64 = 0x0005_7700;
+        // SAFETY: both tables belong to this CPU for good and are filled; the selectors loaded are entries of them (SYSRET
+        // adds 8 and 16 to e023), the entries are entry.s's. The data segments stay empty, as boot.s leaves them: ring 0
+        // uses none.
         unsafe {
             lgdt(&table(0xefff, gdt));
             lidt(&table(4095, idt));
             CS::set_reg(SegmentSelector(CORE_CS));
             load_tss(SegmentSelector(TSS));
+            Msr::new(0xc000_0081).write(0xe023_u64 << 48 | u64::from(CORE_CS) << 32);
+            Msr::new(0xc000_0082).write(entry_syscall as *const () as u64);
+            Msr::new(0xc000_0083).write(entry_syscall32 as *const () as u64);
+            Msr::new(0xc000_0084).write(MASK);
         }
-        load_syscall();
     }
 
     /// Points the LDT register at the CPU's LDT window, `entries` long; 0 for none.
@@ -115,24 +119,8 @@ pub fn ist_stack_end(area: u64, slot: u8) -> u64 {
     area + layout::IST_STACKS + u64::from(slot) * 0x2000
 }
 
-fn ist_of(vector: usize) -> u8 {
-    IST.iter().find(|(v, _)| *v == vector).map_or(0, |(_, slot)| *slot)
-}
-
 /// An interrupt gate: interrupts stay off in ring 0.
 fn gate(at: u64, ist: u8, dpl: u64) -> [u64; 2] {
     let low = at & 0xffff | u64::from(CORE_CS) << 16 | u64::from(ist) << 32 | (0x8e | dpl << 5) << 40;
     [low | (at >> 16 & 0xffff) << 48, at >> 32]
-}
-
-fn load_syscall() {
-    // TF, IF, DF, IOPL, NT, RF, AC: all off in ring 0.
-    const MASK: u64 = 0x0005_7700;
-    // SAFETY: the selectors are those of `fill` (SYSRET adds 8 and 16 to e023), the entries are entry.s's.
-    unsafe {
-        Msr::new(0xc000_0081).write(0xe023_u64 << 48 | u64::from(CORE_CS) << 32);
-        Msr::new(0xc000_0082).write(entry_syscall as *const () as u64);
-        Msr::new(0xc000_0083).write(entry_syscall32 as *const () as u64);
-        Msr::new(0xc000_0084).write(MASK);
-    }
 }

@@ -23,15 +23,16 @@
     .endr
     .endm
 
-    .macro POP_REGISTERS
-    .irp register, r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi
+    # What lies in the places of r11 and rcx goes there, or is dropped: into registers that are loaded after them.
+    .macro POP_REGISTERS r11=r11, rcx=rcx
+    .irp register, r15, r14, r13, r12, rbp, rbx, \r11, r10, r9, r8, rax, \rcx, rdx, rsi, rdi
     popq %\register
     .endr
     .endm
 
     # A fault at `at` in ring 0 goes on at `landing` (core_trap).
     .macro FIXUP at, landing
-    .pushsection .rodata.fixups, "a"
+    .pushsection .fixups, "a"
     .quad \at, \landing
     .popsection
     .endm
@@ -40,19 +41,10 @@
     .macro SMAP opcode
 771:
     .byte 0x0f, 0x1f, 0x00                 # nopl (%rax)
-    .pushsection .rodata.smap, "a"
+    .pushsection .smap, "a"
     .quad 771b, 0x\opcode\()010f
     .popsection
     .endm
-
-    .section .rodata.fixups, "a"
-    .align 8
-    .global fixups
-fixups:
-    .section .rodata.smap, "a"
-    .align 8
-    .global smap_places
-smap_places:
 
     .section .text.entry, "ax"
 
@@ -104,17 +96,7 @@ resume_guest:
     jnz 1f
     cmpw $FLAT_CS64, REGS_CS(%rsp)
     jne 1f
-    .irp register, r15, r14, r13, r12, rbp, rbx
-    popq %\register
-    .endr
-    addq $8, %rsp                          # r11 is rflags
-    .irp register, r10, r9, r8, rax
-    popq %\register
-    .endr
-    addq $8, %rsp                          # rcx is rip
-    .irp register, rdx, rsi, rdi
-    popq %\register
-    .endr
+    POP_REGISTERS r10, rdx                 # r11 is rflags already, and rcx is rip
     movq 32(%rsp), %rsp
     swapgs
     sysretq
@@ -153,7 +135,6 @@ entry_common:
     testb $3, REGS_CS(%rsp)
     jz entry_from_core
     swapgs
-entry_from_guest:
     movq %gs:PERCPU_STACK, %rsp
     movq %gs:PERCPU_CALLER, %rdi
     call guest_trap
@@ -191,25 +172,15 @@ entry_ist:
     testb $3, 16(%rsp)
     jz 1f
     swapgs
-    pushq %rax
-    pushq %rcx
-    pushq %rdx
-    movq %gs:PERCPU_FRAME_END, %rcx
+    movq %rax, %gs:PERCPU_SCRATCH
     movq %rsp, %rax
-    .set i, 0
-    .rept 6                                # ss, rsp, rflags, cs, rip, error and vector
-    movq 64 - i(%rax), %rdx
-    movq %rdx, -8 - i(%rcx)
-    .set i, i + 8
+    movq %gs:PERCPU_FRAME_END, %rsp
+    .irp offset, 40, 32, 24, 16, 8, 0      # ss, rsp, rflags, cs, rip, error and vector
+    pushq \offset\()(%rax)
     .endr
-    popq %rdx
-    leaq -48(%rcx), %rsp
-    movq 8(%rax), %rcx
-    movq 16(%rax), %rax
-    PUSH_REGISTERS
-    cld
-    SMAP ca
-    jmp entry_from_guest
+    movq %gs:PERCPU_SCRATCH, %rax
+    swapgs
+    jmp entry_common
 1:  PUSH_REGISTERS
     cld
     SMAP ca
@@ -227,7 +198,7 @@ entry_ist:
     wrmsr
     movq %rbx, %rdi
     andq $-16, %rsp
-    call core_trap_ist
+    call core_trap
     movl $0xc0000101, %ecx
     movq %r12, %rax
     movq %r12, %rdx
@@ -291,10 +262,3 @@ load_selectors:                            # edi es, esi ds, edx fs, ecx gs. GS 
     ZERO 3, esi
     ZERO 4, edx
     ZERO 5, ecx
-
-    .section .rodata.fixups, "a"
-    .global fixups_end
-fixups_end:
-    .section .rodata.smap, "a"
-    .global smap_places_end
-smap_places_end:

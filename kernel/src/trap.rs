@@ -87,11 +87,8 @@ extern "C" fn guest_failed_return(running: Running, fault: *const CpuUserRegs) -
     let address = Cr2::read_raw();
     serve(running, |c| {
         let regs = &mut c.run.regs;
-        let rest = (regs.rip, regs.cs, regs.saved_upcall_mask, regs.rflags, regs.rsp, regs.ss);
-        let selectors = (regs.es, regs.ds, regs.fs, regs.gs);
-        *regs = fault;
-        (regs.rip, regs.cs, regs.saved_upcall_mask, regs.rflags, regs.rsp, regs.ss) = rest;
-        (regs.es, regs.ds, regs.fs, regs.gs) = selectors;
+        let CpuUserRegs { rip, cs, saved_upcall_mask, rflags, rsp, ss, es, ds, fs, gs, .. } = *regs;
+        *regs = CpuUserRegs { rip, cs, saved_upcall_mask, rflags, rsp, ss, es, ds, fs, gs, ..fault };
         c.core.failed_return(c, fault.entry_vector as u8, fault.error_code, address);
     })
 }
@@ -147,13 +144,18 @@ fn interrupt(vector: u8) {
     apic::end_of_interrupt();
 }
 
-/// A fault in ring 0: a copy to or from a guest or something else that may, the idle loop's interrupt, or the end.
+/// An exception or interrupt in ring 0: what may fault there (a copy to or from a guest is one), an NMI, the idle loop's
+/// interrupt, or the end.
 #[unsafe(no_mangle)]
 extern "C" fn core_trap(regs: &mut CpuUserRegs) {
-    match regs.entry_vector {
-        32.. => interrupt(regs.entry_vector as u8),
+    match regs.entry_vector as u8 {
+        // A breakpoint of the guest's on memory that the core copies, or one that the first instruction in ring 0 met: not
+        // to be seen by the next debug trap.
+        vector::DB => drop(take_dr6()),
+        vector::NMI => machine_nmi(),
+        vector @ 32.. => interrupt(vector),
         11..=14 if let Some([_, landing]) = fixups().iter().find(|[at, _]| *at == regs.rip) => regs.rip = *landing,
-        _ => unexpected(regs),
+        vector => panic!("exception {vector} in ring 0, address {:#x}: {regs:x?}", Cr2::read_raw()),
     }
 }
 
@@ -180,25 +182,9 @@ fn take_dr6() -> u64 {
     seen
 }
 
-/// NMI, #MC, #DF or #DB in ring 0.
-#[unsafe(no_mangle)]
-extern "C" fn core_trap_ist(regs: &mut CpuUserRegs) {
-    match regs.entry_vector as u8 {
-        // A breakpoint of the guest's on memory that the core copies, or one that the first instruction in ring 0 met: not
-        // to be seen by the next debug trap.
-        vector::DB => drop(take_dr6()),
-        vector::NMI => machine_nmi(),
-        _ => unexpected(regs),
-    }
-}
-
 fn machine_nmi() {
     // An NMI may come while this CPU holds any lock.
     crate::console::write_anyway(format_args!("(core) NMI on CPU {}\n", percpu::id()));
-}
-
-fn unexpected(regs: &CpuUserRegs) -> ! {
-    panic!("exception {} in ring 0, address {:#x}: {regs:x?}", regs.entry_vector, Cr2::read_raw())
 }
 
 /// Copies between the core and a guest's addresses that are translated by the loaded tables. False if part of it cannot
