@@ -3,30 +3,12 @@
 use core::ptr::NonNull;
 
 use acpi::fadt::Fadt;
-use acpi::madt::{Madt, MadtEntry};
+use acpi::madt::{InterruptSourceOverrideEntry, IoApicEntry, Madt, MadtEntry};
 use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
 use heapless::Vec;
 
 use crate::boot_info::BootInfo;
 use crate::physical;
-
-/// An I/O APIC: where its registers are, and the first interrupt line it serves.
-#[derive(Clone, Copy, Debug)]
-pub struct IoApic {
-    /// Machine address of its registers.
-    pub address: u64,
-    /// Its first GSI.
-    pub first: u32,
-}
-
-/// A legacy interrupt that is wired to another line, or another way, than usual.
-#[derive(Clone, Copy, Debug)]
-pub struct Override {
-    /// The line it is on.
-    pub gsi: u32,
-    /// Polarity in bits 1-0, trigger mode in bits 3-2, as the MADT has them.
-    pub flags: u16,
-}
 
 /// The machine, as far as firmware describes it.
 #[derive(Debug, Default)]
@@ -34,9 +16,9 @@ pub struct Machine {
     /// Local APIC identifiers of the CPUs that can be used.
     pub cpus: Vec<u32, 64>,
     /// I/O APICs.
-    pub io_apics: Vec<IoApic, 8>,
-    /// Overrides.
-    pub overrides: Vec<Override, 16>,
+    pub io_apics: Vec<IoApicEntry, 8>,
+    /// Legacy interrupts that are wired to another line, or another way, than usual.
+    pub overrides: Vec<InterruptSourceOverrideEntry, 16>,
     /// I/O port of the 3.579545 MHz timer.
     pub pm_timer: Option<u16>,
     /// Ports of PM1a and PM1b control, and the values that switch off.
@@ -95,12 +77,10 @@ impl Machine {
                     let _ = self.cpus.push(u32::from(cpu.apic_id));
                 }
                 MadtEntry::IoApic(io) => {
-                    let (address, first) = (u64::from(io.io_apic_address), io.global_system_interrupt_base);
-                    let _ = self.io_apics.push(IoApic { address, first });
+                    let _ = self.io_apics.push(*io);
                 }
                 MadtEntry::InterruptSourceOverride(o) => {
-                    let (gsi, flags) = (o.global_system_interrupt, o.flags);
-                    let _ = self.overrides.push(Override { gsi, flags });
+                    let _ = self.overrides.push(*o);
                 }
                 _ => {}
             }

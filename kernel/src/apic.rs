@@ -66,8 +66,8 @@ static IDS: [AtomicU32; 64] = [const { AtomicU32::new(0) }; 64];
 pub fn map(early: &mut Early, firmware: &Firmware) {
     let flags = paging::PRESENT | paging::WRITE | paging::UNCACHED | paging::GLOBAL | paging::NO_EXECUTE;
     paging::map_page(early, layout::DEVICES, REGISTERS, flags);
-    for (n, io) in firmware.io_apics.iter().enumerate() {
-        paging::map_page(early, layout::DEVICES + 0x1000 * (n as u64 + 1), io.address & !0xfff, flags);
+    for (n, io) in (1u64..).zip(&firmware.io_apics) {
+        paging::map_page(early, layout::DEVICES + 0x1000 * n, u64::from(io.io_apic_address) & !0xfff, flags);
     }
 }
 
@@ -153,11 +153,13 @@ pub fn init_lines(firmware: &Firmware) {
     for (n, io) in firmware.io_apics.iter().enumerate() {
         // SAFETY: reading its version, and in it the number of its last line, has no effect.
         let last = unsafe { window(n, 1).read_volatile() } >> 16 & 0xff;
-        let _ = io_apics.push(io.first..io.first.saturating_add(last + 1));
+        let first = io.global_system_interrupt_base;
+        let _ = io_apics.push(first..first.saturating_add(last + 1));
     }
     for line in 0..LINES {
         let isa = line < 16;
-        let odd = firmware.overrides.iter().find(|o| o.gsi == line).map_or(0, |o| o.flags);
+        // Polarity in bits 1-0, trigger mode in bits 3-2; 0 is the bus's own.
+        let odd = firmware.overrides.iter().find(|o| o.global_system_interrupt == line).map_or(0, |o| o.flags);
         let level = if odd >> 2 & 3 == 0 { !isa } else { odd >> 2 & 3 == 3 };
         let low = if odd & 3 == 0 { !isa } else { odd & 3 == 3 };
         let entry = (u64::from(FIRST_LINE_VECTOR) + u64::from(line))
