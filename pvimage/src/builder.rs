@@ -9,7 +9,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::PAGE;
 use crate::hypercall_page::{STUB_SIZE, STUBS, stub};
-use crate::memory::{GuestMemory, WORDS, write_at, write_word};
+use crate::memory::{GuestMemory, WORDS, write_at, write_word, zero_range};
 use crate::plan::{Plan, Role};
 
 /// Flags of a leaf: user, because a PV64 kernel runs in ring 3.
@@ -41,6 +41,7 @@ impl Plan<'_> {
     ) -> Result<(), M::Error> {
         for segment in self.image.segments().flatten() {
             write_at(memory, segment.paddr, segment.bytes)?;
+            zero_range(memory, segment.paddr + segment.bytes.len() as u64, segment.end)?;
         }
         if let Some(page) = self.image.hypercall_page {
             for number in 0..STUBS {
@@ -52,6 +53,8 @@ impl Plan<'_> {
             let mfn = if pfn < self.request.nr_pages { memory.mfn(Pfn(pfn)) } else { Mfn::INVALID };
             write_word(memory, self.p2m, pfn, mfn.0)?;
         }
+        // start_info, and the rings of those that have them, come before the tables; the stack comes behind.
+        zero_range(memory, self.start_info.0 * PAGE, (self.stack.0 + 1) * PAGE)?;
         let info = self.start_info(memory, wiring);
         memory.write(self.start_info, 0, info.as_bytes())?;
         self.write_tables(memory)?;

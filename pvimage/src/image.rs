@@ -81,7 +81,7 @@ pub struct Segment<'a> {
     pub paddr: u64,
     /// Its bytes from the file.
     pub bytes: &'a [u8],
-    /// The address behind its last byte in memory; what `bytes` do not fill stays as it is in a new domain: zero.
+    /// The address behind its last byte in memory; what `bytes` do not fill is zero.
     pub end: u64,
 }
 

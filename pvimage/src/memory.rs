@@ -7,8 +7,7 @@ use crate::PAGE;
 /// 64-bit words in a page.
 pub(crate) const WORDS: u64 = PAGE / 8;
 
-/// Memory of the domain that is built: the core writes its own direct map, dom0 maps the frames as foreign ones. It is
-/// all zero, as a domain gets its pages; what is to be zero is not written.
+/// Memory of the domain that is built: the core writes its own direct map, dom0 maps the frames as foreign ones.
 ///
 /// The builder asks only for frames below the request's `nr_pages`, stays within a page in each call, and writes each
 /// element in ascending order, so that an implementation may keep a window of frames mapped.
@@ -21,6 +20,10 @@ pub trait GuestMemory {
 
     /// Writes `bytes` at `offset` of `pfn`.
     fn write(&mut self, pfn: Pfn, offset: usize, bytes: &[u8]) -> Result<(), Self::Error>;
+
+    /// Writes `len` zeroes at `offset` of `pfn`. Only Ferrule gives domains cleared pages: Xen does not clear what a live
+    /// domain gave back.
+    fn zero(&mut self, pfn: Pfn, offset: usize, len: usize) -> Result<(), Self::Error>;
 }
 
 /// Writes word `index` of those that begin with frame `first`.
@@ -36,6 +39,16 @@ pub(crate) fn write_at<M: GuestMemory>(memory: &mut M, mut paddr: u64, mut bytes
         memory.write(Pfn(paddr / PAGE), offset, now)?;
         paddr += now.len() as u64;
         bytes = later;
+    }
+    Ok(())
+}
+
+/// Writes zeroes to the pseudo-physical addresses from `start` to `end`.
+pub(crate) fn zero_range<M: GuestMemory>(memory: &mut M, mut start: u64, end: u64) -> Result<(), M::Error> {
+    while start < end {
+        let len = (PAGE - start % PAGE).min(end - start);
+        memory.zero(Pfn(start / PAGE), (start % PAGE) as usize, len as usize)?;
+        start += len;
     }
     Ok(())
 }

@@ -108,7 +108,8 @@ fn program_header(kind: u32, offset: u64, paddr: u64, file_size: u64, mem_size: 
     header
 }
 
-/// A domain's memory on the heap. Frames are in descending order, so that no test passes by mistaking pfn for mfn.
+/// A domain's memory on the heap. Frames are in descending order, so that no test passes by mistaking pfn for mfn, and
+/// hold rubbish until they are written.
 #[derive(Debug)]
 pub struct HeapMemory {
     bytes: Vec<u8>,
@@ -120,7 +121,7 @@ const BASE: u64 = 0x12_3000;
 impl HeapMemory {
     /// Memory of so many pages.
     pub fn new(pages: u64) -> Self {
-        Self { bytes: alloc::vec![0; pages as usize * PAGE_SIZE] }
+        Self { bytes: alloc::vec![0xa5; pages as usize * PAGE_SIZE] }
     }
 
     fn pages(&self) -> u64 {
@@ -168,6 +169,13 @@ impl GuestMemory for HeapMemory {
         assert!(offset + bytes.len() <= PAGE_SIZE, "a write across the end of {pfn:?}");
         let start = pfn.0 as usize * PAGE_SIZE + offset;
         self.bytes[start..start + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn zero(&mut self, pfn: Pfn, offset: usize, len: usize) -> Result<(), Infallible> {
+        assert!(offset + len <= PAGE_SIZE, "zeroes across the end of {pfn:?}");
+        let start = pfn.0 as usize * PAGE_SIZE + offset;
+        self.bytes[start..start + len].fill(0);
         Ok(())
     }
 }

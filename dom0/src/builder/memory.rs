@@ -8,6 +8,7 @@ use crate::control::Control;
 
 /// Frames mapped at a time: enough that mapping is rare, few enough that a short write maps little.
 const WINDOW: usize = 64;
+static ZEROES: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
 /// The frames of a domain, some of them mapped.
 pub(super) struct ForeignMemory<'a, C: Control> {
@@ -51,5 +52,9 @@ impl<C: Control> GuestMemory for ForeignMemory<'_, C> {
         let (mapping, at) = self.reach(pfn)?;
         mapping.write(at + offset, bytes);
         Ok(())
+    }
+
+    fn zero(&mut self, pfn: Pfn, offset: usize, len: usize) -> Result<(), Errno> {
+        self.write(pfn, offset, ZEROES.get(..len).ok_or(Errno::EINVAL)?)
     }
 }
