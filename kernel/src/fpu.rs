@@ -31,7 +31,7 @@ pub fn init(hidden: bool) {
     let mut offered = u64::from(low) & KEPT;
     // AVX-512 comes whole and with AVX, and the area has its place and size as the standard form has them.
     let [bytes, at, ..] = cpu::cpuid(0xd, 7);
-    let fits = (bytes + at) as usize <= size_of_val(&FpuState::INITIAL);
+    let fits = (bytes + at) as usize <= size_of::<FpuState>();
     if offered & AVX == 0 || offered & AVX_512 != AVX_512 || !fits {
         offered &= !AVX_512;
     }

@@ -20,6 +20,7 @@ pub const LDT_FRAMES: usize = 16;
 /// Whoever holds its lock owns it: the CPU that runs the vCPU, for as long as it does; else whoever creates, inspects
 /// or changes it. The entry code stores registers straight into `regs`, where they stay: that ends on a 16-byte boundary
 /// behind `ss`, as the hardware's stack switch wants it.
+#[derive(Default)]
 #[repr(C, align(16))]
 pub struct Run {
     /// Room for the frame of a fault that the return to the guest itself raises, which lands below `regs.rip`.
@@ -85,20 +86,22 @@ pub struct FpuState {
     pub area: [u8; 2752],
 }
 
-impl FpuState {
+impl Default for FpuState {
     /// As after FNINIT, with SSE exceptions masked: FCW 37f, MXCSR 1f80, nothing else in use.
-    pub const INITIAL: [u8; 2752] = {
+    fn default() -> Self {
         let mut area = [0; 2752];
         (area[0], area[1]) = (0x7f, 0x03);
         (area[24], area[25]) = (0x80, 0x1f);
-        area
-    };
+        Self { area }
+    }
+}
 
+impl FpuState {
     /// Takes the legacy area in, in the form of FXSAVE; vector state beyond it becomes initial.
     pub fn set_legacy(&mut self, from: &[u8; 512]) {
         // MXCSR's reserved bits would fault when it is loaded.
         const MXCSR: u32 = 0xffbf;
-        self.area = Self::INITIAL;
+        *self = Self::default();
         self.area[..512].copy_from_slice(from);
         let mxcsr = u32::from_le_bytes([from[24], from[25], from[26], from[27]]) & MXCSR;
         self.area[24..28].copy_from_slice(&mxcsr.to_le_bytes());
@@ -111,35 +114,7 @@ impl Run {
     /// That of a vCPU which has no context yet: in kernel mode, all else zero. ENOMEM where there is no memory for it.
     pub fn new() -> Result<Self, Errno> {
         crate::headroom::<(FpuState, TrapTable)>(1)?;
-        let fpu = Box::new(FpuState { area: FpuState::INITIAL });
-        Ok(Self {
-            headroom: [0; 17],
-            regs: CpuUserRegs::default(),
-            kernel_mode: true,
-            initialised: false,
-            kernel_root: None,
-            user_root: None,
-            hardware_root: None,
-            kernel_ss: 0,
-            kernel_sp: 0,
-            fs_base: 0,
-            gs_base_kernel: 0,
-            gs_base_user: 0,
-            traps: Box::new(TrapTable::EMPTY),
-            callbacks: Default::default(),
-            debug: [0; 8],
-            gdt: [None; GDT_FRAMES],
-            gdt_entries: 0,
-            ldt: [None; LDT_FRAMES],
-            ldt_base: 0,
-            ldt_entries: 0,
-            cr0: 0,
-            cr4: 0,
-            xcr0: 3,
-            iopl: 0,
-            fpu,
-            recent: u64::MAX,
-        })
+        Ok(Self { kernel_mode: true, xcr0: 3, recent: u64::MAX, ..Self::default() })
     }
 
     /// The guest root of the mode that the vCPU is in.

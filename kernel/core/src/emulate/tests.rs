@@ -126,7 +126,7 @@ fn debug_registers_by_instruction() {
 #[test]
 fn segment_bases_by_msr_before_there_is_any_trap_table() {
     let s = ordinary();
-    s.with(|c| *c.run.traps = crate::trap::TrapTable::EMPTY);
+    s.with(|c| *c.run.traps = Default::default());
     for (msr, at) in [(0xc000_0100u64, 0), (0xc000_0101, 1), (0xc000_0102, 2)] {
         let base = 0xffff_8880_0000_1000 + at;
         assert!(s.privileged(&[0x0f, 0x30], |r| (r.rcx, r.rax, r.rdx) = (msr, base & 0xffff_ffff, base >> 32)));

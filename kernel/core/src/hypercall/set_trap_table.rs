@@ -7,7 +7,6 @@
 //! - Notes: per vCPU. Preemptible between entries.
 //! - Source: `arch-x86/xen.h`.
 
-use crate::trap::TrapTable;
 use crate::{Args, Caller, HcResult, Platform, Stop, refuse_if};
 use abi::trap::TrapInfo;
 use abi::{Errno, Vaddr};
@@ -16,7 +15,7 @@ use abi::{Errno, Vaddr};
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     let [traps, ..] = &mut a.0;
     if *traps == 0 {
-        *c.run.traps = TrapTable::EMPTY;
+        *c.run.traps = Default::default();
         return Ok(0);
     }
     loop {

@@ -7,7 +7,7 @@ use abi::regs::rflags;
 use abi::vcpu::VcpuGuestContext;
 use abi::{Errno, Mfn, PAGE_SHIFT, Vaddr};
 
-use crate::trap::{CR0_TS, Callback, DR6_DEFAULT, TrapTable};
+use crate::trap::{CR0_TS, Callback, DR6_DEFAULT};
 use crate::{Core, Domain, Frame, Platform, Run, Stop, Vcpu};
 
 impl<P: Platform> Core<P> {
@@ -77,7 +77,6 @@ impl<P: Platform> Core<P> {
         run.hardware_root = run.root();
         (run.kernel_ss, run.kernel_sp) = (new.kernel_ss | 3, new.kernel_sp.0);
         (run.fs_base, run.gs_base_kernel, run.gs_base_user) = (new.fs_base, new.gs_base_kernel, new.gs_base_user);
-        *run.traps = TrapTable::EMPTY;
         for (vector, info) in (0..=255u8).zip(new.trap_ctxt) {
             run.traps.set(abi::trap::TrapInfo { vector, cs: info.cs | 3, ..info });
         }

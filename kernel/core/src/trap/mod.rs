@@ -30,10 +30,14 @@ pub const ENTRY_SYSCALL: u32 = 0x100;
 /// A guest's trap table: a handler for each vector.
 pub struct TrapTable([TrapInfo; 256]);
 
-impl TrapTable {
+impl Default for TrapTable {
     /// No handlers.
-    pub const EMPTY: Self = Self([TrapInfo { vector: 0, flags: 0, cs: 0, _pad: 0, address: Vaddr::NULL }; 256]);
+    fn default() -> Self {
+        Self([TrapInfo::default(); 256])
+    }
+}
 
+impl TrapTable {
     /// The handler of a vector.
     pub fn get(&self, vector: u8) -> TrapInfo {
         self.0[usize::from(vector)]
