@@ -76,7 +76,7 @@ pub fn received() {
                 let _ = TYPED.lock().push_back(byte);
             }
         }
-        core().console_input();
+        core().send_global_virq(abi::Virq::CONSOLE);
     }
 }
 

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 
 use ferrule_core::platform::Platform;
 use ferrule_core::sched::Next;
-use ferrule_core::{Caller, Cpu, CpuSet, Domain, Vcpu};
+use ferrule_core::{Caller, Cpu, CpuSet, Domain, Vcpu, counters};
 use x86_64::instructions::interrupts;
 
 use crate::machine::{self, Machine, core};
@@ -103,6 +103,6 @@ pub fn idle(cpu: &Cpu<Machine>) {
         let since = core().platform.now();
         interrupts::enable_and_hlt();
         interrupts::disable();
-        cpu.idle.fetch_add(core().platform.now().saturating_sub(since), Ordering::Relaxed);
+        counters::add(&cpu.idle, core().platform.now().saturating_sub(since));
     }
 }

@@ -71,8 +71,12 @@ pub struct Cpu<P: Platform> {
     pub queue: crate::sched::Queue<P>,
     /// Nanoseconds that it has been halted, with nobody to run.
     pub idle: AtomicU64,
-    /// What has happened here, counted.
-    pub counters: crate::counters::Counters,
+    /// How often another vCPU than before was put on it.
+    pub switches: AtomicU64,
+    /// How often its timer went off.
+    pub timed: AtomicU64,
+    /// How often it interrupted another CPU, to look at its flags.
+    pub kicks: AtomicU64,
     /// What is to happen here, and when.
     pub timers: crate::time::Timers<P>,
 }
@@ -82,10 +86,12 @@ impl<P: Platform> Cpu<P> {
     pub fn new(id: CpuId) -> Self {
         Self {
             id,
-            counters: crate::counters::Counters::default(),
             pending: AtomicU32::new(0),
             flushed: AtomicU64::new(1),
             idle: AtomicU64::new(0),
+            switches: AtomicU64::new(0),
+            timed: AtomicU64::new(0),
+            kicks: AtomicU64::new(0),
             queue: crate::sched::Queue::new(),
             timers: crate::time::Timers::new(),
         }

@@ -2,32 +2,22 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use abi::Virq;
 use abi::event::fifo::{MASKED, PENDING};
 use abi::event::{PortStatus, Status};
 
-use crate::{Core, Event, Platform, Privilege};
+use crate::{Core, Platform};
 
 impl<P: Platform> Core<P> {
-    /// Something was typed on the machine's console: tells whoever reads it.
-    pub fn console_input(&self) {
-        let table = self.domains.table.read();
-        if let Some(reader) = table.iter().find(|d| d.privilege.contains(Privilege::CONSOLE)) {
-            self.send_virq(reader, None, Virq::CONSOLE);
-        }
-    }
-
     /// One line a CPU, one a domain, and one a vCPU.
     pub fn dump_domains(&self) {
         self.log(format_args!("{} frames are free", self.free.frames()));
         let now = self.platform.now() / 1000;
         for cpu in &self.cpus {
-            let [switches, timers, kicks] =
-                [Event::Switch, Event::Timer, Event::Kick].map(|event| cpu.counters.get(event));
+            let [idle, switches, timers, kicks] =
+                [&cpu.idle, &cpu.switches, &cpu.timed, &cpu.kicks].map(|counter| counter.load(Relaxed));
+            let (id, idle) = (cpu.id.0, idle / 1000);
             self.log(format_args!(
-                "CPU {}: idle {} of {now} us, {switches} switches, {timers} timers, {kicks} kicks",
-                cpu.id.0,
-                cpu.idle.load(Relaxed) / 1000
+                "CPU {id}: idle {idle} of {now} us, {switches} switches, {timers} timers, {kicks} kicks"
             ));
         }
         for domain in self.domains.all() {
@@ -90,8 +80,8 @@ impl<P: Platform> Core<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{lifecycle::NewDomain, testing};
-    use abi::VcpuId;
+    use crate::{Privilege, lifecycle::NewDomain, testing};
+    use abi::{VcpuId, Virq};
     use core::sync::atomic::Ordering::SeqCst;
 
     #[test]
@@ -100,7 +90,7 @@ mod tests {
         let guest = testing::guest(&core, Privilege::empty(), 4);
         let (id, d) = (guest.domain.id.0, &guest.domain);
         core.cpus[0].idle.store(2_500, SeqCst);
-        core.cpus[0].counters.add(Event::Timer);
+        crate::counters::add(&core.cpus[0].timed, 1);
         core.pause_from_outside(d).unwrap();
         core.dump_domains();
         let printed = core.platform.take_printed();
@@ -130,7 +120,7 @@ mod tests {
             core.bind_virq(&domain, Virq::CONSOLE, VcpuId(0)).unwrap();
             domain
         });
-        core.console_input();
+        core.send_global_virq(Virq::CONSOLE);
         assert_eq!([&other, &reader].map(|domain| core.port_is(domain, abi::Port(1), PENDING)), [false, true]);
     }
 }

@@ -38,7 +38,6 @@ pub mod time;
 pub mod trap;
 pub mod vcpu;
 
-pub use counters::Event;
 pub use cpu::{Cpu, CpuId, CpuSet};
 pub use dispatch::{Args, Caller, HcResult, Stop};
 pub use domain::{Domain, Privilege, Stage};
@@ -49,6 +48,7 @@ pub use vcpu::{Run, Vcpu};
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::ops::BitOr;
 
 /// The whole state of the core.
 ///
@@ -82,8 +82,8 @@ pub(crate) fn refuse_if<E>(it: bool, with: E) -> Result<(), E> {
 
 /// Those of some flags whose condition holds.
 #[inline(always)]
-pub(crate) fn flags<const N: usize>(all: [(bool, u64); N]) -> u64 {
-    all.iter().fold(0, |flags, (holds, flag)| if *holds { flags | flag } else { flags })
+pub(crate) fn flags<T: Default + BitOr<Output = T>, const N: usize>(all: [(bool, T); N]) -> T {
+    all.into_iter().fold(T::default(), |flags, (holds, flag)| if holds { flags | flag } else { flags })
 }
 
 /// Is there memory for so many `T`, and for what others take at the same time? ENOMEM where there is not.

@@ -48,7 +48,7 @@ use state::{Resched, State};
 /// A vCPU that a CPU runs.
 fn running() -> State {
     let state = State::new();
-    assert_eq!(state.up(), (true, Resched::Enqueue));
+    assert_eq!(state.up(), Resched::Enqueue);
     assert!(state.take());
     state
 }
@@ -122,7 +122,7 @@ fn a_vcpu_that_becomes_runnable_is_queued_once() {
 fn a_vcpu_taken_off_a_queue_while_it_is_woken_is_not_lost() {
     loom::model(|| {
         let state = State::new();
-        assert_eq!(state.up(), (true, Resched::Enqueue));
+        assert_eq!(state.up(), Resched::Enqueue);
         assert_eq!(state.pause(), Resched::Stay);
         let shared = Arc::new((state, AtomicUsize::new(0)));
         let waker = {

@@ -114,17 +114,14 @@ pub fn info<P: Platform>(core: &Core<P>, domain: &Domain<P>) -> GetDomainInfo {
     let views = || domain.vcpus.iter().map(|v| v.sched.state.view());
     let up = views().filter(|v| !v.down()).count() as u32;
     let stage = domain.stage();
-    let flags = crate::flags(
-        [
-            (stage >= Stage::Dying, GetDomainInfo::DOMINF_DYING),
-            (stage == Stage::Shutdown, GetDomainInfo::DOMINF_SHUTDOWN),
-            (domain.paused.load(Ordering::SeqCst) > 0, GetDomainInfo::DOMINF_PAUSED),
-            (views().all(|v| v.down() || v.blocked()), GetDomainInfo::DOMINF_BLOCKED),
-            (views().any(|v| v.running()), GetDomainInfo::DOMINF_RUNNING),
-            (domain.privilege.contains(Privilege::STORE), GetDomainInfo::DOMINF_XS_DOMAIN),
-        ]
-        .map(|(holds, flag)| (holds, flag.into())),
-    );
+    let flags = crate::flags([
+        (stage >= Stage::Dying, GetDomainInfo::DOMINF_DYING),
+        (stage == Stage::Shutdown, GetDomainInfo::DOMINF_SHUTDOWN),
+        (domain.paused.load(Ordering::SeqCst) > 0, GetDomainInfo::DOMINF_PAUSED),
+        (views().all(|v| v.down() || v.blocked()), GetDomainInfo::DOMINF_BLOCKED),
+        (views().any(|v| v.running()), GetDomainInfo::DOMINF_RUNNING),
+        (domain.privilege.contains(Privilege::STORE), GetDomainInfo::DOMINF_XS_DOMAIN),
+    ]);
     let reason = domain.life.load(Ordering::SeqCst) >> 8 & GetDomainInfo::SHUTDOWN_MASK;
     let (tot_pages, max_pages) = {
         let account = domain.memory.lock();
@@ -132,7 +129,7 @@ pub fn info<P: Platform>(core: &Core<P>, domain: &Domain<P>) -> GetDomainInfo {
     };
     GetDomainInfo {
         domain: domain.id,
-        flags: flags as u32 | reason << GetDomainInfo::SHUTDOWN_SHIFT,
+        flags: flags | reason << GetDomainInfo::SHUTDOWN_SHIFT,
         tot_pages,
         max_pages,
         shared_info_frame: domain.shared_info.mfn(),

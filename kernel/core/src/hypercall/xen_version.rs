@@ -67,7 +67,7 @@ fn features_of<P: Platform>(c: &Caller<'_, P>, submap: u32) -> Result<u32, Stop>
         (extended_cr3, features::PAE_PGDIR_ABOVE_4GB),
         (c.domain.privilege.contains(Privilege::INITIAL), features::DOM0),
     ];
-    Ok(crate::flags(all.map(|(there, feature)| (there, 1 << feature))) as u32)
+    Ok(crate::flags(all.map(|(there, feature)| (there, 1 << feature))))
 }
 
 fn put_text(to: &mut [u8], words: &str) {

@@ -2,7 +2,7 @@
 //!
 //! Each CPU has a queue of the vCPUs that wait for it. A vCPU that becomes runnable goes to an idle CPU if its
 //! affinity allows one, else to the one it ran on last; a CPU that would idle takes from others' queues. How long a
-//! vCPU runs, and where in a queue it goes, is the [`Policy`]'s.
+//! vCPU runs, and where in a queue it goes, is the [`policy`]'s.
 //!
 //! The ring-0 image runs the switch: it calls [`Core::schedule`] when [`pending::RESCHEDULE`] is set, and where that
 //! answers another vCPU, or none, it stores the state of the one before, gives up its `Run` lock, and only then calls
@@ -17,20 +17,19 @@ pub mod state;
 mod tests;
 
 use alloc::sync::Arc;
+use core::iter;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use abi::Errno;
 
-pub use policy::{Place, Policy, RoundRobin};
+pub use policy::Place;
+use policy::{LEAST, SLICE};
 pub use queue::Queue;
 pub use state::Resched;
 use state::State;
 
 use crate::cpu::pending;
-use crate::{Core, Cpu, CpuId, CpuSet, Domain, Event, Platform, Vcpu, refuse_if};
-
-/// The policy in use.
-const POLICY: RoundRobin = RoundRobin;
+use crate::{Core, Cpu, CpuId, CpuSet, Domain, Platform, Vcpu, counters, refuse_if};
 
 /// What a CPU is to do.
 #[must_use]
@@ -70,7 +69,7 @@ impl VcpuSched {
             state: State::new(),
             cpu: AtomicU32::new(0),
             affinity: AtomicU64::new(u64::MAX),
-            slice: AtomicU64::new(POLICY.slice()),
+            slice: AtomicU64::new(SLICE),
             left: AtomicU64::new(0),
             yielded: AtomicBool::new(false),
             poll_port: AtomicU32::new(0),
@@ -162,7 +161,7 @@ impl<P: Platform> Core<P> {
 
     /// Brings a vCPU up; see VCPUOP_up.
     pub fn bring_up(&self, vcpu: &Arc<Vcpu<P>>) {
-        self.apply(vcpu, vcpu.sched.state.up().1);
+        self.apply(vcpu, vcpu.sched.state.up());
     }
 
     /// Takes a vCPU down; see VCPUOP_down.
@@ -209,25 +208,22 @@ impl<P: Platform> Core<P> {
                 self.note_runstate(before, now);
             }
         }
-        match &next {
-            Next::Stay | Next::Idle => {}
+        let runs = match &next {
+            Next::Stay => current,
             Next::Switch(v) => {
                 v.sched.cpu.store(cpu.id.0, Ordering::SeqCst);
                 cpu.queue.since.store(now, Ordering::Relaxed);
                 self.note_runstate(v, now);
                 self.unpark(v);
                 self.fire_running(v, now);
-                cpu.counters.add(Event::Switch);
+                counters::add(&cpu.switches, 1);
                 match current {
                     Some(_) => self.share(cpu),
                     // It was idle, so that others may have counted on it: somebody else is to take from them.
                     None => self.cpus.iter().for_each(|cpu| self.share(cpu)),
                 }
+                Some(v)
             }
-        }
-        let runs = match &next {
-            Next::Stay => current,
-            Next::Switch(v) => Some(v),
             Next::Idle => None,
         };
         cpu.queue.until.store(runs.map_or(u64::MAX, |v| self.turn_ends(cpu, v)), Ordering::Relaxed);
@@ -239,7 +235,7 @@ impl<P: Platform> Core<P> {
     pub fn descheduled(&self, cpu: &Cpu<P>, vcpu: Arc<Vcpu<P>>) {
         self.park(cpu, &vcpu);
         let yielded = vcpu.sched.yielded.swap(false, Ordering::Relaxed);
-        let place = POLICY.left(vcpu.sched.slice.load(Ordering::Relaxed), yielded);
+        let place = policy::stopped(vcpu.sched.slice.load(Ordering::Relaxed), yielded);
         let todo = vcpu.sched.state.release();
         self.note_runstate(&vcpu, self.platform.now());
         if todo == Resched::Enqueue {
@@ -256,9 +252,9 @@ impl<P: Platform> Core<P> {
             Resched::Enqueue => {
                 let others = self.cpu(vcpu.sched.cpu()).map_or(0, |cpu| cpu.queue.len() as u64 + 1);
                 let slept = now.saturating_sub(vcpu.sched.left.load(Ordering::Relaxed));
-                let slice = POLICY.rested(vcpu.sched.slice.load(Ordering::Relaxed), slept, others);
+                let slice = policy::rested(vcpu.sched.slice.load(Ordering::Relaxed), slept, others);
                 vcpu.sched.slice.store(slice, Ordering::Relaxed);
-                self.enqueue(vcpu.clone(), POLICY.woken(slice));
+                self.enqueue(vcpu.clone(), policy::woken(slice));
             }
             Resched::Vacate => {
                 if let Some(cpu) = self.cpu(vcpu.sched.cpu()) {
@@ -269,7 +265,7 @@ impl<P: Platform> Core<P> {
     }
 
     /// Leaves word for a CPU, and interrupts it if it is another.
-    fn post(&self, cpu: &Cpu<P>, bits: u32) {
+    pub(crate) fn post(&self, cpu: &Cpu<P>, bits: u32) {
         cpu.post(bits);
         self.interrupt(cpu.id);
     }
@@ -280,7 +276,7 @@ impl<P: Platform> Core<P> {
         if cpu != here {
             self.platform.kick(cpu);
             if let Some(cpu) = self.cpu(here) {
-                cpu.counters.add(Event::Kick);
+                counters::add(&cpu.kicks, 1);
             }
         }
     }
@@ -288,7 +284,7 @@ impl<P: Platform> Core<P> {
     /// Puts a vCPU whose `QUEUED` bit the caller has set on a queue.
     fn enqueue(&self, vcpu: Arc<Vcpu<P>>, place: Place) {
         if place == Place::Back {
-            vcpu.sched.slice.store(POLICY.slice(), Ordering::Relaxed);
+            vcpu.sched.slice.store(SLICE, Ordering::Relaxed);
         }
         let allowed = vcpu.sched.affinity();
         let last = vcpu.sched.cpu();
@@ -321,7 +317,7 @@ impl<P: Platform> Core<P> {
             && vcpu.sched.affinity().has(cpu.id)
             && !vcpu.sched.yielded.load(Ordering::Relaxed)
             && (vcpu.sched.slice.load(Ordering::Relaxed) > ran || cpu.queue.is_empty())
-            && !(cpu.queue.pressed.load(Ordering::SeqCst) && ran >= POLICY.least())
+            && !(cpu.queue.pressed.load(Ordering::SeqCst) && ran >= LEAST)
     }
 
     /// The vCPU to run in place of `current`.
@@ -338,11 +334,7 @@ impl<P: Platform> Core<P> {
         }
         // Say that this CPU is idle, then look at the queues once more: see `enqueue`.
         cpu.queue.set_idle(true);
-        let stolen = cpu
-            .queue
-            .pop(cpu.id)
-            .or_else(|| self.cpus.iter().filter(|other| other.id != cpu.id).find_map(|other| other.queue.pop(cpu.id)));
-        match stolen {
+        match iter::once(cpu).chain(&self.cpus).find_map(|from| from.queue.pop(cpu.id)) {
             Some(v) => {
                 cpu.queue.set_idle(false);
                 Next::Switch(v)
@@ -368,7 +360,7 @@ impl<P: Platform> Core<P> {
         if stays && left != 0 {
             return;
         }
-        let left = if left == 0 && (stays || cpu.queue.is_empty()) { POLICY.slice() } else { left };
+        let left = if left == 0 && (stays || cpu.queue.is_empty()) { SLICE } else { left };
         vcpu.sched.slice.store(left, Ordering::Relaxed);
         cpu.queue.since.store(now, Ordering::Relaxed);
     }
@@ -379,7 +371,7 @@ impl<P: Platform> Core<P> {
             return u64::MAX;
         }
         let slice = vcpu.sched.slice.load(Ordering::Relaxed);
-        let length = if cpu.queue.pressed.load(Ordering::SeqCst) { slice.min(POLICY.least()) } else { slice };
+        let length = if cpu.queue.pressed.load(Ordering::SeqCst) { slice.min(LEAST) } else { slice };
         cpu.queue.since.load(Ordering::Relaxed).saturating_add(length)
     }
 }

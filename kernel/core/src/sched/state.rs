@@ -144,10 +144,9 @@ impl State {
         self.change(|w| if w >= PAUSE { w - PAUSE } else { w }).1
     }
 
-    /// Brings it up. False if it was up.
-    pub fn up(&self) -> (bool, Resched) {
-        let (old, todo) = self.change(|w| w & !DOWN);
-        (old.down(), todo)
+    /// Brings it up.
+    pub fn up(&self) -> Resched {
+        self.change(|w| w & !DOWN).1
     }
 
     /// Takes it down.
@@ -181,8 +180,8 @@ mod tests {
     fn a_vcpu_is_enqueued_exactly_when_it_may_run_and_nobody_has_it() {
         let s = State::new();
         assert_eq!(s.pause(), Resched::Stay);
-        assert_eq!(s.up(), (true, Resched::Stay));
-        assert_eq!(s.up(), (false, Resched::Stay));
+        assert_eq!(s.up(), Resched::Stay);
+        assert_eq!(s.up(), Resched::Stay, "it was up");
         assert_eq!(s.unpause(), Resched::Enqueue);
         assert_eq!(s.pause(), Resched::Stay);
         assert_eq!(s.unpause(), Resched::Stay, "still on the queue");
@@ -215,13 +214,13 @@ mod tests {
         let s = State::new();
         assert_eq!(s.unpause(), Resched::Stay);
         assert_eq!(s.view().pauses(), 0);
-        assert_eq!(s.up(), (true, Resched::Enqueue));
+        assert_eq!(s.up(), Resched::Enqueue);
     }
 
     #[test]
     fn ending_a_poll_is_told_to_one_caller_only() {
         let s = State::new();
-        assert_eq!(s.up(), (true, Resched::Enqueue));
+        assert_eq!(s.up(), Resched::Enqueue);
         assert!(s.take());
         s.block(true);
         assert_eq!(s.unblock(), (true, Resched::Stay));

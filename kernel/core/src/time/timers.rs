@@ -14,7 +14,7 @@ use abi::sched::ShutdownReason;
 
 use super::VcpuTime;
 use crate::cpu::pending;
-use crate::{Core, Cpu, CpuId, Domain, Event, Lock, Platform, Vcpu};
+use crate::{Core, Cpu, CpuId, Domain, Lock, Platform, Vcpu, counters};
 
 /// The deadline of a timer that is not set.
 pub const NEVER: u64 = u64::MAX;
@@ -147,7 +147,7 @@ fn take_due(timer: &AtomicU64, now: u64) -> bool {
 impl<P: Platform> Core<P> {
     /// The timer of `cpu`, which this runs on, went off: does all that is due, and sets it again.
     pub fn run_timers(&self, cpu: &Cpu<P>, current: Option<&Arc<Vcpu<P>>>) {
-        cpu.counters.add(Event::Timer);
+        counters::add(&cpu.timed, 1);
         cpu.timers.programmed.store(NEVER, Relaxed);
         let now = self.platform.now();
         while let Some((owner, due)) = cpu.timers.pop(now) {
