@@ -317,9 +317,7 @@ impl Platform for Machine {
     }
 
     fn kick(&self, cpu: CpuId) {
-        if cpu.0 != percpu::id() {
-            apic::send(cpu.0, apic::KICK_VECTOR);
-        }
+        apic::send(cpu.0, apic::KICK_VECTOR);
     }
 
     fn this_cpu(&self) -> CpuId {

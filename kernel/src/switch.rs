@@ -27,7 +27,7 @@ pub fn reschedule(cpu: &'static Cpu<Machine>) {
     let (seen, current) = unsafe { (&mut *percpu.seen.get(), &mut *percpu.current.get()) };
     *seen = None;
     let left = current.take().map(|mut left| {
-        core().write_runstate(&left.vcpu, &left.run);
+        core().write_runstate(&left.domain, &left.vcpu, &left.run);
         save(&mut left);
         // The Run lock is free from here on: whoever takes the vCPU next can have its state.
         (left.domain, left.vcpu)
@@ -73,7 +73,7 @@ fn load(c: &mut Caller<'_, Machine>) {
     fpu::load(c.run);
     c.core.platform.load_control(c.run);
     c.core.platform.load_debug_registers(c.run);
-    c.core.write_runstate(c.vcpu, c.run);
+    c.core.write_runstate(c.domain, c.vcpu, c.run);
     if !loaded {
         c.core.failsafe(c);
     }

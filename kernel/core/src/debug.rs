@@ -20,7 +20,7 @@ impl<P: Platform> Core<P> {
                 "CPU {id}: idle {idle} of {now} us, {switches} switches, {timers} timers, {kicks} kicks"
             ));
         }
-        for domain in self.domains.all() {
+        for domain in self.domains.from(0) {
             let (pages, most, own) = {
                 let account = domain.memory.lock();
                 (account.pages, account.max_pages, account.core_pages)
@@ -51,7 +51,7 @@ impl<P: Platform> Core<P> {
 
     /// One line an event channel that is in use.
     pub fn dump_events(&self) {
-        for domain in self.domains.all() {
+        for domain in self.domains.from(0) {
             for port in (1..self.valid_ports(&domain)).map(abi::Port) {
                 if let Ok(Status { status, detail, remote_port: to, vcpu, .. }) = self.port_info(&domain, port)
                     && status != PortStatus::CLOSED
@@ -66,7 +66,7 @@ impl<P: Platform> Core<P> {
 
     /// One line a domain: its grant table, and what it maps of others; then one line an entry that is in use.
     pub fn dump_grants(&self) {
-        for domain in self.domains.all() {
+        for domain in self.domains.from(0) {
             let ((frames, most), (used, maps)) = (domain.grants.size(), domain.grants.in_use());
             let id = domain.id.0;
             self.log(format_args!("d{id}: {frames} of {most} grant frames, {used} grants in use, {maps} mappings"));

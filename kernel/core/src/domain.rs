@@ -138,14 +138,11 @@ impl<P: Platform> Domains<P> {
         Some(free)
     }
 
-    /// The first domain whose number is not below this.
-    pub fn from(&self, number: u16) -> Option<Arc<Domain<P>>> {
-        self.table.read().iter().find(|d| d.id.0 >= number).cloned()
-    }
-
-    /// One after the other. The table is not locked while one is looked at, so that any lock may be taken then.
-    pub fn all(&self) -> impl Iterator<Item = Arc<Domain<P>>> {
-        core::iter::successors(self.from(0), |last| self.from(last.id.0.saturating_add(1)))
+    /// Those whose number is not below this (0: all), one after the other. The table is not locked while one is looked at,
+    /// so that any lock may be taken then.
+    pub fn from(&self, number: u16) -> impl Iterator<Item = Arc<Domain<P>>> {
+        let first = |number| self.table.read().iter().find(|d| d.id.0 >= number).cloned();
+        core::iter::successors(first(number), move |last| first(last.id.0.saturating_add(1)))
     }
 
     /// The domain with this number. Zombies are found too.

@@ -10,7 +10,7 @@
 //! 2. `Domain::mm` (page-table changes of one domain)
 //! 3. `Domain::grants` (map tracking, then any domain's grant table)
 //! 4. `Domains::table` (creation and destruction of domains). Who walks the domains lets go of it in between
-//!    ([`Domains::all`](crate::domain::Domains::all)).
+//!    ([`Domains::from`](crate::domain::Domains::from)).
 //! 5. `Domain::devices`, then `Core::lines` (interrupts), then `Domain::events` (ports, then its FIFO layout: who holds
 //!    any domain's ports may take any one domain's)
 //! 6. `Domain::memory` (the list of a domain's frames, its allowance)

@@ -29,7 +29,7 @@ impl<P: Platform> Core<P> {
         // nothing, and copes.
         guest::set_bits(&self.platform, frame, new + layout::SELECTOR, u64::MAX);
         guest::set_bits(&self.platform, frame, new + layout::UPCALL, 1);
-        self.update_time_page(vcpu);
+        self.update_time_page(domain, vcpu);
         Ok(())
     }
 

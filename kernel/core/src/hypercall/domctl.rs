@@ -36,21 +36,19 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     if op.cmd == DomctlOp::CREATEDOMAIN {
         c.need(Privilege::BUILDER)?;
         op.domain = create(c, op.domain, op.payload.get())?;
-        c.put(at, &op)?;
-        return Ok(0);
+        return c.answer(at, &op);
     }
     c.core.reap();
     let domain = match (c.core.domains.get(op.domain), op.cmd) {
         (Some(domain), _) => domain,
-        (None, DomctlOp::GETDOMAININFO) if op.domain.is_real() => next_domain(c.core, op.domain)?,
+        (None, DomctlOp::GETDOMAININFO) if op.domain.is_real() => {
+            c.core.domains.from(op.domain.0).next().ok_or(Errno::ESRCH)?
+        }
         (None, DomctlOp::GETDOMAININFO) => return Err(Errno::EINVAL.into()),
         (None, _) => return Err(Errno::ESRCH.into()),
     };
     c.need(Privilege::BUILDER)?;
-    if perform(c, &domain, &mut op)? {
-        c.put(at, &op)?;
-    }
-    Ok(0)
+    if perform(c, &domain, &mut op)? { c.answer(at, &op) } else { Ok(0) }
 }
 
 /// Does what is asked of a domain. True: there is an answer to copy out.
@@ -96,17 +94,11 @@ fn create<P: Platform>(c: &Caller<'_, P>, wanted: DomId, config: CreateDomain) -
         id: Some(wanted).filter(|id| id.0 != 0 && id.is_real()),
         handle: config.handle,
         privilege: if store { Privilege::STORE } else { Privilege::empty() },
-        max_pages: 0,
-        vcpus: config.max_vcpus,
         grant_frames: u32::try_from(config.max_grant_frames).unwrap_or(0),
         highest_port: config.max_evtchn_port,
+        ..NewDomain::ordinary(config.max_vcpus)
     };
     Ok(c.core.create_domain(&new)?.id)
-}
-
-/// The first domain whose number is not below `from`.
-fn next_domain<P: Platform>(core: &Core<P>, from: DomId) -> Result<Arc<Domain<P>>, Stop> {
-    core.domains.from(from.0).ok_or(Errno::ESRCH.into())
 }
 
 /// What is to be known of a domain; sysctl lists it too.
@@ -172,12 +164,8 @@ fn permit<P: Platform>(c: &Caller<'_, P>, domain: &Domain<P>, op: &Domctl) -> Re
         }
     };
     let end = first.checked_add(count).filter(|&end| count > 0 && end <= most).ok_or(Errno::EINVAL)?;
-    if allow != 0 {
-        set.add(&(first..end))?
-    } else {
-        set.replace(&(first..end), None)?
-    }
-    Ok(())
+    let range = first..end;
+    Ok(if allow != 0 { set.add(&range) } else { set.replace(&range, None) }?)
 }
 
 /// What concerns one vCPU, whose number is first in the command's part.
@@ -225,13 +213,9 @@ fn context<P: Platform>(
     }
     // Held still by its pause; its lock is given up by the CPU that still runs it as soon as that sees the pause.
     c.core.pause(vcpu);
-    let done = if set {
-        c.core.set_context(domain, vcpu, &context)
-    } else {
-        let run = vcpu.run.lock();
-        let known = run.initialised;
-        c.core.context(domain, &run, !vcpu.sched.state.view().down(), &mut context);
-        if known { Ok(()) } else { Err(Errno::ENODATA.into()) }
+    let done = match set {
+        true => c.core.set_context(domain, vcpu, &context),
+        false => c.core.context(domain, vcpu, &mut context),
     };
     c.core.unpause(vcpu);
     done?;

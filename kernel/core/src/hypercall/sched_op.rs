@@ -11,7 +11,7 @@
 
 use abi::sched::{Poll, RemoteShutdown, SchedOp, Shutdown, Watchdog};
 use abi::{Errno, Port};
-use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use crate::cpu::pending;
 use crate::time::NEVER;
@@ -29,10 +29,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
             }
         }
         SchedOp::POLL => poll(c, arg)?,
-        SchedOp::SHUTDOWN => {
-            let Shutdown { reason } = c.get(arg)?;
-            c.core.shutdown(c.domain, reason);
-        }
+        SchedOp::SHUTDOWN => c.core.shutdown(c.domain, c.get::<Shutdown>(arg)?.reason),
         SchedOp::SHUTDOWN_CODE => {
             let Shutdown { reason } = c.get(arg)?;
             c.domain.latch_shutdown_code(reason);
@@ -90,20 +87,16 @@ fn poll_finds<P: Platform>(c: &Caller<'_, P>, poll: &Poll, only: Option<Port>) -
 fn watchdog<P: Platform>(c: &mut Caller<'_, P>, arg: u64) -> HcResult {
     let Watchdog { id, timeout } = c.get(arg)?;
     let deadline = c.core.platform.now().saturating_add(u64::from(timeout).saturating_mul(1_000_000_000));
-    let clock = &c.domain.clock;
+    let watchdogs = &c.domain.clock.watchdogs;
     if id == 0 {
-        let Some(id) = c.core.take_watchdog(c.domain) else { return Ok(i64::from(Errno::ENOSPC.code() as u32)) };
-        if let Some(which) = clock.watchdogs.get(id - 1) {
-            c.core.set_watchdog(c.cpu, c.domain, which, deadline);
-        }
-        return Ok(id as i64);
+        let free = |w: &AtomicU64| w.compare_exchange(NEVER, deadline, SeqCst, SeqCst).is_ok();
+        let Some(at) = watchdogs.iter().position(free) else { return Ok(i64::from(Errno::ENOSPC.code() as u32)) };
+        c.core.watch_by(c.cpu, c.domain, deadline);
+        return Ok(at as i64 + 1);
     }
-    let which = clock.watchdogs.get(id as usize - 1).ok_or(Errno::EINVAL)?;
-    let bit = 1 << (id - 1);
-    refuse_if(clock.watchdogs_used.load(SeqCst) & bit == 0, Errno::EINVAL)?;
-    c.core.set_watchdog(c.cpu, c.domain, which, if timeout == 0 { NEVER } else { deadline });
-    if timeout == 0 {
-        clock.watchdogs_used.fetch_and(!bit, SeqCst);
-    }
+    let which = watchdogs.get(id as usize - 1).filter(|w| w.load(SeqCst) != NEVER).ok_or(Errno::EINVAL)?;
+    let deadline = if timeout == 0 { NEVER } else { deadline };
+    which.store(deadline, SeqCst);
+    c.core.watch_by(c.cpu, c.domain, deadline);
     Ok(0)
 }

@@ -26,18 +26,10 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     refuse_if(op.interface_version != SYSCTL_INTERFACE_VERSION, Errno::EACCES)?;
     c.need(Privilege::BUILDER)?;
     match op.cmd {
-        SysctlOp::READCONSOLE => {
-            let mut read: ReadConsole = op.payload.get();
-            read_log(c, &mut read)?;
-            op.payload.set(&read);
-        }
+        SysctlOp::READCONSOLE => op.payload.set(&read_log(c, op.payload.get())?),
         SysctlOp::PHYSINFO => op.payload.set(&physinfo(c)),
         SysctlOp::SCHED_ID => op.payload.set(&SchedId { sched_id: SCHEDULER }),
-        SysctlOp::GETDOMAININFOLIST => {
-            let mut list: GetDomainInfoList = op.payload.get();
-            list.num_domains = list_domains(c, &list)?;
-            op.payload.set(&list);
-        }
+        SysctlOp::GETDOMAININFOLIST => op.payload.set(&list_domains(c, op.payload.get())?),
         SysctlOp::DEBUG_KEYS => {
             let keys: DebugKeys = op.payload.get();
             for n in 0..u64::from(keys.nr_keys.min(64)) {
@@ -56,9 +48,8 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
             op.payload.set(&list);
         }
         SysctlOp::AVAILHEAP => {
-            let mut heap: AvailHeap = op.payload.get();
-            heap.avail_bytes = c.core.free.frames() << abi::PAGE_SHIFT;
-            op.payload.set(&heap);
+            let avail_bytes = c.core.free.frames() << abi::PAGE_SHIFT;
+            op.payload.set(&AvailHeap { avail_bytes, ..op.payload.get() });
         }
         _ => return Err(Errno::ENOSYS.into()),
     }
@@ -87,19 +78,19 @@ fn physinfo<P: Platform>(c: &Caller<'_, P>) -> PhysInfo {
     }
 }
 
-fn list_domains<P: Platform>(c: &Caller<'_, P>, list: &GetDomainInfoList) -> Result<u32, Stop> {
+fn list_domains<P: Platform>(c: &Caller<'_, P>, mut list: GetDomainInfoList) -> Result<GetDomainInfoList, Stop> {
     c.core.reap();
-    let mut from = list.first_domain.0;
-    for listed in 0..list.max_domains {
-        let Some(domain) = c.core.domains.from(from) else { return Ok(listed) };
-        c.put_at(list.buffer.0, u64::from(listed), &domctl::info(c.core, &domain))?;
-        from = domain.id.0.saturating_add(1);
+    let all = c.core.domains.from(list.first_domain.0);
+    list.num_domains = 0;
+    for domain in all.take(list.max_domains as usize) {
+        c.put_at(list.buffer.0, list.num_domains.into(), &domctl::info(c.core, &domain))?;
+        list.num_domains += 1;
     }
-    Ok(list.max_domains)
+    Ok(list)
 }
 
 /// Copies out what was printed from `index` on (or all that is kept).
-fn read_log<P: Platform>(c: &Caller<'_, P>, read: &mut ReadConsole) -> Result<(), Stop> {
+fn read_log<P: Platform>(c: &Caller<'_, P>, read: ReadConsole) -> Result<ReadConsole, Stop> {
     let mut at = if read.incremental != 0 { read.index } else { 0 };
     let mut done = 0;
     loop {
@@ -117,6 +108,5 @@ fn read_log<P: Platform>(c: &Caller<'_, P>, read: &mut ReadConsole) -> Result<()
     if read.clear != 0 {
         c.core.messages.lock().clear();
     }
-    (read.count, read.index) = (done, at);
-    Ok(())
+    Ok(ReadConsole { count: done, index: at, ..read })
 }

@@ -16,15 +16,14 @@
 
 use abi::sched::ShutdownReason;
 use abi::vcpu::{
-    RegisterArea, RegisterVcpuInfo, RunstateInfo, SetPeriodicTimer, SetSingleshotTimer, VcpuGuestContext, VcpuInfo,
-    VcpuOp,
+    RegisterArea, RegisterVcpuInfo, SetPeriodicTimer, SetSingleshotTimer, VcpuGuestContext, VcpuInfo, VcpuOp,
 };
 use abi::{Errno, PAGE_SIZE, VcpuId};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 
 use crate::time::NEVER;
-use crate::{AddressSpace, Args, Caller, HcResult, Platform, Stop, Vcpu, refuse_if};
+use crate::{Args, Caller, HcResult, Platform, Stop, Vcpu, refuse_if};
 
 /// The shortest period of a periodic timer, in nanoseconds.
 const SHORTEST: u64 = 1_000_000;
@@ -42,18 +41,9 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         VcpuOp::UP => c.core.bring_up(vcpu),
         VcpuOp::DOWN => take_down(c, vcpu),
         VcpuOp::IS_UP => return Ok(i64::from(!vcpu.sched.state.view().down())),
-        VcpuOp::GET_RUNSTATE_INFO => {
-            let times: RunstateInfo = c.core.run_times(vcpu, c.core.platform.now());
-            c.put(arg, &times)?;
-        }
-        VcpuOp::REGISTER_RUNSTATE_MEMORY_AREA => {
-            let at = area(c, arg)?;
-            c.core.set_runstate_area(vcpu, c.space()?, at);
-        }
-        VcpuOp::REGISTER_VCPU_TIME_MEMORY_AREA => {
-            let at = area(c, arg)?;
-            c.core.set_time_area(vcpu, c.space()?, at);
-        }
+        VcpuOp::GET_RUNSTATE_INFO => c.put(arg, &c.core.run_times(vcpu, c.core.platform.now()))?,
+        VcpuOp::REGISTER_RUNSTATE_MEMORY_AREA => c.core.set_runstate_area(c, vcpu, area(c, arg)?),
+        VcpuOp::REGISTER_VCPU_TIME_MEMORY_AREA => c.core.set_time_area(c, vcpu, area(c, arg)?),
         VcpuOp::SET_PERIODIC_TIMER => {
             let SetPeriodicTimer { period_ns } = c.get(arg)?;
             if !(SHORTEST..=i64::MAX as u64).contains(&period_ns) {
@@ -103,19 +93,14 @@ fn take_down<P: Platform>(c: &mut Caller<'_, P>, vcpu: &Arc<Vcpu<P>>) {
     }
 }
 
-fn register_vcpu_info<P: Platform>(
-    c: &mut Caller<'_, P>,
-    vcpu: &Arc<Vcpu<P>>,
-    own: bool,
-    arg: u64,
-) -> Result<(), Stop> {
+fn register_vcpu_info<P: Platform>(c: &Caller<'_, P>, vcpu: &Vcpu<P>, own: bool, arg: u64) -> Result<(), Stop> {
     let RegisterVcpuInfo { mfn, offset, .. } = c.get(arg)?;
     let offset = offset as usize;
     refuse_if(offset > PAGE_SIZE - size_of::<VcpuInfo>() || !offset.is_multiple_of(8), Errno::ENXIO)?;
     refuse_if(!own && !vcpu.sched.state.view().down(), Errno::EINVAL)?;
     c.core.move_vcpu_info(c.domain, vcpu, mfn, offset)?;
-    if own && let Some(root) = c.run.kernel_root {
-        c.core.write_time_area(vcpu, AddressSpace { root });
+    if own {
+        c.core.write_time_area(c.domain, vcpu, c.run);
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use abi::vcpu::VcpuGuestContext;
 use abi::{Errno, Mfn, PAGE_SHIFT, Vaddr};
 
 use crate::trap::{CR0_TS, Callback, DR6_DEFAULT};
-use crate::{Core, Domain, Frame, Platform, Run, Stop, Vcpu};
+use crate::{Core, Domain, Frame, Platform, Run, Stop, Vcpu, refuse_if};
 
 impl<P: Platform> Core<P> {
     /// Gives a vCPU that has none its context, as the builder or VCPUOP_initialise says; one that has a context gets
@@ -29,7 +29,7 @@ impl<P: Platform> Core<P> {
         run.initialised = true;
         drop(run);
         // The builder may have cleared the shared page since the domain was made.
-        self.update_time_page(vcpu);
+        self.update_time_page(domain, vcpu);
         self.update_wall_clock(domain);
         match new.flags & VcpuGuestContext::VGCF_ONLINE != 0 {
             true => self.bring_up(vcpu),
@@ -99,14 +99,16 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// The context of a vCPU that does not run, though it may be up.
-    pub fn context(&self, domain: &Domain<P>, run: &Run, up: bool, to: &mut VcpuGuestContext) {
+    /// The context of a vCPU that does not run, though it may be up. ENODATA: it has none.
+    pub fn context(&self, domain: &Domain<P>, vcpu: &Vcpu<P>, to: &mut VcpuGuestContext) -> Result<(), Stop> {
+        let run = vcpu.run.lock();
+        refuse_if(!run.initialised, Errno::ENODATA)?;
         *to = VcpuGuestContext::default();
         to.user_regs = run.regs;
         to.user_regs.rflags = run.regs.rflags & !rflags::IOPL | u64::from(run.iopl) << 12;
         to.flags = crate::flags([
             (true, VcpuGuestContext::VGCF_I387_VALID),
-            (up, VcpuGuestContext::VGCF_ONLINE),
+            (!vcpu.sched.state.view().down(), VcpuGuestContext::VGCF_ONLINE),
             (run.kernel_mode, VcpuGuestContext::VGCF_IN_KERNEL),
             (run.callbacks.failsafe.masks, VcpuGuestContext::VGCF_FAILSAFE_DISABLES_EVENTS),
             (run.callbacks.syscall.masks, VcpuGuestContext::VGCF_SYSCALL_DISABLES_EVENTS),
@@ -131,6 +133,7 @@ impl<P: Platform> Core<P> {
         to.syscall_callback_eip = Vaddr(run.callbacks.syscall.address);
         to.vm_assist = domain.assist.load(Ordering::Relaxed);
         (to.fs_base, to.gs_base_kernel, to.gs_base_user) = (run.fs_base, run.gs_base_kernel, run.gs_base_user);
+        Ok(())
     }
 }
 
@@ -150,5 +153,5 @@ fn check_context(new: &VcpuGuestContext) -> Result<(), Errno> {
     let ldt = new.ldt_base.page_offset() == 0 && new.ldt_ents <= 8192 && crate::mm::is_guest_address(new.ldt_base);
     let user = new.ctrlreg[1] != 0 || new.flags & VcpuGuestContext::VGCF_IN_KERNEL != 0;
     let fine = ldt && user && addresses.into_iter().chain(handlers).all(Vaddr::is_canonical);
-    if fine { Ok(()) } else { Err(Errno::EINVAL) }
+    refuse_if(!fine, Errno::EINVAL)
 }

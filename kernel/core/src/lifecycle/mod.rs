@@ -123,7 +123,7 @@ impl<P: Platform> Core<P> {
             guest::store(&self.platform, shared_info, vcpu * VCPU_INFO, 1 << 8);
         }
         self.pause_domain(&domain);
-        domain.vcpus.iter().for_each(|vcpu| self.update_time_page(vcpu));
+        domain.vcpus.iter().for_each(|vcpu| self.update_time_page(&domain, vcpu));
         self.update_wall_clock(&domain);
         table.insert(at, domain.clone());
         Ok(domain)

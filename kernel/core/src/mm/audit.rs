@@ -91,7 +91,7 @@ impl<P: Platform> Core<P> {
         for base in (0..self.frames.count()).step_by(window) {
             audit.window(base, window.min(self.frames.count() - base), running);
         }
-        for domain in self.domains.all() {
+        for domain in self.domains.from(0) {
             audit.seen.domains += 1;
             let findings = &mut audit.findings;
             audit.seen.ports += self.audit_ports(&domain, |port| {
@@ -134,7 +134,7 @@ impl<P: Platform> Audit<'_, P> {
         self.counts.resize(frames, (0, 0));
         running.iter().for_each(|run| self.vcpu(run));
         let core = self.core;
-        core.domains.all().for_each(|domain| self.domain(&domain));
+        core.domains.from(0).for_each(|domain| self.domain(&domain));
         core.frames.iter().for_each(|frame| self.frame(frame));
         core.frames.iter().for_each(|frame| self.compare(frame));
     }

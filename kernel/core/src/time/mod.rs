@@ -7,6 +7,7 @@ mod tests;
 mod timers;
 
 pub use clock::DomainClock;
+use timers::NOWHERE;
 pub use timers::{NEVER, Timers};
 
 use core::sync::atomic::{AtomicU32, AtomicU64};
@@ -28,7 +29,7 @@ pub struct VcpuTime<P: Platform> {
     period: AtomicU64,
     /// When it ticked last.
     ticked: AtomicU64,
-    /// The CPU whose timer queue holds it; `u32::MAX` for none.
+    /// The CPU whose timer queue holds it, or [`NOWHERE`].
     parked: AtomicU32,
     /// How long it has been in which state.
     times: Lock<P, RunstateInfo>,
@@ -46,7 +47,7 @@ impl<P: Platform> VcpuTime<P> {
             poll: AtomicU64::new(NEVER),
             period: AtomicU64::new(TICK),
             ticked: AtomicU64::new(0),
-            parked: AtomicU32::new(u32::MAX),
+            parked: AtomicU32::new(NOWHERE),
             times: Lock::<P, _>::new(runstate::NEW),
             runstate_area: AtomicU64::new(0),
             time_area: AtomicU64::new(0),

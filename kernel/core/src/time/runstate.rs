@@ -7,7 +7,7 @@ use abi::vcpu::RunstateInfo;
 use zerocopy::IntoBytes;
 
 use crate::sched::state::View;
-use crate::{AddressSpace, Core, Platform, Run, Vcpu, guest};
+use crate::{AddressSpace, Caller, Core, Domain, Platform, Run, Vcpu, guest};
 
 /// `VMASST_TYPE_runstate_update_flag` of `xen.h`.
 const ASSIST_UPDATE_FLAG: u64 = 1 << 5;
@@ -55,29 +55,30 @@ impl<P: Platform> Core<P> {
         counted(*vcpu.time.times.lock(), now)
     }
 
-    /// Sets where a vCPU wants its runstate written: an address in its kernel; 0 for nowhere. Written now in `space`;
-    /// whether that can be done is the guest's affair, as in Xen.
-    pub fn set_runstate_area(&self, vcpu: &Vcpu<P>, space: AddressSpace, at: u64) {
+    /// Sets where a vCPU wants its runstate written: an address in its kernel; 0 for nowhere. Written now in the
+    /// caller's; whether that can be done is the guest's affair, as in Xen.
+    pub fn set_runstate_area(&self, c: &Caller<'_, P>, vcpu: &Vcpu<P>, at: u64) {
         vcpu.time.runstate_area.store(at, Relaxed);
-        self.write_runstate_in(vcpu, space);
+        self.write_runstate(c.domain, vcpu, c.run);
     }
 
     /// Writes a vCPU's runstate to where it wants it. To be called with its `Run` at hand: after it was switched to, and
     /// before its state is stored when another takes its place.
-    pub fn write_runstate(&self, vcpu: &Vcpu<P>, run: &Run) {
-        if vcpu.time.runstate_area.load(Relaxed) != 0
+    pub fn write_runstate(&self, domain: &Domain<P>, vcpu: &Vcpu<P>, run: &Run) {
+        let at = vcpu.time.runstate_area.load(Relaxed);
+        if at != 0
             && let Some(root) = run.kernel_root
         {
-            self.write_runstate_in(vcpu, AddressSpace { root });
+            self.put_runstate(domain, vcpu, AddressSpace { root }, at);
         }
     }
 
-    fn write_runstate_in(&self, vcpu: &Vcpu<P>, space: AddressSpace) {
-        let at = vcpu.time.runstate_area.load(Relaxed);
-        let Some(domain) = vcpu.domain.upgrade().filter(|_| at != 0) else { return };
+    #[inline(never)]
+    fn put_runstate(&self, domain: &Domain<P>, vcpu: &Vcpu<P>, space: AddressSpace, at: u64) {
         let mut times = self.run_times(vcpu, self.platform.now());
         let put = |offset, bytes: &[u8]| guest::put(&self.platform, space, Vaddr(at.wrapping_add(offset)), bytes);
-        let written = if domain.assist.load(Relaxed) & ASSIST_UPDATE_FLAG == 0 {
+        // Where the guest's own tables do not map it now, it is written the next time they do.
+        let _ = if domain.assist.load(Relaxed) & ASSIST_UPDATE_FLAG == 0 {
             put(0, times.as_bytes())
         } else {
             let since = times.state_entry_time;
@@ -85,8 +86,6 @@ impl<P: Platform> Core<P> {
             let begun = put(8, times.state_entry_time.as_bytes()).and_then(|()| put(0, times.as_bytes()));
             begun.and_then(|()| put(8, since.as_bytes()))
         };
-        // The guest's own tables do not map it now: it is written the next time they do.
-        let _ = written;
     }
 }
 

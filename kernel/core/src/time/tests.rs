@@ -169,7 +169,7 @@ fn the_end_of_a_domain_takes_its_timers_off_the_queues() {
     sim.settle();
     let cpu = sim.runs_on(&vcpu).unwrap().0 as usize;
     sim.on(cpu).core.set_singleshot(&sim.core.cpus[cpu], &vcpu, u64::MAX / 2);
-    sim.core.set_watchdog(&sim.core.cpus[cpu], &domain, &domain.clock.watchdogs[0], u64::MAX / 2);
+    sim.core.watch_by(&sim.core.cpus[cpu], &domain, u64::MAX / 2);
     sim.block(&vcpu);
     assert!(!sim.core.cpus[cpu].timers.is_empty());
     sim.core.pause_domain(&domain);
@@ -254,7 +254,7 @@ fn time_pages_and_the_wall_clock_keep_the_version_protocol() {
     core.platform.clock.store(7_777_777_777, SeqCst);
     let area = RegisterArea { addr: abi::Vaddr(guest.va(1).0 + 64) };
     assert_eq!(vcpu_op(&core, &guest, VcpuOp::REGISTER_VCPU_TIME_MEMORY_AREA, area.as_bytes()), 0);
-    core.update_time_page(&guest.vcpu);
+    core.update_time_page(&guest.domain, &guest.vcpu);
     let (frame, at) = guest.vcpu.info.get();
     let mut first = VcpuTimeInfo::new_zeroed();
     core.platform.read(frame, (at + layout::TIME) * 8, first.as_mut_bytes());
@@ -266,7 +266,7 @@ fn time_pages_and_the_wall_clock_keep_the_version_protocol() {
         assert_eq!(info.system_time + scaled, now(&core), "what the guest computes");
         assert_eq!(info.flags, VcpuTimeInfo::TSC_STABLE);
     }
-    core.update_time_page(&guest.vcpu);
+    core.update_time_page(&guest.domain, &guest.vcpu);
     let mut again = VcpuTimeInfo::new_zeroed();
     core.platform.read(frame, (at + layout::TIME) * 8, again.as_mut_bytes());
     assert_eq!(again.version, first.version + 2);
@@ -291,7 +291,7 @@ fn a_runstate_area_is_written_with_and_without_the_update_flag() {
         guest.domain.assist.store(assist, SeqCst);
         core.platform.clock.fetch_add(MS, SeqCst);
         let run = guest.vcpu.run.lock();
-        core.write_runstate(&guest.vcpu, &run);
+        core.write_runstate(&guest.domain, &guest.vcpu, &run);
         drop(run);
         let seen: RunstateInfo = read(&core, &guest, 2, 0);
         assert_eq!(seen.state_entry_time & RunstateInfo::UPDATE, 0);
@@ -329,14 +329,17 @@ fn a_domains_watchdogs_are_one_entry_that_comes_and_goes() {
     let (core, guest) = guest();
     let (d, cpu) = (&guest.domain, &core.cpus[0]);
     let start = now(&core);
-    let set = |which: usize, deadline| core.set_watchdog(cpu, d, &d.clock.watchdogs[which], deadline);
+    let set = |which: usize, deadline| {
+        d.clock.watchdogs[which].store(deadline, SeqCst);
+        core.watch_by(cpu, d, deadline);
+    };
     set(0, NEVER);
     assert!(cpu.timers.is_empty() && cpu.timers.pop(NEVER).is_none());
     set(0, start + MS);
     set(1, start + MS);
     assert!(cpu.timers.pop(start + MS).is_some() && cpu.timers.pop(NEVER).is_none());
     // One that was ended is forgotten when its time comes; the next one bites.
-    d.clock.watched.store(u32::MAX, SeqCst);
+    d.clock.watched.store(false, SeqCst);
     set(0, start + MS);
     set(0, NEVER);
     set(1, NEVER);
@@ -354,12 +357,12 @@ fn who_reads_half_of_a_page_sees_that_it_is_being_written() {
     let (core, guest) = guest();
     let end = guest.va(8).0;
     let before = |bytes: u64| -> [u64; 2] { [0, 8].map(|at| read(&core, &guest, 7, 4096 - bytes + at)) };
-    core.set_time_area(&guest.vcpu, guest.space(), end - 16);
+    guest.run(&core, |c| core.set_time_area(c, &guest.vcpu, end - 16));
     assert_eq!(before(16)[0], 1, "odd");
     core.platform.clock.fetch_add(7, SeqCst);
     for (assist, update) in [(0, 0), (1 << 5, RunstateInfo::UPDATE)] {
         guest.domain.assist.store(assist, SeqCst);
-        core.set_runstate_area(&guest.vcpu, guest.space(), end - 16);
+        guest.run(&core, |c| core.set_runstate_area(c, &guest.vcpu, end - 16));
         let since = core.run_times(&guest.vcpu, now(&core)).state_entry_time;
         assert_eq!(before(16)[1], since | update);
     }

@@ -6,8 +6,8 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use abi::Virq;
 use abi::sched::ShutdownReason;
@@ -18,8 +18,10 @@ use crate::{Core, Cpu, CpuId, Domain, Lock, Platform, Vcpu, counters};
 
 /// The deadline of a timer that is not set.
 pub const NEVER: u64 = u64::MAX;
+/// That of a watchdog that is in use and not set: it went off.
+const BITTEN: u64 = NEVER - 1;
 /// No CPU.
-const NOWHERE: u32 = u32::MAX;
+pub(super) const NOWHERE: u32 = u32::MAX;
 
 /// Whose timer it is.
 pub(super) enum Owner<P: Platform> {
@@ -68,10 +70,16 @@ impl<P: Platform> Timers<P> {
         self.first.load(SeqCst) == NEVER
     }
 
-    fn insert(&self, deadline: u64, owner: Owner<P>) {
+    /// Changes the queue, and notes what is first in it then.
+    fn change<R>(&self, change: impl FnOnce(&mut Parked<P>) -> R) -> R {
         let mut queue = self.queue.lock();
-        insert(&mut queue, deadline, owner);
-        self.note_first(&queue);
+        let done = change(&mut queue);
+        self.first.store(queue.last().map_or(NEVER, |(d, _)| *d), SeqCst);
+        done
+    }
+
+    fn insert(&self, deadline: u64, owner: Owner<P>) {
+        self.change(|queue| insert(queue, deadline, owner));
     }
 
     /// Takes the first one that is due. A vCPU that has another timer set stays on the queue for that: all in one
@@ -80,24 +88,22 @@ impl<P: Platform> Timers<P> {
         if self.first.load(SeqCst) > now {
             return None;
         }
-        let mut queue = self.queue.lock();
-        let (_, owner) = queue.pop_if(|(d, _)| *d <= now)?;
-        let mut due = Due { tick: false, poll: false };
-        if let Owner::Vcpu(v) = &owner {
-            due = v.time.take_due(now);
-            match v.time.asleep_until() {
-                NEVER => v.time.parked.store(NOWHERE, SeqCst),
-                next => insert(&mut queue, next, Owner::Vcpu(v.clone())),
+        self.change(|queue| {
+            let (_, owner) = queue.pop_if(|(d, _)| *d <= now)?;
+            let mut due = Due { tick: false, poll: false };
+            if let Owner::Vcpu(v) = &owner {
+                due = v.time.take_due(now);
+                match v.time.asleep_until() {
+                    NEVER => v.time.parked.store(NOWHERE, SeqCst),
+                    next => insert(queue, next, Owner::Vcpu(v.clone())),
+                }
             }
-        }
-        self.note_first(&queue);
-        Some((owner, due))
+            Some((owner, due))
+        })
     }
 
     fn retain(&self, keep: impl Fn(&Owner<P>) -> bool) {
-        let mut queue = self.queue.lock();
-        queue.retain(|(_, owner)| keep(owner));
-        self.note_first(&queue);
+        self.change(|queue| queue.retain(|(_, owner)| keep(owner)));
     }
 
     /// Takes off all that belongs to a domain.
@@ -106,10 +112,6 @@ impl<P: Platform> Timers<P> {
             Owner::Vcpu(v) => !domain.vcpus.iter().any(|own| Arc::ptr_eq(own, v)),
             Owner::Watchdog(d) => !Arc::ptr_eq(d, domain),
         });
-    }
-
-    fn note_first(&self, queue: &Parked<P>) {
-        self.first.store(queue.last().map_or(NEVER, |(d, _)| *d), SeqCst);
     }
 }
 
@@ -126,7 +128,7 @@ impl<P: Platform> VcpuTime<P> {
 
     /// Which of these are due. Each is no longer set then; one caller only is told so.
     fn take_due(&self, now: u64) -> Due {
-        Due { tick: take_due(&self.singleshot, now), poll: take_due(&self.poll, now) }
+        Due { tick: take_due(&self.singleshot, now, NEVER), poll: take_due(&self.poll, now, NEVER) }
     }
 
     /// The next tick of the periodic timer.
@@ -138,10 +140,10 @@ impl<P: Platform> VcpuTime<P> {
     }
 }
 
-/// Is the timer due? If so it is no longer set; one caller only is told so.
-fn take_due(timer: &AtomicU64, now: u64) -> bool {
+/// Is the timer due? If so its deadline is `then`; one caller only is told so.
+fn take_due(timer: &AtomicU64, now: u64, then: u64) -> bool {
     let deadline = timer.load(SeqCst);
-    deadline <= now && timer.compare_exchange(deadline, NEVER, SeqCst, SeqCst).is_ok()
+    deadline <= now && timer.compare_exchange(deadline, then, SeqCst, SeqCst).is_ok()
 }
 
 impl<P: Platform> Core<P> {
@@ -153,7 +155,7 @@ impl<P: Platform> Core<P> {
         while let Some((owner, due)) = cpu.timers.pop(now) {
             match owner {
                 Owner::Vcpu(v) => self.fire(&v, due),
-                Owner::Watchdog(domain) => self.watch(cpu, domain, now),
+                Owner::Watchdog(domain) => self.watch(cpu, &domain, now),
             }
         }
         if let Some(v) = current {
@@ -229,8 +231,7 @@ impl<P: Platform> Core<P> {
             if cpu.id == self.platform.this_cpu() {
                 self.program_by(cpu, vcpu.time.next_tick());
             } else if vcpu.sched.state.view().running() {
-                cpu.post(pending::TIMER);
-                self.platform.kick(cpu.id);
+                self.post(cpu, pending::TIMER);
             }
         }
     }
@@ -255,31 +256,23 @@ impl<P: Platform> Core<P> {
         vcpu.time.poll.store(NEVER, SeqCst);
     }
 
-    /// Sets a domain's watchdog `which` to go off at `deadline`.
-    pub(crate) fn set_watchdog(&self, cpu: &Cpu<P>, domain: &Arc<Domain<P>>, which: &AtomicU64, deadline: u64) {
-        which.store(deadline, SeqCst);
-        // One entry a domain, at the first deadline it had: poking a watchdog later is the store alone.
-        if deadline != NEVER && domain.clock.watched.compare_exchange(NOWHERE, cpu.id.0, SeqCst, SeqCst).is_ok() {
+    /// A domain's watchdogs are to be looked at by `deadline`.
+    ///
+    /// One entry a domain, at the first deadline it had: poking a watchdog later is a store alone.
+    pub(crate) fn watch_by(&self, cpu: &Cpu<P>, domain: &Arc<Domain<P>>, deadline: u64) {
+        if deadline < BITTEN && !domain.clock.watched.swap(true, SeqCst) {
             cpu.timers.insert(deadline, Owner::Watchdog(domain.clone()));
             self.program_by(cpu, deadline);
         }
     }
 
-    /// A domain's watchdogs are to be looked at.
-    fn watch(&self, cpu: &Cpu<P>, domain: Arc<Domain<P>>, now: u64) {
-        domain.clock.watched.store(NOWHERE, SeqCst);
-        if domain.clock.watchdogs.iter().any(|w| take_due(w, now)) {
-            self.shutdown(&domain, ShutdownReason::WATCHDOG);
-            return;
+    /// Looks at a domain's watchdogs.
+    fn watch(&self, cpu: &Cpu<P>, domain: &Arc<Domain<P>>, now: u64) {
+        let watchdogs = &domain.clock.watchdogs;
+        domain.clock.watched.store(false, SeqCst);
+        if watchdogs.iter().any(|w| take_due(w, now, BITTEN)) {
+            return self.shutdown(domain, ShutdownReason::WATCHDOG);
         }
-        let next = domain.clock.watchdogs.iter().map(|w| w.load(SeqCst)).min().unwrap_or(NEVER);
-        if next != NEVER && domain.clock.watched.compare_exchange(NOWHERE, cpu.id.0, SeqCst, SeqCst).is_ok() {
-            cpu.timers.insert(next, Owner::Watchdog(domain));
-        }
+        self.watch_by(cpu, domain, watchdogs.iter().map(|w| w.load(SeqCst)).min().unwrap_or(NEVER));
     }
-}
-
-/// No CPU's timer queue holds it.
-pub(super) const fn nowhere() -> AtomicU32 {
-    AtomicU32::new(NOWHERE)
 }
