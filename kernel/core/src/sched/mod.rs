@@ -2,7 +2,7 @@
 //!
 //! Each CPU has a queue of the vCPUs that wait for it. A vCPU that becomes runnable goes to an idle CPU if its
 //! affinity allows one, else to the one it ran on last; a CPU that would idle takes from others' queues. How long a
-//! vCPU runs, and where in a queue it goes, is the [`policy`]'s.
+//! vCPU runs, and where in a queue it goes, is the [`Policy`]'s.
 //!
 //! The ring-0 image runs the switch: it calls [`Core::schedule`] when [`pending::RESCHEDULE`] is set, and where that
 //! answers another vCPU, or none, it stores the state of the one before, gives up its `Run` lock, and only then calls
@@ -22,14 +22,16 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use abi::Errno;
 
-pub use policy::Place;
-use policy::{LEAST, SLICE};
+pub use policy::{Place, Policy, RoundRobin};
 pub use queue::Queue;
 pub use state::Resched;
 use state::State;
 
 use crate::cpu::pending;
 use crate::{Core, Cpu, CpuId, CpuSet, Domain, Platform, Vcpu, counters, refuse_if};
+
+/// The policy in use.
+type InUse = RoundRobin;
 
 /// What a CPU is to do.
 #[must_use]
@@ -69,7 +71,7 @@ impl VcpuSched {
             state: State::new(),
             cpu: AtomicU32::new(0),
             affinity: AtomicU64::new(u64::MAX),
-            slice: AtomicU64::new(SLICE),
+            slice: AtomicU64::new(InUse::SLICE),
             left: AtomicU64::new(0),
             yielded: AtomicBool::new(false),
             poll_port: AtomicU32::new(0),
@@ -235,7 +237,7 @@ impl<P: Platform> Core<P> {
     pub fn descheduled(&self, cpu: &Cpu<P>, vcpu: Arc<Vcpu<P>>) {
         self.park(cpu, &vcpu);
         let yielded = vcpu.sched.yielded.swap(false, Ordering::Relaxed);
-        let place = policy::stopped(vcpu.sched.slice.load(Ordering::Relaxed), yielded);
+        let place = InUse::stopped(vcpu.sched.slice.load(Ordering::Relaxed), yielded);
         let todo = vcpu.sched.state.release();
         self.note_runstate(&vcpu, self.platform.now());
         if todo == Resched::Enqueue {
@@ -252,9 +254,9 @@ impl<P: Platform> Core<P> {
             Resched::Enqueue => {
                 let others = self.cpu(vcpu.sched.cpu()).map_or(0, |cpu| cpu.queue.len() as u64 + 1);
                 let slept = now.saturating_sub(vcpu.sched.left.load(Ordering::Relaxed));
-                let slice = policy::rested(vcpu.sched.slice.load(Ordering::Relaxed), slept, others);
+                let slice = InUse::rested(vcpu.sched.slice.load(Ordering::Relaxed), slept, others);
                 vcpu.sched.slice.store(slice, Ordering::Relaxed);
-                self.enqueue(vcpu.clone(), policy::woken(slice));
+                self.enqueue(vcpu.clone(), InUse::woken(slice));
             }
             Resched::Vacate => {
                 if let Some(cpu) = self.cpu(vcpu.sched.cpu()) {
@@ -284,7 +286,7 @@ impl<P: Platform> Core<P> {
     /// Puts a vCPU whose `QUEUED` bit the caller has set on a queue.
     fn enqueue(&self, vcpu: Arc<Vcpu<P>>, place: Place) {
         if place == Place::Back {
-            vcpu.sched.slice.store(SLICE, Ordering::Relaxed);
+            vcpu.sched.slice.store(InUse::SLICE, Ordering::Relaxed);
         }
         let allowed = vcpu.sched.affinity();
         let last = vcpu.sched.cpu();
@@ -317,7 +319,7 @@ impl<P: Platform> Core<P> {
             && vcpu.sched.affinity().has(cpu.id)
             && !vcpu.sched.yielded.load(Ordering::Relaxed)
             && (vcpu.sched.slice.load(Ordering::Relaxed) > ran || cpu.queue.is_empty())
-            && !(cpu.queue.pressed.load(Ordering::SeqCst) && ran >= LEAST)
+            && !(cpu.queue.pressed.load(Ordering::SeqCst) && ran >= InUse::LEAST)
     }
 
     /// The vCPU to run in place of `current`.
@@ -360,7 +362,7 @@ impl<P: Platform> Core<P> {
         if stays && left != 0 {
             return;
         }
-        let left = if left == 0 && (stays || cpu.queue.is_empty()) { SLICE } else { left };
+        let left = if left == 0 && (stays || cpu.queue.is_empty()) { InUse::SLICE } else { left };
         vcpu.sched.slice.store(left, Ordering::Relaxed);
         cpu.queue.since.store(now, Ordering::Relaxed);
     }
@@ -371,7 +373,7 @@ impl<P: Platform> Core<P> {
             return u64::MAX;
         }
         let slice = vcpu.sched.slice.load(Ordering::Relaxed);
-        let length = if cpu.queue.pressed.load(Ordering::SeqCst) { slice.min(LEAST) } else { slice };
+        let length = if cpu.queue.pressed.load(Ordering::SeqCst) { slice.min(InUse::LEAST) } else { slice };
         cpu.queue.since.load(Ordering::Relaxed).saturating_add(length)
     }
 }

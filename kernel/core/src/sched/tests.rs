@@ -22,13 +22,13 @@ fn compute_bound_vcpus_share_a_cpu_evenly_and_virtual_time_adds_up() {
     sim.pass(300 * MS, MS / 10);
     let ran: Vec<u64> = start.iter().map(|(v, before)| sim.times(v)[0] - before[0]).collect();
     assert_eq!(ran.iter().sum::<u64>(), 300 * MS, "the CPU was never idle");
-    assert!(ran.iter().all(|t| t.abs_diff(100 * MS) <= 2 * SLICE), "{ran:?}");
+    assert!(ran.iter().all(|t| t.abs_diff(100 * MS) <= 2 * InUse::SLICE), "{ran:?}");
     for (vcpu, before) in &start {
         let now = sim.times(vcpu);
         assert_eq!(now[0] - before[0] + now[1] - before[1], 300 * MS, "virtual and real time");
     }
     assert!(sim.core.virtual_time(&two) >= ran[2] && ran[2] > 0);
-    assert!(sim.core.virtual_time(&one).abs_diff(2 * sim.core.virtual_time(&two)) <= 4 * SLICE);
+    assert!(sim.core.virtual_time(&one).abs_diff(2 * sim.core.virtual_time(&two)) <= 4 * InUse::SLICE);
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_vcpu_that_answers_quickly_goes_before_one_that_computes_and_starves_it_not(
             sim.pass(MS / 100, MS / 100);
         }
     }
-    assert!(waits.iter().all(|w| *w <= LEAST + MS / 100), "it waited {waits:?}");
+    assert!(waits.iter().all(|w| *w <= InUse::LEAST + MS / 100), "it waited {waits:?}");
     assert!(sim.times(&slow)[0] - before > 100 * MS, "the other ran when it could");
 }
 
@@ -111,9 +111,9 @@ fn a_vcpu_that_is_looked_at_all_the_time_stays_no_longer_for_it() {
         sim.pass(MS / 100, MS / 100);
         sim.core.cpus[0].post(pending::RESCHEDULE);
         sim.settle();
-        assert!(sim.core.platform.clock.load(SeqCst) - since <= SLICE + MS / 50, "its turn does not end");
+        assert!(sim.core.platform.clock.load(SeqCst) - since <= InUse::SLICE + MS / 50, "its turn does not end");
     }
-    assert!(sim.core.platform.clock.load(SeqCst) - since >= SLICE, "nor any shorter");
+    assert!(sim.core.platform.clock.load(SeqCst) - since >= InUse::SLICE, "nor any shorter");
     // The same with one that was woken.
     sim.block(&other);
     sim.pass(MS / 50, MS / 100);
@@ -124,7 +124,7 @@ fn a_vcpu_that_is_looked_at_all_the_time_stays_no_longer_for_it() {
         sim.core.cpus[0].post(pending::RESCHEDULE);
         sim.settle();
         let waits = sim.core.platform.clock.load(SeqCst) - woken;
-        assert!(waits <= LEAST + MS / 50, "{waits} ns");
+        assert!(waits <= InUse::LEAST + MS / 50, "{waits} ns");
     }
 }
 
@@ -141,7 +141,7 @@ fn short_sleeps_earn_no_more_than_a_share() {
             sim.pass(MS / 10, MS / 10);
         }
         // Nearly a slice, and a nap.
-        sim.pass(SLICE - MS / 2, MS / 10);
+        sim.pass(InUse::SLICE - MS / 2, MS / 10);
         if sim.runs_on(&sly).is_some() {
             sim.block(&sly);
         }
@@ -184,7 +184,7 @@ fn who_is_woken_with_time_left_goes_ahead_and_who_has_none_lines_up() {
     let domain = sim.domain(3);
     sim.settle();
     let sleeper = sim.running[0].clone().unwrap();
-    for (left, ahead) in [(SLICE / 2, true), (0, false)] {
+    for (left, ahead) in [(InUse::SLICE / 2, true), (0, false)] {
         while sim.runs_on(&sleeper).is_none() {
             sim.pass(MS, MS);
         }
@@ -205,9 +205,9 @@ fn sleep_is_shared_with_those_that_run_and_a_slice_used_alone_is_made_good() {
     sim.settle();
     let vcpu = &domain.vcpus[0];
     // Alone it used up its slice, and took nothing from anybody.
-    sim.pass(2 * SLICE, MS);
+    sim.pass(2 * InUse::SLICE, MS);
     sim.block(vcpu);
-    assert_eq!(vcpu.sched.slice.load(SeqCst), SLICE);
+    assert_eq!(vcpu.sched.slice.load(SeqCst), InUse::SLICE);
     vcpu.sched.slice.store(0, SeqCst);
     sim.core.platform.clock.fetch_add(2 * MS, SeqCst);
     sim.core.wake(vcpu);
@@ -222,7 +222,7 @@ fn who_was_woken_lets_the_other_run_for_a_moment() {
     let woken = sim.running[0].clone().unwrap();
     sim.block(&woken);
     let other = domain.vcpus.iter().find(|v| !Arc::ptr_eq(v, &woken)).unwrap();
-    woken.sched.slice.store(SLICE, SeqCst);
+    woken.sched.slice.store(InUse::SLICE, SeqCst);
     sim.core.wake(&woken);
     sim.settle();
     sim.pass(MS / 10, MS / 100);
