@@ -2,6 +2,7 @@
 
 use core::fmt::{self, Write};
 
+use ferrule_core::Privilege;
 use ferrule_core::sync::Lock;
 use heapless::Deque;
 use uart_16550::backend::PioBackend;
@@ -76,7 +77,7 @@ pub fn received() {
                 let _ = TYPED.lock().push_back(byte);
             }
         }
-        core().send_global_virq(abi::Virq::CONSOLE);
+        core().send_global_virq(Privilege::CONSOLE, abi::Virq::CONSOLE);
     }
 }
 

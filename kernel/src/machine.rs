@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use abi::regs::msr::{FS_BASE, KERNEL_GS_BASE};
 use abi::{Mfn, PAGE_SIZE, Vaddr};
 use ferrule_core::frame::Frame;
-use ferrule_core::irq::{Line, PciAddress};
+use ferrule_core::irq::{Line, PciDevice};
 use ferrule_core::platform::{AddressSpace, Fault, Flush, Halt, Platform};
 use ferrule_core::vcpu::{LDT_FRAMES, Run};
 use ferrule_core::{Cpu, CpuId, CpuSet};
@@ -337,15 +337,15 @@ impl Platform for Machine {
         apic::mask_line(line.0, masked);
     }
 
-    fn msi_disable(&self, device: PciAddress, entry: Option<u16>) {
+    fn msi_disable(&self, device: PciDevice, entry: Option<u16>) {
         pci::disable(device, entry);
     }
 
-    fn msix_table(&self, device: PciAddress) -> Option<::core::ops::Range<u64>> {
+    fn msix_table(&self, device: PciDevice) -> Option<::core::ops::Range<u64>> {
         pci::msix_table(device)
     }
 
-    fn msi_enable(&self, device: PciAddress, entry: Option<u16>, line: Line) -> bool {
+    fn msi_enable(&self, device: PciDevice, entry: Option<u16>, line: Line) -> bool {
         pci::enable(device, entry, line)
     }
 

@@ -5,7 +5,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use ferrule_core::irq::{Line, PciAddress};
+use ferrule_core::irq::{Line, PciDevice};
 use x86_64::instructions::port::Port;
 
 use crate::{apic, layout, paging};
@@ -17,11 +17,11 @@ const HAS_CAPABILITIES: u32 = 1 << 20;
 const FIRST_CAPABILITY: u8 = 0x34;
 const BAR0: u8 = 0x10;
 
-fn config_port(device: PciAddress, offset: u8) -> u32 {
+fn config_port(device: PciDevice, offset: u8) -> u32 {
     0x8000_0000 | u32::from(device.bus) << 16 | u32::from(device.devfn) << 8 | u32::from(offset & !3)
 }
 
-fn read(device: PciAddress, offset: u8) -> u32 {
+fn read(device: PciDevice, offset: u8) -> u32 {
     // SAFETY: the chip set's configuration ports; the core's accesses and those it makes for domains hold one lock.
     unsafe {
         Port::<u32>::new(0xcf8).write(config_port(device, offset));
@@ -29,7 +29,7 @@ fn read(device: PciAddress, offset: u8) -> u32 {
     }
 }
 
-fn write(device: PciAddress, offset: u8, value: u32) {
+fn write(device: PciDevice, offset: u8, value: u32) {
     // SAFETY: as for `read`; only the message registers of a device that its domain was given are written.
     unsafe {
         Port::<u32>::new(0xcf8).write(config_port(device, offset));
@@ -38,7 +38,7 @@ fn write(device: PciAddress, offset: u8, value: u32) {
 }
 
 /// Finds a capability; the list is bounded, since a device may lie.
-fn capability(device: PciAddress, wanted: u8) -> Option<u8> {
+fn capability(device: PciDevice, wanted: u8) -> Option<u8> {
     if read(device, STATUS & !3) & HAS_CAPABILITIES == 0 {
         return None;
     }
@@ -62,14 +62,14 @@ fn message(line: Line) -> (u32, u32) {
 }
 
 /// Programs MSI (no entry) or one entry of MSI-X to raise a line, and switches it on; false if the device has none.
-pub fn enable(device: PciAddress, entry: Option<u16>, line: Line) -> bool {
+pub fn enable(device: PciDevice, entry: Option<u16>, line: Line) -> bool {
     match entry {
         None => enable_msi(device, line),
         Some(entry) => enable_msix(device, entry, line),
     }
 }
 
-fn enable_msi(device: PciAddress, line: Line) -> bool {
+fn enable_msi(device: PciDevice, line: Line) -> bool {
     let Some(at) = capability(device, CAPABILITY_MSI) else { return false };
     let (address, data) = message(line);
     let control = read(device, at);
@@ -85,7 +85,7 @@ fn enable_msi(device: PciAddress, line: Line) -> bool {
 }
 
 /// A device's MSI-X: its capability, where its table is, and how many entries that has.
-fn msix(device: PciAddress) -> Option<(u8, u64, u64)> {
+fn msix(device: PciDevice) -> Option<(u8, u64, u64)> {
     let at = capability(device, CAPABILITY_MSIX)?;
     let table = read(device, at + 4);
     let start = bar(device, table as u8 & 7)? + u64::from(table & !7);
@@ -93,13 +93,13 @@ fn msix(device: PciAddress) -> Option<(u8, u64, u64)> {
 }
 
 /// The capability of MSI-X and the registers of an entry, if the device has it.
-fn msix_entry(device: PciAddress, entry: u16) -> Option<(u8, *mut u32)> {
+fn msix_entry(device: PciDevice, entry: u16) -> Option<(u8, *mut u32)> {
     let (at, start, _) = msix(device).filter(|&(.., entries)| u64::from(entry) < entries)?;
     let address = start + u64::from(entry) * 16;
     Some((at, (map_table(address & !0xfff)? + (address & 0xfff)) as *mut u32))
 }
 
-fn enable_msix(device: PciAddress, entry: u16, line: Line) -> bool {
+fn enable_msix(device: PciDevice, entry: u16, line: Line) -> bool {
     let Some((at, registers)) = msix_entry(device, entry) else { return false };
     let (low, data) = message(line);
     // SAFETY: the page is the device's MSI-X table, mapped uncached; the entry is within its size, which is 16-byte aligned.
@@ -114,13 +114,13 @@ fn enable_msix(device: PciAddress, entry: u16, line: Line) -> bool {
 }
 
 /// The frames that a device's MSI-X table is in.
-pub fn msix_table(device: PciAddress) -> Option<core::ops::Range<u64>> {
+pub fn msix_table(device: PciDevice) -> Option<core::ops::Range<u64>> {
     let (_, start, entries) = msix(device)?;
     Some(start >> 12..(start + entries * 16).div_ceil(4096))
 }
 
 /// Masks one entry of MSI-X, or switches MSI off (no entry).
-pub fn disable(device: PciAddress, entry: Option<u16>) {
+pub fn disable(device: PciDevice, entry: Option<u16>) {
     match entry {
         None => {
             if let Some(at) = capability(device, CAPABILITY_MSI) {
@@ -137,7 +137,7 @@ pub fn disable(device: PciAddress, entry: Option<u16>) {
 }
 
 /// Where the firmware put a memory BAR.
-fn bar(device: PciAddress, number: u8) -> Option<u64> {
+fn bar(device: PciDevice, number: u8) -> Option<u64> {
     let offset = BAR0 + number * 4;
     if number > 5 {
         return None;

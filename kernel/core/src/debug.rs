@@ -120,7 +120,7 @@ mod tests {
             core.bind_virq(&domain, Virq::CONSOLE, VcpuId(0)).unwrap();
             domain
         });
-        core.send_global_virq(Virq::CONSOLE);
+        core.send_global_virq(Privilege::CONSOLE, Virq::CONSOLE);
         assert_eq!([&other, &reader].map(|domain| core.port_is(domain, abi::Port(1), PENDING)), [false, true]);
     }
 }

@@ -32,13 +32,6 @@ pub fn store<P: Platform>(platform: &P, frame: Frame, index: usize, value: u64) 
     platform.word(frame, index).store(value, Ordering::Release);
 }
 
-/// Sets bits of a word; returns what it was.
-#[inline(always)]
-pub fn set_bits<P: Platform>(platform: &P, frame: Frame, index: usize, bits: u64) -> u64 {
-    dirtied(frame);
-    platform.word(frame, index).fetch_or(bits, Ordering::SeqCst)
-}
-
 /// A word that guest and core change at once, for the event paths that are written apart from where their words are.
 #[inline(always)]
 pub(crate) fn shared_word<P: Platform>(platform: &P, frame: Frame, index: usize) -> &crate::sync::atomic::AtomicU64 {

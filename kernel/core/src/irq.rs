@@ -9,18 +9,18 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::ops::{Range, RangeInclusive};
 
-use abi::{Errno, Mfn};
+pub use abi::physdev::PciDevice;
+use abi::{Errno, Mfn, Port};
 
 use crate::{Core, Domain, Platform, Privilege, refuse_if};
 
-/// First line that is a message, not a GSI.
+/// First line that is a message, not a GSI, and first pirq that is given for one; below, a pirq is the GSI it stands for
+/// unless another was asked for.
 pub const FIRST_MESSAGE: u32 = 64;
 /// How many lines there are: a vector each.
 pub const LINES: u32 = 192;
 /// The line whose vector (0x30 more) is that of `int 0x80`, which ring 3 may use: nothing else may raise it.
 const SYSTEM_CALL_LINE: Line = Line(0x80 - 0x30);
-/// First pirq that is given for a message; below, a pirq is the GSI it stands for unless another was asked for.
-const FIRST_MESSAGE_PIRQ: u32 = 64;
 /// How many pirqs a domain can have.
 pub const PIRQS: u32 = 256;
 /// Ranges of one kind that a domain can be given.
@@ -31,17 +31,6 @@ const MAX_SHARERS: usize = 8;
 /// An interrupt line of the machine as the core numbers it: a GSI, or a number above all GSIs for MSI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Line(pub u32);
-
-/// A PCI function: segment, bus, device and function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PciAddress {
-    /// Segment group.
-    pub segment: u16,
-    /// Bus.
-    pub bus: u8,
-    /// Device in bits 7-3, function in bits 2-0.
-    pub devfn: u8,
-}
 
 /// A set of numbers as ranges that neither overlap nor touch.
 #[derive(Debug, Default)]
@@ -58,19 +47,16 @@ impl Ranges {
         self.0.is_empty()
     }
 
-    /// Adds a range. ENOMEM where it would have too many pieces.
-    pub fn add(&mut self, new: &Range<u64>) -> Result<(), Errno> {
-        let touching = self.0.iter().filter(|r| r.start <= new.end && new.start <= r.end);
-        let whole = touching.fold(new.clone(), |all, r| all.start.min(r.start)..all.end.max(r.end));
-        self.replace(&whole, Some(whole.clone()))
-    }
-
-    /// Takes a range out, or puts another in its place. ENOMEM where there would be too many pieces.
-    pub fn replace(&mut self, hole: &Range<u64>, with: Option<Range<u64>>) -> Result<(), Errno> {
+    /// Puts a range in, as one piece with those that it touches, or takes it out. ENOMEM where there would be too many
+    /// pieces.
+    pub fn set(&mut self, range: Range<u64>, within: bool) -> Result<(), Errno> {
+        let touching = self.0.iter().filter(|r| within && r.start <= range.end && range.start <= r.end);
+        let whole = touching.fold(range.clone(), |all, r| all.start.min(r.start)..all.end.max(r.end));
         let mut pieces = Vec::new();
         pieces.try_reserve_exact(self.0.len() + 2).map_err(|_| Errno::ENOMEM)?;
-        let around = |r: &Range<u64>| [r.start..r.end.min(hole.start), r.start.max(hole.end)..r.end];
-        pieces.extend(self.0.iter().flat_map(around).chain(with).filter(|piece| !piece.is_empty()));
+        let around = |r: &Range<u64>| [r.start..r.end.min(whole.start), r.start.max(whole.end)..r.end];
+        let added = within.then(|| whole.clone());
+        pieces.extend(self.0.iter().flat_map(around).chain(added).filter(|piece| !piece.is_empty()));
         refuse_if(pieces.len() > MAX_RANGES, Errno::ENOMEM)?;
         self.0 = pieces;
         Ok(())
@@ -83,7 +69,7 @@ struct Pirq {
     number: u32,
     line: Line,
     /// The device and MSI-X entry of a message.
-    message: Option<(PciAddress, Option<u16>)>,
+    message: Option<(PciDevice, Option<u16>)>,
 }
 
 /// What of the machine a domain was given.
@@ -107,7 +93,7 @@ impl Devices {
 
     /// A pirq that is free: from the message range, or for any GSI.
     pub fn free_pirq(&self, message: bool) -> Option<u32> {
-        let mut numbers = if message { FIRST_MESSAGE_PIRQ..PIRQS } else { 16..FIRST_MESSAGE_PIRQ };
+        let mut numbers = if message { FIRST_MESSAGE..PIRQS } else { 16..FIRST_MESSAGE };
         numbers.find(|&n| self.pirq(n).is_none())
     }
 }
@@ -116,6 +102,8 @@ impl Devices {
 struct Sharer<P: Platform> {
     domain: Weak<Domain<P>>,
     pirq: u32,
+    /// The port that it bound to it last; 0 before.
+    port: Port,
     shares: bool,
     /// The line was raised for it, and it has not said yet that it served it.
     owes_eoi: bool,
@@ -141,6 +129,12 @@ impl<P: Platform> Lines<P> {
     /// Nobody has any.
     pub const fn new() -> Self {
         Self { lines: Vec::new(), tables: Ranges(Vec::new()) }
+    }
+
+    /// One more who is to have a line, and room for him.
+    fn room_for(&mut self, domain: &Arc<Domain<P>>, pirq: u32, port: Port, shares: bool) -> Result<Sharer<P>, Errno> {
+        self.lines.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        Ok(Sharer { domain: Arc::downgrade(domain), pirq, port, shares, owes_eoi: false })
     }
 
     fn of(&mut self, line: Line) -> impl Iterator<Item = &mut Sharer<P>> {
@@ -178,9 +172,9 @@ impl<P: Platform> Core<P> {
     }
 
     /// Protects a device's MSI-X table from now on: nobody maps it writable.
-    pub fn protect_msix(&self, device: PciAddress) -> Result<(), Errno> {
+    pub fn protect_msix(&self, device: PciDevice) -> Result<(), Errno> {
         let mut lines = self.lines.lock();
-        self.platform.msix_table(device).map_or(Ok(()), |frames| lines.tables.add(&frames))
+        self.platform.msix_table(device).map_or(Ok(()), |frames| lines.tables.set(frames, true))
     }
 
     /// Was the domain given this GSI?
@@ -214,8 +208,8 @@ impl<P: Platform> Core<P> {
     /// ENOSPC: no line or pirq is free. ENODEV: the device has no such message. EEXIST: the pirq is taken.
     pub fn map_message(
         &self,
-        domain: &Domain<P>,
-        device: PciAddress,
+        domain: &Arc<Domain<P>>,
+        device: PciDevice,
         entry: Option<u16>,
         wanted: Option<u32>,
     ) -> Result<u32, Errno> {
@@ -227,28 +221,15 @@ impl<P: Platform> Core<P> {
         let number = wanted.or_else(|| devices.free_pirq(true)).filter(|&n| n < PIRQS).ok_or(Errno::ENOSPC)?;
         refuse_if(devices.pirq(number).is_some(), Errno::EEXIST)?;
         devices.pirqs.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        let line = self.take_line(domain, number)?;
-        let enabled = {
-            let _one = self.lines.lock();
-            self.platform.msi_enable(device, entry, line)
-        };
-        if !enabled {
-            self.leave_line(domain, line, number);
-            return Err(Errno::ENODEV);
-        }
+        let mut lines = self.lines.lock();
+        let mut messages = (FIRST_MESSAGE..LINES).map(Line).filter(|&line| line != SYSTEM_CALL_LINE);
+        let line = messages.find(|&line| lines.of(line).next().is_none()).ok_or(Errno::ENOSPC)?;
+        let sharer = lines.room_for(domain, number, Port(0), false)?;
+        refuse_if(!self.platform.msi_enable(device, entry, line), Errno::ENODEV)?;
+        // From now on the line is this domain's.
+        lines.lines.push((line, sharer));
         devices.pirqs.push(Pirq { number, line, message: Some((device, entry)) });
         Ok(number)
-    }
-
-    /// Takes a line for a message; from now on it is this domain's.
-    fn take_line(&self, domain: &Domain<P>, pirq: u32) -> Result<Line, Errno> {
-        let domain = domain.vcpus.first().map(|v| v.domain.clone()).ok_or(Errno::EINVAL)?;
-        let mut lines = self.lines.lock();
-        lines.lines.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        let mut numbers = (FIRST_MESSAGE..LINES).map(Line).filter(|&line| line != SYSTEM_CALL_LINE);
-        let line = numbers.find(|&line| lines.of(line).next().is_none()).ok_or(Errno::ENOSPC)?;
-        lines.lines.push((line, Sharer { domain, pirq, shares: false, owes_eoi: false }));
-        Ok(line)
     }
 
     /// A pirq no longer stands for anything. EINVAL: it does not now. EBUSY is never: a bound port hears nothing more.
@@ -260,46 +241,44 @@ impl<P: Platform> Core<P> {
             let _one = self.lines.lock();
             self.platform.msi_disable(device, entry);
         }
-        self.leave_line(domain, pirq.line, number);
+        self.leave_line(domain, pirq.line, number, None);
         Ok(())
     }
 
     /// A port was bound to an interrupt of a domain's: lets it through.
     ///
-    /// EPERM: the pirq stands for nothing, or for a GSI that the domain was not given. EBUSY: somebody has the line, and one of both does not share.
-    pub fn open_pirq(&self, domain: &Arc<Domain<P>>, number: u32, shares: bool) -> Result<(), Errno> {
+    /// EPERM: the pirq stands for nothing, or for a GSI that the domain was not given. EBUSY: somebody has the line, and
+    /// one of both does not share.
+    pub fn open_pirq(&self, domain: &Arc<Domain<P>>, number: u32, port: Port, shares: bool) -> Result<(), Errno> {
         let pirq = domain.devices.lock().pirq(number).ok_or(Errno::EPERM)?;
         refuse_if(pirq.message.is_none() && !self.may_have_line(domain, pirq.line.0), Errno::EPERM)?;
         let mut lines = self.lines.lock();
-        let (mut sharers, mut all_share) = (0, true);
-        for sharer in lines.of(pirq.line) {
-            if sharer.is(domain, number) {
-                self.platform.irq_mask(pirq.line, false);
-                return Ok(());
-            }
-            sharers += 1;
-            all_share &= sharer.shares;
+        if let Some(known) = lines.of(pirq.line).find(|sharer| sharer.is(domain, number)) {
+            known.port = port;
+        } else {
+            let alone = lines.of(pirq.line).any(|sharer| !(sharer.shares && shares));
+            refuse_if(alone || lines.of(pirq.line).count() == MAX_SHARERS, Errno::EBUSY)?;
+            let sharer = lines.room_for(domain, number, port, shares)?;
+            lines.lines.push((pirq.line, sharer));
         }
-        refuse_if(sharers > 0 && !(all_share && shares) || sharers == MAX_SHARERS, Errno::EBUSY)?;
-        lines.lines.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        let domain = Arc::downgrade(domain);
-        lines.lines.push((pirq.line, Sharer { domain, pirq: number, shares, owes_eoi: false }));
         self.platform.irq_mask(pirq.line, false);
         Ok(())
     }
 
     /// The port was closed: the domain no longer hears of the line. A message stays its own.
-    pub fn close_pirq(&self, domain: &Domain<P>, number: u32) {
+    pub fn close_pirq(&self, domain: &Domain<P>, number: u32, port: Port) {
         if let Some(pirq) = domain.devices.lock().pirq(number).filter(|p| p.message.is_none()) {
-            self.leave_line(domain, pirq.line, number);
+            self.leave_line(domain, pirq.line, number, Some(port));
         }
     }
 
-    fn leave_line(&self, domain: &Domain<P>, line: Line, pirq: u32) {
+    /// A domain no longer has a line; if its pirq is bound to another port by now, it still has.
+    fn leave_line(&self, domain: &Domain<P>, line: Line, pirq: u32, port: Option<Port>) {
         let mut lines = self.lines.lock();
         let (mut left, mut owed) = (false, false);
         lines.lines.retain(|(l, sharer)| {
-            let leaves = *l == line && sharer.is(domain, pirq);
+            let same = port.is_none_or(|port| port == sharer.port);
+            let leaves = *l == line && sharer.is(domain, pirq) && same;
             left |= leaves;
             owed |= leaves && sharer.owes_eoi;
             !leaves
@@ -312,10 +291,13 @@ impl<P: Platform> Core<P> {
     }
 
     /// A line went off. One that is level-triggered is masked until [`end_of_interrupt`](Self::end_of_interrupt).
+    /// Apart from the way back to a guest, which nearly always comes without.
+    #[inline(never)]
     pub fn line_interrupt(&self, line: Line) {
         let mut lines = self.lines.lock();
         for sharer in lines.of(line) {
-            sharer.owes_eoi = sharer.domain.upgrade().is_some_and(|domain| self.raise_pirq(&domain, sharer.pirq));
+            let domain = sharer.domain.upgrade();
+            sharer.owes_eoi = domain.is_some_and(|domain| self.raise_pirq(&domain, sharer.pirq, sharer.port));
         }
     }
 

@@ -5,7 +5,7 @@ use core::sync::atomic::AtomicU64;
 
 use abi::{Mfn, Vaddr};
 
-use crate::irq::{Line, PciAddress};
+use crate::irq::{Line, PciDevice};
 use crate::{CpuId, CpuSet, Frame, Run};
 
 /// How a guest address could not be reached: the guest's own page tables do not allow it.
@@ -147,11 +147,11 @@ pub trait Platform: Sized + Send + Sync + 'static {
     /// Masks an interrupt line, or lets it through (again, where it is level-triggered); see [`crate::irq`].
     fn irq_mask(&self, line: Line, masked: bool);
     /// The frames in which a PCI function's MSI-X table is, if it has one.
-    fn msix_table(&self, device: PciAddress) -> Option<Range<u64>>;
+    fn msix_table(&self, device: PciDevice) -> Option<Range<u64>>;
     /// Masks an MSI or MSI-X entry of a PCI function, for good until it is enabled again.
-    fn msi_disable(&self, device: PciAddress, entry: Option<u16>);
+    fn msi_disable(&self, device: PciDevice, entry: Option<u16>);
     /// Programs an MSI or MSI-X entry of a PCI function to raise `line`; false if it cannot.
-    fn msi_enable(&self, device: PciAddress, entry: Option<u16>, line: Line) -> bool;
+    fn msi_enable(&self, device: PciDevice, entry: Option<u16>, line: Line) -> bool;
 
     // ---- Console and end ----------------------------------------------------------------------------------------
 

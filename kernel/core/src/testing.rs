@@ -439,7 +439,7 @@ impl<const ENTRIES: usize> Platform for TestMachine<ENTRIES> {
     fn swap_gs(&self, _run: &mut Run) {}
     fn load_control(&self, _run: &Run) {}
     fn debug_key(&self, _key: u8) {}
-    fn msi_disable(&self, _device: crate::irq::PciAddress, _entry: Option<u16>) {}
+    fn msi_disable(&self, _device: crate::irq::PciDevice, _entry: Option<u16>) {}
 
     fn ldt_offset(&self, address: u64) -> Option<u64> {
         address.checked_sub(LDT.0).filter(|offset| *offset < 1 << 16)
@@ -449,7 +449,7 @@ impl<const ENTRIES: usize> Platform for TestMachine<ENTRIES> {
         run.regs.gs = selector;
     }
 
-    fn msix_table(&self, _device: crate::irq::PciAddress) -> Option<Range<u64>> {
+    fn msix_table(&self, _device: crate::irq::PciDevice) -> Option<Range<u64>> {
         self.msix.lock().unwrap().clone()
     }
 
@@ -535,7 +535,7 @@ impl<const ENTRIES: usize> Platform for TestMachine<ENTRIES> {
         self.lines.lock().unwrap().push((line, event));
     }
 
-    fn msi_enable(&self, _device: crate::irq::PciAddress, _entry: Option<u16>, line: crate::irq::Line) -> bool {
+    fn msi_enable(&self, _device: crate::irq::PciDevice, _entry: Option<u16>, line: crate::irq::Line) -> bool {
         self.lines.lock().unwrap().push((line, LineEvent::Enabled));
         true
     }

@@ -422,7 +422,7 @@ fn ports_that_were_not_given_read_ones_and_write_nothing() {
 fn ports_that_were_given_are_reached_and_their_neighbours_are_not() {
     let s = ordinary();
     s.with(|c| c.run.iopl = 1);
-    s.guest.domain.devices.lock().ports.add(&(0x1000..0x1004)).unwrap();
+    s.guest.domain.devices.lock().ports.set(0x1000..0x1004, true).unwrap();
     assert!(s.privileged(&[0xed], |r| (r.rax, r.rdx) = (0, 0x1000)));
     assert_eq!(s.regs().rax, 0x1122_3344);
     assert!(s.privileged(&[0xed], |r| r.rdx = 0x1001), "crosses the end");
@@ -430,7 +430,7 @@ fn ports_that_were_given_are_reached_and_their_neighbours_are_not() {
     assert!(s.privileged(&[0x66, 0xef], |r| (r.rax, r.rdx) = (0xabcd_1234, 0x1002)));
     assert!(s.privileged(&[0x66, 0xef], |r| (r.rax, r.rdx) = (0x5678, 0xfff)));
     // Two bytes of which the first is given, and the one behind them.
-    s.guest.domain.devices.lock().ports.replace(&(0x1001..0x1002), None).unwrap();
+    s.guest.domain.devices.lock().ports.set(0x1001..0x1002, false).unwrap();
     assert!(s.privileged(&[0x66, 0xed], |r| r.rdx = 0x1000));
     let bytes = (0x1001..0x1004).map(|port| (port, 1, None));
     let mut expected: Vec<_> = std::vec![(0x1000, 4, None)];

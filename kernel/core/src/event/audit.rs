@@ -25,25 +25,21 @@ impl<P: Platform> Core<P> {
 
     /// None for a port that is not open.
     fn is_sound(&self, domain: &Arc<Domain<P>>, port: Port) -> Option<bool> {
-        let far = {
-            let ports = domain.events.ports.lock();
-            let channel = ports.get(port)?;
-            match &channel.bound {
+        Both::with(domain, port, |both| {
+            let back = |peer: &Peer<P>| Arc::ptr_eq(&peer.domain, domain) && peer.port == port;
+            let other = both.other(port).map(|channel| &channel.bound);
+            let there_and_back = matches!(other, Some(Bound::Interdomain(peer)) if back(peer));
+            Some(match &both.near.get(port)?.bound {
                 Bound::Free | Bound::Reserved => return None,
-                Bound::Interdomain(peer) => peer.domain.clone(),
-                Bound::Unbound(_) | Bound::Ipi => return Some(true),
-                Bound::Pirq(pirq) => return Some(ports.pirqs.contains(&(*pirq, port))),
+                Bound::Interdomain(_) => there_and_back,
+                Bound::Unbound(_) | Bound::Ipi => true,
+                Bound::Pirq(pirq) => both.near.all().filter(|(_, channel)| channel.bound.is_pirq(*pirq)).count() == 1,
                 Bound::Virq(virq) => {
                     let slots = domain.vcpus.iter().filter_map(|vcpu| vcpu.events.virq(*virq));
-                    return Some(slots.filter(|slot| slot.load(SeqCst) == port.0).count() == 1);
+                    slots.filter(|slot| slot.load(SeqCst) == port.0).count() == 1
                 }
-            }
-        };
-        let mut both = Both::lock(domain, &far);
-        // It may have been closed meanwhile.
-        let remote = both.peer_port(port, &far)?;
-        let back = both.far().get(remote).map(|channel| &channel.bound);
-        Some(matches!(back, Some(Bound::Interdomain(peer)) if Arc::ptr_eq(&peer.domain, domain) && peer.port == port))
+            })
+        })
     }
 
     /// For tests of the audit: opens half a channel.

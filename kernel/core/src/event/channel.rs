@@ -29,15 +29,11 @@ impl<P: Platform> Core<P> {
         refuse_if(near.is_dying() || far.is_dying(), Errno::EINVAL)?;
         let mut both = Both::lock(near, far);
         let port = near.events.find_free(&self.platform, &mut both.near)?;
-        let peer_vcpu = match both.far().get(remote) {
-            Some(Channel { bound: Bound::Unbound(who), vcpu }) if *who == near.id => *vcpu,
-            _ => return Err(Errno::EINVAL),
-        };
+        let waits = |half: &&mut Channel<P>| matches!(half.bound, Bound::Unbound(who) if who == near.id);
+        let half = both.far().get_mut(remote).filter(waits).ok_or(Errno::EINVAL)?;
         // Both ports exist, which was all that could go wrong.
-        if let Some(channel) = both.far().get_mut(remote) {
-            channel.bound = Bound::Interdomain(Peer { domain: near.clone(), port, vcpu: VcpuId(0) });
-        }
-        let peer = Peer { domain: far.clone(), port: remote, vcpu: peer_vcpu };
+        half.bound = Bound::Interdomain(Peer { domain: near.clone(), port, vcpu: VcpuId(0) });
+        let peer = Peer { domain: far.clone(), port: remote, vcpu: half.vcpu };
         both.near.open(port, Bound::Interdomain(peer), VcpuId(0));
         self.deliver(near, port, VcpuId(0));
         Ok(port)
@@ -67,24 +63,14 @@ impl<P: Platform> Core<P> {
         refuse_if(pirq >= crate::irq::PIRQS, Errno::EINVAL)?;
         let port = {
             let mut ports = domain.events.ports.lock();
-            refuse_if(ports.pirqs.iter().any(|&(bound, _)| bound == pirq), Errno::EEXIST)?;
-            ports.pirqs.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-            let port = self.bind(domain, &mut ports, Bound::Pirq(pirq), VcpuId(0))?;
-            ports.pirqs.push((pirq, port));
-            port
+            refuse_if(ports.all().any(|(_, channel)| channel.bound.is_pirq(pirq)), Errno::EEXIST)?;
+            self.bind(domain, &mut ports, Bound::Pirq(pirq), VcpuId(0))?
         };
         // Outside the lock: an interrupt may come at once.
-        self.open_pirq(domain, pirq, share).inspect_err(|_| self.unbind(domain, port))?;
+        self.open_pirq(domain, pirq, port, share).inspect_err(|_| {
+            let _ = self.close(domain, port);
+        })?;
         Ok(port)
-    }
-
-    /// An interrupt that a domain was given went off. False if it has no port bound to it.
-    pub fn raise_pirq(&self, domain: &Domain<P>, pirq: u32) -> bool {
-        let ports = domain.events.ports.lock();
-        let Some(&(_, port)) = ports.pirqs.iter().find(|&&(bound, _)| bound == pirq) else { return false };
-        let vcpu = ports.get(port).map_or(VcpuId(0), |channel| channel.vcpu);
-        self.deliver(domain, port, vcpu);
-        true
     }
 
     /// Takes a free port for `bound`.
@@ -143,93 +129,52 @@ impl<P: Platform> Core<P> {
     /// bound to a vCPU for good.
     pub fn bind_vcpu(&self, domain: &Arc<Domain<P>>, port: Port, vcpu: VcpuId) -> Result<(), Errno> {
         domain.vcpu(vcpu).ok_or(Errno::ENOENT)?;
-        loop {
-            let far = {
-                let mut ports = domain.events.ports.lock();
-                let channel = ports.get_mut(port).ok_or(Errno::EINVAL)?;
-                match &channel.bound {
-                    Bound::Interdomain(peer) => peer.domain.clone(),
-                    Bound::Virq(virq) if !is_global(*virq) => return Err(Errno::EINVAL),
-                    Bound::Unbound(_) | Bound::Pirq(_) | Bound::Virq(_) => {
-                        channel.vcpu = vcpu;
-                        return Ok(());
-                    }
-                    Bound::Free | Bound::Reserved | Bound::Ipi => return Err(Errno::EINVAL),
-                }
+        Both::with(domain, port, |both| {
+            let channel = both.near.get_mut(port).ok_or(Errno::EINVAL)?;
+            let movable = match &channel.bound {
+                Bound::Interdomain(_) | Bound::Unbound(_) | Bound::Pirq(_) => true,
+                Bound::Virq(virq) => is_global(*virq),
+                Bound::Free | Bound::Reserved | Bound::Ipi => false,
             };
-            // The peer's half names the vCPU too. Unless the channel has changed meanwhile:
-            let mut both = Both::lock(domain, &far);
-            let Some(remote) = both.peer_port(port, &far) else { continue };
-            if let Some(Channel { bound: Bound::Interdomain(back), .. }) = both.far().get_mut(remote) {
+            refuse_if(!movable, Errno::EINVAL)?;
+            channel.vcpu = vcpu;
+            // The peer's half names the vCPU too.
+            if let Some(Channel { bound: Bound::Interdomain(back), .. }) = both.other(port) {
                 back.vcpu = vcpu;
             }
-            if let Some(channel) = both.near.get_mut(port) {
-                channel.vcpu = vcpu;
-            }
-            return Ok(());
-        }
+            Ok(())
+        })
     }
 
     /// Closes a port. EINVAL for one that is not open. The other half of a channel waits for a new peer.
     pub fn close(&self, domain: &Arc<Domain<P>>, port: Port) -> Result<(), Errno> {
-        loop {
-            let far = {
-                let mut ports = domain.events.ports.lock();
-                match &ports.get(port).ok_or(Errno::EINVAL)?.bound {
-                    Bound::Free | Bound::Reserved => return Err(Errno::EINVAL),
-                    Bound::Interdomain(peer) => peer.domain.clone(),
-                    Bound::Pirq(pirq) => {
-                        let pirq = *pirq;
-                        drop(ports);
-                        self.close_pirq(domain, pirq);
-                        self.unbind(domain, port);
-                        return Ok(());
-                    }
-                    Bound::Virq(_) | Bound::Unbound(_) | Bound::Ipi => {
-                        self.free(domain, &mut ports, port);
-                        return Ok(());
-                    }
-                }
-            };
-            let mut both = Both::lock(domain, &far);
-            let Some(remote) = both.peer_port(port, &far) else { continue };
-            if let Some(channel) = both.far().get_mut(remote) {
+        let was = Both::with(domain, port, |both| {
+            if let Some(other) = both.other(port) {
                 // Its notifications stay with the vCPU they went to.
-                channel.bound = Bound::Unbound(domain.id);
+                other.bound = Bound::Unbound(domain.id);
             }
-            let freed = self.free(domain, &mut both.near, port);
-            // What was bound holds the peer: given up only after the locks are.
-            drop(both);
-            drop(freed);
-            return Ok(());
+            self.free(domain, &mut both.near, port)
+        });
+        // Given up only now that the locks are: what was bound holds the peer.
+        if let Bound::Pirq(pirq) = was.ok_or(Errno::EINVAL)? {
+            self.close_pirq(domain, pirq, port);
         }
+        Ok(())
     }
 
-    /// Frees a port whose binding is a pirq's, if it still is.
-    fn unbind(&self, domain: &Domain<P>, port: Port) {
-        let mut ports = domain.events.ports.lock();
-        if matches!(ports.get(port), Some(Channel { bound: Bound::Pirq(_), .. })) {
-            self.free(domain, &mut ports, port);
-        }
-    }
-
-    /// Makes a port free again; returns what it was bound to.
+    /// Makes an open port free again; returns what it was bound to.
     fn free(&self, domain: &Domain<P>, ports: &mut Ports<P>, port: Port) -> Option<Bound<P>> {
-        let channel = ports.get_mut(port)?;
-        let was = core::mem::replace(channel, Channel::FREE);
+        let channel = ports.get_mut(port).filter(|channel| channel.bound.is_open())?;
+        let was = core::mem::replace(channel, Channel::FREE).bound;
         ports.open -= 1;
-        match &was.bound {
-            Bound::Virq(virq) => {
-                for slot in domain.vcpus.iter().filter_map(|v| v.events.virq(*virq)) {
-                    // Only the one that names this port changes.
-                    let _ = slot.compare_exchange(port.0, 0, SeqCst, SeqCst);
-                }
+        if let Bound::Virq(virq) = was {
+            for slot in domain.vcpus.iter().filter_map(|v| v.events.virq(virq)) {
+                // Only the one that names this port changes.
+                let _ = slot.compare_exchange(port.0, 0, SeqCst, SeqCst);
             }
-            Bound::Pirq(pirq) => ports.pirqs.retain(|(bound, _)| bound != pirq),
-            _ => {}
         }
-        self.clear_pending(domain, port);
-        Some(was.bound)
+        self.forget_event(domain, port);
+        Some(was)
     }
 
     /// Closes all ports of a domain, a slice at a time, and goes back to the 2-level layout: `Preempted` while there are
@@ -239,9 +184,7 @@ impl<P: Platform> Core<P> {
         let mut port = {
             let mut ports = domain.events.ports.lock();
             refuse_if(resumed != (ports.reset_at != 0), Errno::EBUSY)?;
-            if !resumed {
-                ports.reset_at = 1;
-            }
+            ports.reset_at = ports.reset_at.max(1);
             ports.reset_at
         };
         while port < self.valid_ports(domain) {
@@ -266,15 +209,5 @@ impl<P: Platform> Core<P> {
         // Nothing can be bound any more, whatever reset was under way.
         let resumed = domain.events.ports.lock().reset_at != 0;
         self.reset_ports(domain, resumed)
-    }
-}
-
-impl<P: Platform> Both<'_, P> {
-    /// The peer's port of an interdomain channel, if `near`'s port is one to `far`.
-    pub(super) fn peer_port(&self, port: Port, far: &Arc<Domain<P>>) -> Option<Port> {
-        match self.near.get(port) {
-            Some(Channel { bound: Bound::Interdomain(peer), .. }) if Arc::ptr_eq(&peer.domain, far) => Some(peer.port),
-            _ => None,
-        }
     }
 }

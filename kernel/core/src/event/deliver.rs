@@ -53,20 +53,19 @@ impl<P: Platform> Core<P> {
         self.send_if(domain, Port(port.load(SeqCst)), |bound| matches!(bound, Bound::Virq(of) if *of == virq));
     }
 
-    fn send_if(&self, domain: &Domain<P>, port: Port, wanted: impl FnOnce(&Bound<P>) -> bool) {
-        let ports = domain.events.ports.lock();
-        if let Some(channel) = ports.get(port).filter(|channel| wanted(&channel.bound)) {
-            self.deliver(domain, port, channel.vcpu);
-        }
+    /// An interrupt that a domain was given went off; it was bound to this port. False if it is not any more.
+    pub fn raise_pirq(&self, domain: &Domain<P>, pirq: u32, port: Port) -> bool {
+        self.send_if(domain, port, |bound| bound.is_pirq(pirq))
     }
 
-    /// Raises a virtual interrupt of the machine's, in the domain whose business it is.
-    pub fn send_global_virq(&self, virq: Virq) {
-        let whose = match virq {
-            Virq::DOM_EXC => Privilege::STORE,
-            Virq::CONSOLE | Virq::CON_RING => Privilege::CONSOLE,
-            _ => Privilege::INITIAL,
-        };
+    fn send_if(&self, domain: &Domain<P>, port: Port, wanted: impl FnOnce(&Bound<P>) -> bool) -> bool {
+        let ports = domain.events.ports.lock();
+        let wanted = ports.get(port).filter(|channel| wanted(&channel.bound));
+        wanted.inspect(|channel| self.deliver(domain, port, channel.vcpu)).is_some()
+    }
+
+    /// Raises a virtual interrupt of the machine's, in the domains whose business it is.
+    pub fn send_global_virq(&self, whose: Privilege, virq: Virq) {
         let table = self.domains.table.read();
         table.iter().filter(|d| d.privilege.contains(whose)).for_each(|d| self.send_virq(d, None, virq));
     }
@@ -79,17 +78,23 @@ impl<P: Platform> Core<P> {
             return self.deliver_fifo(domain, port, vcpu);
         }
         let set = self.with_words(domain, port, |words| words.set());
+        self.announce(domain, port, vcpu, set, Some(port));
+    }
+
+    /// What is left of [`deliver`](Self::deliver), in either layout; in the 2-level one there is a selector to set.
+    #[inline(always)]
+    pub(super) fn announce(&self, domain: &Domain<P>, port: Port, vcpu: VcpuId, set: Set, selector: Option<Port>) {
         match set {
             Set::Already => {}
-            _ if domain.events.pollers.load(SeqCst) != 0 => self.deliver_polled(domain, port, vcpu, set),
+            _ if domain.events.pollers.load(SeqCst) != 0 => self.announce_polled(domain, port, vcpu, set),
             Set::Masked => {}
-            Set::Raised => self.tell(domain, vcpu, Some(port)),
+            Set::Raised => self.tell(domain, vcpu, selector),
         }
     }
 
-    /// What is left of [`deliver`](Self::deliver), in either layout, where vCPUs poll: wakes those that poll this port.
+    /// The same where vCPUs poll: wakes those that poll this port.
     #[inline(never)]
-    pub(super) fn deliver_polled(&self, domain: &Domain<P>, port: Port, vcpu: VcpuId, set: Set) {
+    fn announce_polled(&self, domain: &Domain<P>, port: Port, vcpu: VcpuId, set: Set) {
         if set == Set::Raised {
             self.tell(domain, vcpu, (!domain.events.is_fifo()).then_some(port));
         }
@@ -121,16 +126,6 @@ impl<P: Platform> Core<P> {
         self.with_words(domain, port, |w| (if bit == PENDING { w.pending } else { w.mask }).load(SeqCst) & w.bit != 0)
     }
 
-    /// A port is being closed: whatever was pending is over.
-    pub(super) fn clear_pending(&self, domain: &Domain<P>, port: Port) {
-        match domain.events.is_fifo() {
-            true => self.forget_event(domain, port),
-            false => {
-                self.with_words(domain, port, |words| words.pending.fetch_and(!words.bit, SeqCst));
-            }
-        }
-    }
-
     #[inline(always)]
     pub(super) fn with_words<R>(&self, domain: &Domain<P>, port: Port, f: impl FnOnce(Words<'_>) -> R) -> R {
         let at = port.0 as usize / 64 % 64;
@@ -144,7 +139,7 @@ impl<P: Platform> Core<P> {
 
     /// Sets the upcall byte of a vCPU, and in the 2-level layout a port's bit in the selector, and makes it look.
     #[inline(always)]
-    pub(super) fn tell(&self, domain: &Domain<P>, vcpu: VcpuId, port: Option<Port>) {
+    fn tell(&self, domain: &Domain<P>, vcpu: VcpuId, port: Option<Port>) {
         let Some(vcpu) = domain.vcpu(vcpu) else { return };
         let (frame, at) = vcpu.info.get();
         let word = |word| guest::shared_word(&self.platform, frame, at + word);

@@ -221,12 +221,7 @@ impl<P: Platform> Core<P> {
     #[inline(never)]
     pub(super) fn deliver_fifo(&self, domain: &Domain<P>, port: Port, vcpu: VcpuId) {
         let set = domain.events.fifo.lock().as_mut().and_then(|fifo| fifo.raise(&self.platform, port, vcpu));
-        match set.unwrap_or(Set::Already) {
-            Set::Already => {}
-            set if domain.events.pollers.load(SeqCst) != 0 => self.deliver_polled(domain, port, vcpu, set),
-            Set::Masked => {}
-            Set::Raised => self.tell(domain, vcpu, None),
-        }
+        self.announce(domain, port, vcpu, set.unwrap_or(Set::Already), None);
     }
 
     /// A port's event word, in this layout. To write to it the caller holds the lock of the domain's ports.
@@ -234,13 +229,16 @@ impl<P: Platform> Core<P> {
         domain.events.fifo.lock().as_ref()?.word(&self.platform, port)
     }
 
-    /// A port is closed: its event is over, and its priority.
+    /// A port is closed, in either layout: its event is over, and its priority.
     pub(super) fn forget_event(&self, domain: &Domain<P>, port: Port) {
-        if let Some(fifo) = &mut *domain.events.fifo.lock() {
-            fifo.slot(port).into_iter().for_each(|slot| *slot = Slot { last: slot.last, ..Slot::NEW });
-            if let Some(word) = fifo.word(&self.platform, port) {
-                word.clear(PENDING);
-            }
+        let mut fifo = domain.events.fifo.lock();
+        let Some(fifo) = fifo.as_mut() else {
+            self.with_words(domain, port, |words| words.pending.fetch_and(!words.bit, SeqCst));
+            return;
+        };
+        fifo.slot(port).into_iter().for_each(|slot| *slot = Slot { last: slot.last, ..Slot::NEW });
+        if let Some(word) = fifo.word(&self.platform, port) {
+            word.clear(PENDING);
         }
     }
 

@@ -1,13 +1,12 @@
 //! Moving a vCPU's `vcpu_info`, and giving it back.
 
+use core::sync::atomic::Ordering::SeqCst;
+
 use abi::vcpu::VcpuInfo;
 use abi::{Errno, Mfn};
 
 use super::layout;
 use crate::{Core, Domain, PageType, Platform, Vcpu, guest, refuse_if};
-
-/// Words of a `vcpu_info`.
-const WORDS: usize = size_of::<VcpuInfo>() / 8;
 
 impl<P: Platform> Core<P> {
     /// Moves a vCPU's `vcpu_info` out of `shared_info` into a frame of its domain's, at a byte offset that is a
@@ -20,15 +19,13 @@ impl<P: Platform> Core<P> {
         refuse_if(old_frame != domain.shared_info, Errno::EINVAL)?;
         let frame = self.get_page_and_type(to, domain, PageType::Writable).map_err(|_| Errno::EINVAL)?;
         let new = offset / 8;
-        for word in 0..WORDS {
-            let value = guest::load(&self.platform, old_frame, old + word);
-            guest::store(&self.platform, frame, new + word, value);
-        }
+        guest::copy(&self.platform, (old_frame, old * 8), (frame, offset), size_of::<VcpuInfo>());
         vcpu.info.set(frame, new);
         // Events that came to the old place meanwhile are not lost: let the guest look at every port. It may find
         // nothing, and copes.
-        guest::set_bits(&self.platform, frame, new + layout::SELECTOR, u64::MAX);
-        guest::set_bits(&self.platform, frame, new + layout::UPCALL, 1);
+        for (word, bits) in [(layout::SELECTOR, u64::MAX), (layout::UPCALL, 1)] {
+            guest::shared_word(&self.platform, frame, new + word).fetch_or(bits, SeqCst);
+        }
         self.update_time_page(domain, vcpu);
         Ok(())
     }

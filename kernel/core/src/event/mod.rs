@@ -50,8 +50,6 @@ struct Ports<P: Platform> {
     buckets: Vec<Box<[Channel<P>; BUCKET]>>,
     /// One more than the highest port that may be used.
     limit: u32,
-    /// The interrupts that ports are bound to.
-    pirqs: Vec<(u32, Port)>,
     /// Where a reset that was preempted goes on; 0 if none is under way.
     reset_at: u32,
     /// How many are open.
@@ -88,6 +86,10 @@ impl<P: Platform> Bound<P> {
     fn is_open(&self) -> bool {
         !matches!(self, Self::Free | Self::Reserved)
     }
+
+    fn is_pirq(&self, pirq: u32) -> bool {
+        matches!(self, Self::Pirq(of) if *of == pirq)
+    }
 }
 
 /// The other half of a channel, and the vCPU that it notifies.
@@ -109,6 +111,19 @@ impl<P: Platform> Ports<P> {
 
     fn get_mut(&mut self, port: Port) -> Option<&mut Channel<P>> {
         self.buckets.get_mut(port.0 as usize / BUCKET)?.get_mut(port.0 as usize % BUCKET)
+    }
+
+    /// All that are valid.
+    fn all(&self) -> impl Iterator<Item = (Port, &Channel<P>)> {
+        (0..).map(Port).zip(self.buckets.iter().flat_map(|bucket| bucket.iter()))
+    }
+
+    /// The other half of a port's channel, as that names it.
+    fn peer(&self, port: Port) -> Option<&Peer<P>> {
+        match &self.get(port)?.bound {
+            Bound::Interdomain(peer) => Some(peer),
+            _ => None,
+        }
     }
 
     /// How many ports are valid.
@@ -136,8 +151,7 @@ impl<P: Platform> Ports<P> {
 impl<P: Platform> Events<P> {
     /// No channels. The domain may use ports up to `highest`. ENOMEM where there is no memory for the first bucket.
     pub fn new(highest: u32) -> Result<Self, Errno> {
-        let mut ports =
-            Ports { buckets: Vec::new(), limit: highest.saturating_add(1), pirqs: Vec::new(), reset_at: 0, open: 0 };
+        let mut ports = Ports { buckets: Vec::new(), limit: highest.saturating_add(1), reset_at: 0, open: 0 };
         ports.grow()?;
         if let Some(first) = ports.get_mut(Port(0)) {
             first.bound = Bound::Reserved;
@@ -159,8 +173,7 @@ impl<P: Platform> Events<P> {
         // Whose word is still on a queue, as the guest has it, is nobody's next one.
         let linked =
             |port| fifo.as_ref().and_then(|fifo| fifo.word(platform, port)).is_some_and(|word| word.any(LINKED));
-        let mut all = (0..).map(Port).zip(ports.buckets.iter().flat_map(|bucket| bucket.iter()));
-        let free = all.find(|(port, channel)| matches!(channel.bound, Bound::Free) && !linked(*port));
+        let free = ports.all().find(|(port, channel)| matches!(channel.bound, Bound::Free) && !linked(*port));
         let found = free.map_or(Port(ports.valid()), |(port, _)| port);
         refuse_if(found.0 >= ports.limit.min(most), Errno::ENOSPC)?;
         if found.0 >= ports.valid() {
@@ -174,7 +187,7 @@ impl<P: Platform> Events<P> {
     pub(crate) fn bytes(&self) -> usize {
         let ports = self.ports.lock();
         let fifo = self.fifo.lock().as_ref().map_or(0, fifo::Fifo::bytes);
-        fifo + ports.buckets.len() * size_of::<[Channel<P>; BUCKET]>() + size_of_val(&*ports.pirqs)
+        fifo + ports.buckets.len() * size_of::<[Channel<P>; BUCKET]>()
     }
 }
 
@@ -197,8 +210,26 @@ impl<'a, P: Platform> Both<'a, P> {
         }
     }
 
+    /// Does something with a port of `near`'s while nobody changes either half of its channel, if it is of one.
+    fn with<R>(near: &Arc<Domain<P>>, port: Port, f: impl FnOnce(&mut Both<'_, P>) -> R) -> R {
+        loop {
+            let far = near.events.ports.lock().peer(port).map_or(near, |peer| &peer.domain).clone();
+            let mut both = Both::lock(near, &far);
+            // Unless it has become another channel meanwhile.
+            if both.near.peer(port).is_none_or(|peer| Arc::ptr_eq(&peer.domain, &far)) {
+                return f(&mut both);
+            }
+        }
+    }
+
     fn far(&mut self) -> &mut Ports<P> {
         self.far.as_deref_mut().unwrap_or(&mut self.near)
+    }
+
+    /// The other half of a port's channel.
+    fn other(&mut self, port: Port) -> Option<&mut Channel<P>> {
+        let remote = self.near.peer(port)?.port;
+        self.far().get_mut(remote)
     }
 }
 

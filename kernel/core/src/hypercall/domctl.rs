@@ -164,8 +164,7 @@ fn permit<P: Platform>(c: &Caller<'_, P>, domain: &Domain<P>, op: &Domctl) -> Re
         }
     };
     let end = first.checked_add(count).filter(|&end| count > 0 && end <= most).ok_or(Errno::EINVAL)?;
-    let range = first..end;
-    Ok(if allow != 0 { set.add(&range) } else { set.replace(&range, None) }?)
+    Ok(set.set(first..end, allow != 0)?)
 }
 
 /// What concerns one vCPU, whose number is first in the command's part.

@@ -11,8 +11,7 @@
 
 use alloc::sync::Arc;
 
-use crate::irq::PciAddress;
-use crate::{Args, Caller, Domain, HcResult, Platform, Privilege, Stop};
+use crate::{Args, Caller, Domain, HcResult, Platform, Privilege, Stop, refuse_if};
 use abi::physdev::{
     Eoi, GetFreePirq, IrqStatusQuery, MapPirq, MapPirqType, PciDevice, PciDeviceAdd, PhysdevOp, SetIopl, SetupGsi,
     UnmapPirq,
@@ -77,9 +76,7 @@ fn pci_op<P: Platform>(c: &mut Caller<'_, P>, op: PhysdevOp, arg: u64) -> HcResu
         _ => return Err(Errno::ENOSYS.into()),
     };
     c.need(Privilege::HARDWARE)?;
-    if let Some(PciDevice { seg: segment, bus, devfn }) = device {
-        c.core.protect_msix(PciAddress { segment, bus, devfn })?;
-    }
+    device.map_or(Ok(()), |device| c.core.protect_msix(device))?;
     Ok(0)
 }
 
@@ -98,15 +95,15 @@ fn map_pirq<P: Platform>(c: &Caller<'_, P>, map: &MapPirq) -> Result<u32, Stop> 
     match map.kind {
         MapPirqType::GSI => {
             let gsi = u32::try_from(map.index).map_err(|_| Errno::EINVAL)?;
-            c.core.may_have_line(c.domain, gsi).then_some(()).ok_or(Errno::EPERM)?;
+            refuse_if(!c.core.may_have_line(c.domain, gsi), Errno::EPERM)?;
             Ok(c.core.map_gsi(&domain, gsi, wanted)?)
         }
         // A message is programmed into a device, and whose that is only the hardware domain knows: it maps them, for
         // itself and for the domain that it gives a device to.
         MapPirqType::MSI | MapPirqType::MSI_SEG => {
             c.need(Privilege::HARDWARE)?;
-            let segment = if map.kind == MapPirqType::MSI_SEG { (map.bus >> 16) as u16 } else { 0 };
-            let device = PciAddress { segment, bus: map.bus as u8, devfn: map.devfn as u8 };
+            let seg = if map.kind == MapPirqType::MSI_SEG { (map.bus >> 16) as u16 } else { 0 };
+            let device = PciDevice { seg, bus: map.bus as u8, devfn: map.devfn as u8 };
             let entry = (map.table_base != 0).then_some(map.entry_nr as u16);
             Ok(c.core.map_message(&domain, device, entry, wanted)?)
         }

@@ -9,7 +9,7 @@ use abi::version::{FeatureInfo, XenVersionOp};
 use abi::{DomId, Errno, Mfn, Vaddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::irq::{Line, PciAddress, Ranges};
+use crate::irq::{Line, PciDevice, Ranges};
 use crate::testing::{self, Guest, LineEvent, TestCore};
 use crate::{PageType, Privilege, guest};
 
@@ -429,7 +429,7 @@ fn a_gsi_is_mapped_bound_raised_and_acknowledged() {
 fn a_shared_line_waits_for_all_who_have_it() {
     let s = setup(Privilege::all());
     let other = testing::guest(&s.core, Privilege::empty(), 4);
-    other.domain.devices.lock().lines.add(&(9..10)).unwrap();
+    other.domain.devices.lock().lines.set(9..10, true).unwrap();
     s.core.map_gsi(&s.guest.domain, 9, None).unwrap();
     s.core.map_gsi(&other.domain, 9, None).unwrap();
     s.core.bind_pirq(&s.guest.domain, 9, true).unwrap();
@@ -478,11 +478,11 @@ fn messages_are_mapped_by_the_hardware_domain_for_itself_and_others() {
     assert_eq!(o.map(msi(DomId::SELF, 2)), Err(Errno::EPERM));
     assert_eq!(o.map(gsi(3, -1)), Err(Errno::EPERM), "a line that was not given");
     let every = (2..200).map_while(|n| {
-        o.core.map_message(&o.guest.domain, PciAddress { segment: 0, bus: 1, devfn: n as u8 }, Some(n), None).ok()
+        o.core.map_message(&o.guest.domain, PciDevice { seg: 0, bus: 1, devfn: n as u8 }, Some(n), None).ok()
     });
     assert_eq!(every.count(), 125, "then the lines are used up, but for that of int 0x80");
     o.core.release_devices(&o.guest.domain);
-    assert!(o.core.map_message(&o.guest.domain, PciAddress { segment: 0, bus: 1, devfn: 0 }, None, None).is_ok());
+    assert!(o.core.map_message(&o.guest.domain, PciDevice { seg: 0, bus: 1, devfn: 0 }, None, None).is_ok());
 }
 
 #[test]
@@ -516,7 +516,7 @@ fn ranges_against_a_set_of_bits() {
         let (a, b) = (random(64), random(64));
         let range = a.min(b)..a.max(b) + 1;
         let add = random(2) == 0;
-        if add { ranges.add(&range) } else { ranges.replace(&range, None) }.unwrap();
+        ranges.set(range.clone(), add).unwrap();
         range.for_each(|n| bits[n as usize] = add);
         for from in 0..64u64 {
             let to = (from + random(8)).min(63);
@@ -524,11 +524,11 @@ fn ranges_against_a_set_of_bits() {
             assert_eq!(ranges.has(&(from..to + 1)), all);
         }
     }
-    ranges.add(&(0..u64::MAX)).unwrap();
-    ranges.replace(&(u64::MAX - 1..u64::MAX), None).unwrap();
+    ranges.set(0..u64::MAX, true).unwrap();
+    ranges.set(u64::MAX - 1..u64::MAX, false).unwrap();
     assert!(ranges.has(&(0..u64::MAX - 1)) && !ranges.has(&(u64::MAX - 1..u64::MAX)));
     let mut many = Ranges::default();
-    let added = (0..1000u64).take_while(|n| many.add(&(n * 2..n * 2 + 1)).is_ok()).count();
+    let added = (0..1000u64).take_while(|n| many.set(n * 2..n * 2 + 1, true).is_ok()).count();
     assert_eq!(added, 64, "bounded");
 }
 

@@ -7,14 +7,14 @@ use super::*;
 use crate::lifecycle::NewDomain;
 use crate::testing::{self, LineEvent, TestCore, TestMachine};
 
-const DEVICE: PciAddress = PciAddress { segment: 0, bus: 3, devfn: 8 };
+const DEVICE: PciDevice = PciDevice { seg: 0, bus: 3, devfn: 8 };
 
 /// Two domains that have line 9, as pirq 9.
 fn machine() -> (Box<TestCore>, [Arc<Domain<TestMachine>>; 2]) {
     let core = testing::core(512, 1);
     let domains = [(); 2].map(|()| {
         let domain = core.create_domain(&NewDomain::ordinary(1)).unwrap();
-        domain.devices.lock().lines.add(&(9..10)).unwrap();
+        domain.devices.lock().lines.set(9..10, true).unwrap();
         core.map_gsi(&domain, 9, None).unwrap();
         domain
     });
@@ -49,7 +49,7 @@ fn who_does_not_share_a_line_has_it_until_he_closes_his_port() {
     assert_eq!(events(&core), [(Line(9), LineEvent::Unmasked)]);
     assert_eq!(core.bind_pirq(&one, 9, false), Err(Errno::EBUSY));
     // Another of one's own is another matter.
-    two.devices.lock().lines.add(&(10..11)).unwrap();
+    two.devices.lock().lines.set(10..11, true).unwrap();
     core.map_gsi(&two, 10, None).unwrap();
     assert!(core.bind_pirq(&two, 10, false).is_ok());
 }
@@ -62,6 +62,23 @@ fn a_sharer_who_owes_nothing_leaves_the_line_as_it_is() {
     core.close(&one, ports[0]).unwrap();
     assert_eq!(events(&core), []);
     core.close(&two, ports[1]).unwrap();
+    assert_eq!(events(&core), [(Line(9), LineEvent::Masked)]);
+}
+
+/// One vCPU closes the port and another binds the pirq again, before the first has left the line.
+#[test]
+fn who_leaves_a_line_late_does_not_take_it_from_the_next_port() {
+    let (core, [one, _]) = machine();
+    let first = core.bind_pirq(&one, 9, false).unwrap();
+    core.close(&one, first).unwrap();
+    core.alloc_unbound(&one, one.id).unwrap();
+    let second = core.bind_pirq(&one, 9, false).unwrap();
+    assert_ne!(first, second);
+    events(&core);
+    core.close_pirq(&one, 9, first);
+    core.line_interrupt(Line(9));
+    assert!(core.port_is(&one, second, abi::event::fifo::PENDING));
+    core.close_pirq(&one, 9, second);
     assert_eq!(events(&core), [(Line(9), LineEvent::Masked)]);
 }
 

@@ -164,7 +164,7 @@ impl<P: Platform> Core<P> {
             });
         }
         self.pause_domain(domain);
-        self.send_global_virq(Virq::DOM_EXC);
+        self.send_global_virq(Privilege::STORE, Virq::DOM_EXC);
     }
 
     /// Lets a domain that was shut down (suspended) run again. One that was not goes on as it was.
@@ -202,7 +202,7 @@ impl<P: Platform> Core<P> {
             self.discharge(domain);
             self.free_core_page(domain.shared_info);
             self.reap();
-            self.send_global_virq(Virq::DOM_EXC);
+            self.send_global_virq(Privilege::STORE, Virq::DOM_EXC);
         }
         Ok(())
     }

@@ -187,7 +187,7 @@ fn go(c: &mut Caller<'_, TestMachine>) {
 
 fn pend(core: &TestCore, guest: &Guest) {
     let (frame, word) = guest.vcpu.info.get();
-    guest::set_bits(&core.platform, frame, word, 1);
+    guest::shared_word(&core.platform, frame, word).fetch_or(1, core::sync::atomic::Ordering::SeqCst);
 }
 
 #[test]

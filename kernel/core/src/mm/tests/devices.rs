@@ -1,7 +1,7 @@
 //! Frames that are not RAM.
 
 use super::*;
-use crate::irq::PciAddress;
+use crate::irq::PciDevice;
 use abi::Mfn;
 
 #[test]
@@ -13,7 +13,7 @@ fn device_frames_for_those_that_were_given_them() {
     assert_eq!(hardware.map(&core, 3, pte(0xfe000)), Ok(()));
     assert_eq!(driver.map(&core, 3, pte(0xfe000)), Err(Errno::EINVAL));
     assert_eq!(driver.map(&core, 3, Pte::new(Mfn(0xfe000), WRITABLE)), Err(Errno::EPERM));
-    driver.domain.devices.lock().frames.add(&(0xfe000..0xfe004)).unwrap();
+    driver.domain.devices.lock().frames.set(0xfe000..0xfe004, true).unwrap();
     assert_eq!(driver.map(&core, 3, pte(0xfe003)), Ok(()));
     assert_eq!(driver.map(&core, 4, pte(0xfe004)), Err(Errno::EINVAL));
     // By DOMID_IO too, as Linux asks.
@@ -44,14 +44,14 @@ fn whoever_maps_a_device_for_another_was_given_it_too() {
         let device = request(builder.tables[0], 300, Pte::new(Mfn(0xfe000), WRITABLE));
         update_of(&core, &builder, &[device], who.domain.id.0.into())
     };
-    let give = |who: &Guest| who.domain.devices.lock().frames.add(&(0xfe000..0xfe001)).unwrap();
+    let give = |who: &Guest| who.domain.devices.lock().frames.set(0xfe000..0xfe001, true).unwrap();
     assert_eq!(map(&driver), EPERM);
     give(&driver);
     assert_eq!(map(&driver), EPERM);
     give(&builder);
     assert_eq!(map(&driver), 0);
     assert_eq!(update(&core, &builder, &[request(builder.tables[0], 300, Pte::EMPTY)]), 0);
-    driver.domain.devices.lock().frames.replace(&(0..1 << 40), None).unwrap();
+    driver.domain.devices.lock().frames.set(0..1 << 40, false).unwrap();
     assert_eq!(map(&driver), EPERM);
 }
 
@@ -61,7 +61,7 @@ fn the_vectors_of_a_device_are_there_to_be_read() {
     let core = testing::core(2048, 2);
     let hardware = testing::guest(&core, Privilege::HARDWARE, 8);
     *core.platform.msix.lock().unwrap() = Some(0xfe000..0xfe001);
-    core.protect_msix(PciAddress { segment: 0, bus: 3, devfn: 8 }).unwrap();
+    core.protect_msix(PciDevice { seg: 0, bus: 3, devfn: 8 }).unwrap();
     for (page, mfn, flags) in [(3, 0xfe000, READ_ONLY), (4, 0xfe001, WRITABLE)] {
         let wanted = Pte::new(Mfn(mfn), WRITABLE | PteFlags::PCD);
         assert_eq!(hardware.map(&core, page, wanted), Ok(()));
