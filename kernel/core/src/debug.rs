@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use abi::event::fifo::{MASKED, PENDING};
 use abi::event::{PortStatus, Status};
+use abi::{DomId, Mfn};
 
 use crate::{Core, Platform};
 
@@ -70,9 +71,9 @@ impl<P: Platform> Core<P> {
             let ((frames, most), (used, maps)) = (domain.grants.size(), domain.grants.in_use());
             let id = domain.id.0;
             self.log(format_args!("d{id}: {frames} of {most} grant frames, {used} grants in use, {maps} mappings"));
-            domain.grants.table.lock().each_in_use(|gref, to, mfn, readers, writers| {
+            for (gref, DomId(to), Mfn(mfn), readers, writers) in domain.grants.table.lock().in_use() {
                 self.log(format_args!("d{id} grant {gref}: frame {mfn:#x} to d{to}, {readers} read, {writers} write"));
-            });
+            }
         }
     }
 }

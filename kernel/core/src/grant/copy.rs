@@ -11,7 +11,6 @@ struct End<P: Platform> {
     /// What it was asked for as: whose, by which number, and whether that is a grant's.
     name: (DomId, u64, bool),
     frame: Frame,
-    write: bool,
     /// The pin, where it is a grant.
     pin: Option<(Arc<Domain<P>>, GrantRef)>,
 }
@@ -37,9 +36,8 @@ impl<'a, P: Platform> Copier<'a, P> {
     /// end of a page.
     #[inline]
     pub fn copy(&mut self, op: &Copy) -> Result<(), GrantStatus> {
-        let granted = |flag| op.flags & flag != 0;
-        let from = Self::end(self.core, self.domain, &mut self.source, &op.source, granted(Copy::SOURCE_GREF), false)?;
-        let to = Self::end(self.core, self.domain, &mut self.dest, &op.dest, granted(Copy::DEST_GREF), true)?;
+        let from = self.end(false, &op.source, op.flags & Copy::SOURCE_GREF != 0)?;
+        let to = self.end(true, &op.dest, op.flags & Copy::DEST_GREF != 0)?;
         let (from, to) = ((from, usize::from(op.source.offset)), (to, usize::from(op.dest.offset)));
         let len = usize::from(op.len);
         refuse_if(from.1 + len > PAGE_SIZE || to.1 + len > PAGE_SIZE, GrantStatus::BAD_COPY_ARG)?;
@@ -47,60 +45,53 @@ impl<'a, P: Platform> Copier<'a, P> {
         Ok(())
     }
 
+    /// What is held of the end that is written, or of the one that is read.
+    #[inline(always)]
+    fn held(&mut self, write: bool) -> &mut Option<End<P>> {
+        if write { &mut self.dest } else { &mut self.source }
+    }
+
     /// The frame of an end: the same as before, or taken now.
     #[inline(always)]
-    fn end(
-        core: &Core<P>,
-        caller: &Arc<Domain<P>>,
-        slot: &mut Option<End<P>>,
-        ptr: &CopyPtr,
-        granted: bool,
-        write: bool,
-    ) -> Result<Frame, GrantStatus> {
+    fn end(&mut self, write: bool, ptr: &CopyPtr, granted: bool) -> Result<Frame, GrantStatus> {
         let name = (ptr.domid, if granted { ptr.frame & 0xffff_ffff } else { ptr.frame }, granted);
-        match slot {
+        match self.held(write) {
             Some(end) if end.name == name => Ok(end.frame),
-            _ => Self::take(core, caller, slot, name, write),
+            _ => self.take(write, name),
         }
     }
 
     /// Takes an end in place of the one before.
     #[inline(never)]
-    fn take(
-        core: &Core<P>,
-        caller: &Arc<Domain<P>>,
-        slot: &mut Option<End<P>>,
-        name: (DomId, u64, bool),
-        write: bool,
-    ) -> Result<Frame, GrantStatus> {
-        Self::give_up(core, slot);
+    fn take(&mut self, write: bool, name: (DomId, u64, bool)) -> Result<Frame, GrantStatus> {
+        self.give_up(write);
+        let (core, caller) = (self.core, self.domain);
         let (domid, number, granted) = name;
         let own = domid == DomId::SELF;
         let (frame, pin) = if granted {
             let granter = if own { caller.clone() } else { core.domains.get(domid).ok_or(GrantStatus::BAD_DOMAIN)? };
-            refuse_if(granter.is_dying(), GrantStatus::BAD_DOMAIN)?;
             let gref = GrantRef(number as u32);
             (core.pin_grant(&granter, gref, caller.id, write, false)?, Some((granter, gref)))
         } else {
             refuse_if(!own, GrantStatus::PERMISSION_DENIED)?;
             (core.use_granted(caller, Mfn(number), write)?, None)
         };
-        Ok(slot.insert(End { name, frame, write, pin }).frame)
+        Ok(self.held(write).insert(End { name, frame, pin }).frame)
     }
 
     /// Gives the references of an end back.
-    fn give_up(core: &Core<P>, slot: &mut Option<End<P>>) {
-        let Some(End { frame, write, pin, .. }) = slot.take() else { return };
-        core.unuse_granted(frame, write);
+    fn give_up(&mut self, write: bool) {
+        let Some(End { frame, pin, .. }) = self.held(write).take() else { return };
+        self.core.unuse_granted(frame, write);
         if let Some((granter, gref)) = pin {
-            core.unpin_grant(&granter, gref, write);
+            self.core.unpin_grant(&granter, gref, write);
         }
     }
 }
 
 impl<P: Platform> Drop for Copier<'_, P> {
     fn drop(&mut self) {
-        Self::give_up(self.core, &mut self.source);
-        Self::give_up(self.core, &mut self.dest);
+        self.give_up(false);
+        self.give_up(true);
     }
 }

@@ -77,7 +77,6 @@ impl<P: Platform> Mapper<'_, P> {
         refuse_if(op.flags & KINDS == 0, GrantStatus::BAD_GNTREF)?;
         let write = op.flags & gntmap::READONLY == 0;
         self.track.reserve()?;
-        refuse_if(granter.is_dying(), GrantStatus::BAD_DOMAIN)?;
         let frame = self.core.pin_grant(granter, op.gref, self.domain.id, write, true)?;
         if let Err(status) = self.enter(granter, frame, op) {
             self.core.unpin_grant(granter, op.gref, write);
@@ -93,9 +92,8 @@ impl<P: Platform> Mapper<'_, P> {
         let write = op.flags & gntmap::READONLY == 0;
         let device = op.flags & gntmap::DEVICE_MAP != 0;
         if op.flags & gntmap::HOST_MAP != 0 {
-            if device && let Err(status) = core.use_granted(granter, frame.mfn(), write) {
-                core.unuse_granted(frame, write);
-                return Err(status);
+            if device {
+                core.use_granted(granter, frame.mfn(), write).inspect_err(|_| core.unuse_granted(frame, write))?;
             }
             let mapped = self.session.grant_map(self.root, place(op.host_addr, op.flags), entry(frame, op.flags));
             if mapped.is_err() {
@@ -150,7 +148,7 @@ impl<P: Platform> Mapper<'_, P> {
             self.core.flush(self.domain.dirty(), Flush::All);
         }
         for gone in gone {
-            for _ in [gntmap::HOST_MAP, gntmap::DEVICE_MAP].iter().filter(|&kind| gone.kinds & kind != 0) {
+            for _ in 0..gone.kinds.count_ones() {
                 self.core.unuse_granted(gone.frame, gone.write);
             }
             if gone.whole

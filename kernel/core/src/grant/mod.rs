@@ -21,15 +21,13 @@ mod table;
 mod tests;
 mod track;
 
-use abi::Errno;
-use abi::grant::GrantStatus;
 use alloc::sync::Arc;
 
 pub use copy::Copier;
 pub use map::{Mapper, Unmapped};
 pub use track::Track;
 
-use crate::{Core, Domain, Lock, Platform, Stop, refuse_if};
+use crate::{Core, Domain, Lock, Platform, Stop};
 use table::Table;
 
 /// The grant frames that a domain may have if nothing else is said: as in Xen.
@@ -43,9 +41,9 @@ pub struct Grants<P: Platform> {
 
 impl<P: Platform> Grants<P> {
     /// A table without frames, and nothing mapped. The table may have `frames`; 0 is the usual number.
-    pub fn new(frames: u32) -> Result<Self, Errno> {
+    pub fn new(frames: u32) -> Self {
         let limit = if frames == 0 { USUAL_FRAMES } else { frames };
-        Ok(Self { table: Lock::<P, _>::new(Table::new(limit)), track: Lock::<P, _>::new(Track::new()) })
+        Self { table: Lock::<P, _>::new(Table::new(limit)), track: Lock::<P, _>::new(Track::new()) }
     }
 
     /// How many frames the table has, and may have.
@@ -63,19 +61,12 @@ impl<P: Platform> Grants<P> {
 
     /// How many of its entries are in use, and how many mappings of others' it has. For debugging and audits.
     pub fn in_use(&self) -> (usize, usize) {
-        let pinned = self.table.lock().pinned;
-        (pinned, self.track.lock().used)
+        let used = self.table.lock().in_use().count();
+        (used, self.track.lock().mappings().count())
     }
 }
 
 impl<P: Platform> Core<P> {
-    /// Makes a domain's table at least `frames` large. GENERAL_ERROR if it may not have so many, or there is no
-    /// memory.
-    pub fn grow_grant_table(&self, domain: &Domain<P>, frames: u32) -> Result<(), GrantStatus> {
-        refuse_if(domain.is_dying(), GrantStatus::GENERAL_ERROR)?;
-        domain.grants.table.lock().grow(self, domain, frames)
-    }
-
     /// Gives up all that a dying domain maps of others, a slice at a time: `Preempted` while there is more. Its page
     /// tables are gone, and with them the references of its host mappings.
     pub fn release_mappings(&self, domain: &Arc<Domain<P>>) -> Result<(), Stop> {
@@ -86,11 +77,5 @@ impl<P: Platform> Core<P> {
                 return Err(Stop::Preempted);
             }
         }
-    }
-
-    /// Takes a dying domain's table away. What others still have mapped stays theirs: the frames by their references,
-    /// the domain, as a zombie, by the mappings'.
-    pub fn release_grant_table(&self, domain: &Domain<P>) {
-        domain.grants.table.lock().close(self);
     }
 }

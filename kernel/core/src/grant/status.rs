@@ -28,12 +28,13 @@ pub fn claim(entry: &AtomicU64, who: DomId, write: bool, whole: bool) -> Result<
         mask |= Entry::GTF_READONLY;
     }
     let wanted = u64::from(who.0) << 16 | u64::from(Entry::GTF_PERMIT_ACCESS);
+    let in_use = u64::from(Entry::GTF_READING | if write { Entry::GTF_WRITING } else { 0 });
     let mut old = entry.load(SeqCst);
     for _ in 0..TRIES {
         if old & (0xffff << 16 | u64::from(mask)) != wanted {
             break;
         }
-        match entry.compare_exchange(old, old | in_use(write), SeqCst, SeqCst) {
+        match entry.compare_exchange(old, old | in_use, SeqCst, SeqCst) {
             Ok(_) => return Ok(Mfn(old >> 32)),
             Err(now) => old = now,
         }
@@ -47,8 +48,4 @@ pub fn release(entry: &AtomicU64, written: bool, all: bool) {
     let writing = if written { u64::from(Entry::GTF_WRITING) } else { 0 };
     let reading = if all { u64::from(Entry::GTF_READING) } else { 0 };
     entry.fetch_and(!(writing | reading), SeqCst);
-}
-
-const fn in_use(write: bool) -> u64 {
-    Entry::GTF_READING as u64 | if write { Entry::GTF_WRITING as u64 } else { 0 }
 }

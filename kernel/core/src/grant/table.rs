@@ -11,6 +11,8 @@ use crate::{Core, Domain, Frame, PageType, Platform, guest, refuse_if};
 
 /// Entries whose use is kept track of in one allocation.
 const CHUNK: usize = 128;
+/// Such allocations for the entries of a frame.
+const CHUNKS: usize = ENTRIES_PER_FRAME as usize / CHUNK;
 /// How often one entry may be in use at a time.
 const MOST: u16 = 0x7fff;
 
@@ -22,8 +24,6 @@ pub(crate) struct Table {
     pub(super) limit: u32,
     /// What is in use, by entry; allocated where it first is.
     active: Vec<Option<Box<[Active]>>>,
-    /// How many entries are in use.
-    pub(super) pinned: usize,
 }
 
 /// The use of one entry. As long as there is any, frame and mapper stay what they were at first, whatever the granter
@@ -50,38 +50,12 @@ impl Active {
 
 impl Table {
     pub(super) fn new(limit: u32) -> Self {
-        Self { frames: Vec::new(), limit, active: Vec::new(), pinned: 0 }
+        Self { frames: Vec::new(), limit, active: Vec::new() }
     }
 
     pub(super) fn bytes(&self) -> usize {
         let chunks = self.active.iter().flatten().map(|chunk| size_of_val(&**chunk)).sum::<usize>();
         chunks + size_of_val(&*self.active) + size_of_val(&*self.frames)
-    }
-
-    pub(super) fn grow<P: Platform>(
-        &mut self,
-        core: &Core<P>,
-        domain: &Domain<P>,
-        frames: u32,
-    ) -> Result<(), GrantStatus> {
-        refuse_if(frames > self.limit, GrantStatus::GENERAL_ERROR)?;
-        let chunks = frames as usize * (ENTRIES_PER_FRAME as usize / CHUNK);
-        let missing = |have: usize, want: usize| want.saturating_sub(have);
-        self.frames
-            .try_reserve(missing(self.frames.len(), frames as usize))
-            .and_then(|()| self.active.try_reserve(missing(self.active.len(), chunks)))
-            .map_err(|_| GrantStatus::GENERAL_ERROR)?;
-        while self.frames.len() < frames as usize {
-            self.frames.push(core.alloc_core_page(Some(domain)).map_err(|_| GrantStatus::GENERAL_ERROR)?);
-            self.active.resize_with(self.frames.len() * (ENTRIES_PER_FRAME as usize / CHUNK), || None);
-        }
-        Ok(())
-    }
-
-    /// Gives the frames back. Uses of the entries go on, but nobody hears of their end.
-    pub(super) fn close<P: Platform>(&mut self, core: &Core<P>) {
-        self.limit = 0;
-        self.frames.drain(..).for_each(|frame| core.free_core_page(frame));
     }
 
     /// The word of an entry.
@@ -97,10 +71,10 @@ impl Table {
         self.active.get_mut(gref.0 as usize / CHUNK)?.as_mut()?.get_mut(gref.0 as usize % CHUNK)
     }
 
-    /// Looks at each entry that is in use: its number, who uses it, the frame, how often for reading and for writing.
-    pub(crate) fn each_in_use(&self, mut look: impl FnMut(usize, u16, u64, u16, u16)) {
+    /// Each entry that is in use: its number, who uses it, the frame, how often for reading and for writing.
+    pub(crate) fn in_use(&self) -> impl Iterator<Item = (usize, DomId, Mfn, u16, u16)> {
         let entries = (0..).step_by(CHUNK).zip(&self.active).flat_map(|(at, chunk)| (at..).zip(chunk.iter().flatten()));
-        entries.filter(|(_, a)| a.is_used()).for_each(|(gref, a)| look(gref, a.who.0, a.mfn.0, a.readers, a.writers));
+        entries.filter(|(_, a)| a.is_used()).map(|(gref, a)| (gref, a.who, a.mfn, a.readers, a.writers))
     }
 
     /// Where the use of entries is noted: a chunk for each [`CHUNK`] of them.
@@ -114,10 +88,33 @@ impl Table {
 }
 
 impl<P: Platform> Core<P> {
+    /// Makes a domain's table at least `frames` large. GENERAL_ERROR if it may not have so many, or there is no
+    /// memory.
+    pub fn grow_grant_table(&self, domain: &Domain<P>, frames: u32) -> Result<(), GrantStatus> {
+        refuse_if(domain.is_dying(), GrantStatus::GENERAL_ERROR)?;
+        let table = &mut *domain.grants.table.lock();
+        refuse_if(frames > table.limit, GrantStatus::GENERAL_ERROR)?;
+        while table.frames.len() < frames as usize {
+            let room = table.frames.try_reserve(1).and_then(|()| table.active.try_reserve(CHUNKS));
+            room.map_err(|_| GrantStatus::GENERAL_ERROR)?;
+            table.frames.push(self.alloc_core_page(Some(domain)).map_err(|_| GrantStatus::GENERAL_ERROR)?);
+            table.active.resize_with(table.frames.len() * CHUNKS, || None);
+        }
+        Ok(())
+    }
+
+    /// Takes a dying domain's table away. What others still have mapped stays theirs: the frames by their references,
+    /// the domain, as a zombie, by the mappings'. Uses of the entries go on, but nobody hears of their end.
+    pub fn release_grant_table(&self, domain: &Domain<P>) {
+        let table = &mut *domain.grants.table.lock();
+        table.limit = 0;
+        table.frames.drain(..).for_each(|frame| self.free_core_page(frame));
+    }
+
     /// Takes an entry of `granter`'s table into use for `who`: marks it, and takes the references of one use on the
     /// frame.
     ///
-    /// BAD_GNTREF: no such entry. GENERAL_ERROR: it does not grant that, is in use too often, or the frame cannot be
+    /// BAD_DOMAIN: the granter is dying. BAD_GNTREF: no such entry. GENERAL_ERROR: it does not grant that, is in use too often, or the frame cannot be
     /// writable. BAD_PAGE: no frame of the granter's. NO_SPACE: no memory to note it.
     pub(super) fn pin_grant(
         &self,
@@ -127,6 +124,7 @@ impl<P: Platform> Core<P> {
         write: bool,
         whole: bool,
     ) -> Result<Frame, GrantStatus> {
+        refuse_if(granter.is_dying(), GrantStatus::BAD_DOMAIN)?;
         let table = &mut *granter.grants.table.lock();
         let entry = table.entry(self, gref).ok_or(GrantStatus::BAD_GNTREF)?;
         let chunk = table.active.get_mut(gref.0 as usize / CHUNK).ok_or(GrantStatus::BAD_GNTREF)?;
@@ -146,10 +144,7 @@ impl<P: Platform> Core<P> {
         }
         let frame = self.use_granted(granter, active.mfn, write);
         match frame {
-            Ok(_) => {
-                *active.count(write) += 1;
-                table.pinned += usize::from(first);
-            }
+            Ok(_) => *active.count(write) += 1,
             Err(_) => status::release(entry, first_write, first),
         }
         frame
@@ -188,6 +183,5 @@ impl<P: Platform> Core<P> {
         {
             status::release(entry, last_write, last);
         }
-        table.pinned -= usize::from(last);
     }
 }

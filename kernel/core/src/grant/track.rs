@@ -27,36 +27,36 @@ pub(super) struct Mapping<P: Platform> {
     pub(super) flags: u32,
 }
 
-enum Slot<P: Platform> {
-    /// The next free handle.
-    Free(u32),
-    Used(Mapping<P>),
+struct Slot<P: Platform> {
+    mapping: Option<Mapping<P>>,
+    /// The next free handle, where this is one.
+    next: u32,
 }
 
 /// A domain's mappings, by handle.
 pub struct Track<P: Platform> {
     chunks: Vec<Box<[Slot<P>]>>,
     free: u32,
-    /// How many there are.
-    pub(super) used: usize,
 }
 
 impl<P: Platform> Track<P> {
     pub(super) fn new() -> Self {
-        Self { chunks: Vec::new(), free: NIL, used: 0 }
+        Self { chunks: Vec::new(), free: NIL }
     }
 
     pub(super) fn bytes(&self) -> usize {
         self.chunks.iter().map(|chunk| size_of_val(&**chunk)).sum()
     }
 
+    /// All mappings.
+    pub(super) fn mappings(&self) -> impl Iterator<Item = &Mapping<P>> {
+        self.chunks.iter().flat_map(|chunk| chunk.iter()).filter_map(|slot| slot.mapping.as_ref())
+    }
+
     /// The frames that devices reach by it, and whether they may write them. For audits: it holds their references.
     pub(crate) fn device_maps(&self) -> impl Iterator<Item = (Frame, bool)> {
-        let used = |slot: &Slot<P>| match slot {
-            Slot::Used(m) if m.flags & gntmap::DEVICE_MAP != 0 => Some((m.frame, m.flags & gntmap::READONLY == 0)),
-            _ => None,
-        };
-        self.chunks.iter().flat_map(|chunk| chunk.iter()).filter_map(used)
+        let devices = self.mappings().filter(|m| m.flags & gntmap::DEVICE_MAP != 0);
+        devices.map(|m| (m.frame, m.flags & gntmap::READONLY == 0))
     }
 
     fn slot(&mut self, handle: u32) -> Option<&mut Slot<P>> {
@@ -75,7 +75,7 @@ impl<P: Platform> Track<P> {
         chunk.try_reserve_exact(CHUNK).map_err(|_| GrantStatus::NO_SPACE)?;
         self.chunks.try_reserve(1).map_err(|_| GrantStatus::NO_SPACE)?;
         let next = |at: usize| if at + 1 == CHUNK { NIL } else { (first + at + 1) as u32 };
-        chunk.extend((0..CHUNK).map(|at| Slot::Free(next(at))));
+        chunk.extend((0..CHUNK).map(|at| Slot { mapping: None, next: next(at) }));
         self.chunks.push(chunk.into_boxed_slice());
         self.free = first as u32;
         Ok(())
@@ -85,51 +85,35 @@ impl<P: Platform> Track<P> {
     pub(super) fn put(&mut self, mapping: Mapping<P>) -> GrantHandle {
         let handle = self.free;
         let Some(slot) = self.slot(handle) else { return GrantHandle::INVALID };
-        if let Slot::Free(next) = *slot {
-            *slot = Slot::Used(mapping);
-            self.free = next;
-            self.used += 1;
-        }
+        slot.mapping = Some(mapping);
+        self.free = slot.next;
         GrantHandle(handle)
     }
 
     /// A mapping by its handle.
     pub(super) fn get(&mut self, handle: GrantHandle) -> Option<&mut Mapping<P>> {
-        match self.slot(handle.0) {
-            Some(Slot::Used(mapping)) => Some(mapping),
-            _ => None,
-        }
+        self.slot(handle.0)?.mapping.as_mut()
     }
 
     /// Takes a mapping out; its handle is free.
     pub(super) fn take(&mut self, handle: GrantHandle) -> Option<Mapping<P>> {
         let free = self.free;
         let slot = self.slot(handle.0)?;
-        match core::mem::replace(slot, Slot::Free(free)) {
-            Slot::Used(mapping) => {
-                self.free = handle.0;
-                self.used -= 1;
-                Some(mapping)
-            }
-            was => {
-                *slot = was;
-                None
-            }
-        }
+        let mapping = slot.mapping.take()?;
+        slot.next = free;
+        self.free = handle.0;
+        Some(mapping)
     }
 
     /// Takes any mapping out, and the memory of those that are gone before it. For the end of the domain.
     pub(super) fn take_any(&mut self) -> Option<Mapping<P>> {
         self.free = NIL;
         while let Some(chunk) = self.chunks.last_mut() {
-            let used = chunk.iter_mut().find(|slot| matches!(slot, Slot::Used(_)));
-            match used.map(|slot| core::mem::replace(slot, Slot::Free(NIL))) {
-                Some(Slot::Used(mapping)) => {
-                    self.used -= 1;
-                    return Some(mapping);
-                }
-                _ => self.chunks.pop(),
-            };
+            let mapping = chunk.iter_mut().find_map(|slot| slot.mapping.take());
+            if mapping.is_some() {
+                return mapping;
+            }
+            self.chunks.pop();
         }
         None
     }

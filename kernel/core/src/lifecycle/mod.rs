@@ -74,7 +74,7 @@ impl<P: Platform> Core<P> {
         }
         let mut vcpus = Vec::new();
         vcpus.try_reserve_exact(runs.len()).map_err(|_| Errno::ENOMEM)?;
-        let grants = crate::grant::Grants::new(new.grant_frames)?;
+        let grants = crate::grant::Grants::new(new.grant_frames);
         let events = crate::event::Events::new(new.highest_port)?;
 
         // Keeps new readers out while it waits for those that are there; so does `reap`.

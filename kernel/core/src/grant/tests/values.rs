@@ -60,10 +60,10 @@ fn hundreds_of_mappings_have_a_handle_each() {
     assert_eq!(from.domain.grants.bytes() - none, 2 * one_use);
     assert_eq!((from.domain.grants.in_use().0, to.domain.grants.in_use().1), (2, 300));
     let mut seen = Vec::new();
-    from.domain.grants.table.lock().each_in_use(|gref, who, mfn, readers, writers| {
-        assert_eq!((who, mfn), (to.domain.id.0, from.frames[1].mfn().0));
+    for (gref, who, mfn, readers, writers) in from.domain.grants.table.lock().in_use() {
+        assert_eq!((who, mfn), (to.domain.id, from.frames[1].mfn()));
         seen.push((gref, readers, writers));
-    });
+    }
     assert_eq!(seen, [(8, 0, 150), (1023, 0, 150)]);
     let address = from.frames[1].mfn().maddr();
     for handle in handles.iter().rev() {
