@@ -40,36 +40,30 @@ fn perform<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args, op: EvtchnOp) -> Hc
     let [_, arg, ..] = a.0;
     let (core, domain) = (c.core, c.domain);
     match op {
-        EvtchnOp::ALLOC_UNBOUND => answer(c, arg, |c, it: &mut AllocUnbound| {
-            it.port = core.alloc_unbound(&*c.target(it.dom)?, named(c, it.remote_dom))?;
-            Ok(())
+        EvtchnOp::ALLOC_UNBOUND => answer(c, arg, |c, it: AllocUnbound| {
+            Ok(AllocUnbound { port: core.alloc_unbound(&*c.target(it.dom)?, named(c, it.remote_dom))?, ..it })
         })?,
-        EvtchnOp::BIND_INTERDOMAIN => answer(c, arg, |c, it: &mut BindInterdomain| {
+        EvtchnOp::BIND_INTERDOMAIN => answer(c, arg, |c, it: BindInterdomain| {
             let far = core.domains.get(named(c, it.remote_dom)).ok_or(Errno::ESRCH)?;
-            it.local_port = core.bind_interdomain(domain, &far, it.remote_port)?;
-            Ok(())
+            Ok(BindInterdomain { local_port: core.bind_interdomain(domain, &far, it.remote_port)?, ..it })
         })?,
-        EvtchnOp::BIND_VIRQ => answer(c, arg, |_, it: &mut BindVirq| {
-            it.port = core.bind_virq(domain, it.virq, it.vcpu)?;
-            Ok(())
+        EvtchnOp::BIND_VIRQ => {
+            answer(c, arg, |_, it: BindVirq| Ok(BindVirq { port: core.bind_virq(domain, it.virq, it.vcpu)?, ..it }))?
+        }
+        EvtchnOp::BIND_IPI => {
+            answer(c, arg, |_, it: BindIpi| Ok(BindIpi { port: core.bind_ipi(domain, it.vcpu)?, ..it }))?
+        }
+        EvtchnOp::BIND_PIRQ => answer(c, arg, |_, it: BindPirq| {
+            let share = it.flags & BindPirq::WILL_SHARE != 0;
+            Ok(BindPirq { port: core.bind_pirq(domain, it.pirq, share)?, ..it })
         })?,
-        EvtchnOp::BIND_IPI => answer(c, arg, |_, it: &mut BindIpi| {
-            it.port = core.bind_ipi(domain, it.vcpu)?;
-            Ok(())
+        EvtchnOp::STATUS => answer(c, arg, |c, it: Status| {
+            let Status { dom, _pad, port, .. } = it;
+            Ok(Status { dom, _pad, ..core.port_info(&*c.target(dom)?, port)? })
         })?,
-        EvtchnOp::BIND_PIRQ => answer(c, arg, |_, it: &mut BindPirq| {
-            it.port = core.bind_pirq(domain, it.pirq, it.flags & BindPirq::WILL_SHARE != 0)?;
-            Ok(())
-        })?,
-        EvtchnOp::STATUS => answer(c, arg, |c, it: &mut Status| {
-            let info = core.port_info(&*c.target(it.dom)?, it.port)?;
-            (it.status, it.vcpu, it.detail, it.remote_port) = (info.status, info.vcpu, info.detail, info.remote_port);
-            Ok(())
-        })?,
-        EvtchnOp::INIT_CONTROL => answer(c, arg, |_, it: &mut InitControl| {
+        EvtchnOp::INIT_CONTROL => answer(c, arg, |_, it: InitControl| {
             core.init_control(domain, it.vcpu, it.control_gfn, it.offset)?;
-            it.link_bits = fifo::LINK_MASK.count_ones() as u8;
-            Ok(())
+            Ok(InitControl { link_bits: fifo::LINK_MASK.count_ones() as u8, ..it })
         })?,
         EvtchnOp::UNMASK => core.unmask_port(domain, c.get::<PortArg>(arg)?.port)?,
         EvtchnOp::CLOSE => core.close(domain, c.get::<PortArg>(arg)?.port)?,
@@ -98,13 +92,12 @@ fn perform<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args, op: EvtchnOp) -> Hc
 
 /// An operation that answers in its structure.
 fn answer<P: Platform, T: FromBytes + IntoBytes + Immutable>(
-    c: &mut Caller<'_, P>,
+    c: &Caller<'_, P>,
     arg: u64,
-    perform: impl FnOnce(&mut Caller<'_, P>, &mut T) -> Result<(), Stop>,
+    perform: impl FnOnce(&Caller<'_, P>, T) -> Result<T, Stop>,
 ) -> Result<(), Stop> {
-    let mut it = c.get(arg)?;
-    perform(c, &mut it)?;
-    c.put(arg, &it)
+    let answered = perform(c, c.get(arg)?)?;
+    c.put(arg, &answered)
 }
 
 /// The domain that an argument names: DOMID_SELF is the caller.

@@ -117,31 +117,25 @@ fn map<P: Platform>(c: &mut Caller<'_, P>, ops: &mut [MapGrantRef]) -> Result<()
 }
 
 fn unmap<P: Platform>(c: &mut Caller<'_, P>, ops: &mut [UnmapGrantRef]) -> Result<(), Stop> {
-    unmaps(c, ops, |mapper, op| {
-        let gone = mapper.begin_unmap(op.handle, op.host_addr, op.dev_bus_addr, 0);
-        op.status = status_of(&gone);
-        gone.ok()
-    })
+    unmaps(c, ops, |mapper, op| (mapper.begin_unmap(op.handle, op.host_addr, op.dev_bus_addr, 0), &mut op.status))
 }
 
 fn unmap_and_replace<P: Platform>(c: &mut Caller<'_, P>, ops: &mut [UnmapAndReplace]) -> Result<(), Stop> {
-    unmaps(c, ops, |mapper, op| {
-        let gone = mapper.begin_unmap(op.handle, op.host_addr, Maddr(0), op.new_addr);
-        op.status = status_of(&gone);
-        gone.ok()
-    })
+    unmaps(c, ops, |mapper, op| (mapper.begin_unmap(op.handle, op.host_addr, Maddr(0), op.new_addr), &mut op.status))
 }
 
-/// Takes a batch of mappings away, flushes once, and gives back what they held.
-fn unmaps<P: Platform, T>(
+/// Takes a batch of mappings away, flushes once, and gives back what they held. `begin` says also where its result goes.
+fn unmaps<'a, P: Platform, T>(
     c: &mut Caller<'_, P>,
-    ops: &mut [T],
-    begin: impl Fn(&mut Mapper<'_, P>, &mut T) -> Option<Unmapped>,
+    ops: &'a mut [T],
+    begin: impl Fn(&mut Mapper<'_, P>, &'a mut T) -> (Result<Unmapped, GrantStatus>, &'a mut GrantStatus),
 ) -> Result<(), Stop> {
     let mut mapper = c.core.grant_mapper(c.domain, c.run.root().ok_or(Errno::EFAULT)?);
     let mut gone = heapless::Vec::<Unmapped, BATCH>::new();
-    for begun in ops.iter_mut().filter_map(|op| begin(&mut mapper, op)) {
-        let _ = gone.push(begun);
+    for op in ops {
+        let (begun, status) = begin(&mut mapper, op);
+        *status = status_of(&begun);
+        let _ = begun.map(|begun| gone.push(begun));
     }
     mapper.end_unmaps(&gone);
     Ok(())
@@ -177,13 +171,12 @@ fn query_size<P: Platform>(c: &mut Caller<'_, P>, it: &mut QuerySize) -> Result<
 /// The only version there is, in a structure whose first word is the version.
 fn set_version<P: Platform>(c: &mut Caller<'_, P>, arg: u64) -> Result<(), Stop> {
     let SetVersion { version } = c.get(arg)?;
-    let result = match version {
+    c.put(arg, &SetVersion { version: 1 })?;
+    match version {
         1 => Ok(()),
         2 => Err(Errno::ENOSYS.into()),
         _ => Err(Errno::EINVAL.into()),
-    };
-    c.put(arg, &SetVersion { version: 1 })?;
-    result
+    }
 }
 
 fn get_version<P: Platform>(c: &mut Caller<'_, P>, arg: u64) -> Result<(), Stop> {
