@@ -14,7 +14,7 @@ const LAST: u32 = 0xd;
 /// The end of "AuthenticAMD", in ecx of leaf 0.
 const AMD: u32 = u32::from_le_bytes(*b"cAMD");
 /// CR4.OSXSAVE.
-const CR4_OSXSAVE: u64 = 1 << 18;
+pub(crate) const CR4_OSXSAVE: u64 = 1 << 18;
 
 /// Leaf 1 ecx: SSE3, PCLMULQDQ, SSSE3, FMA, CX16, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C, RDRAND.
 const SHOWN_1C: u32 = 0x76d8_3203;
@@ -64,57 +64,44 @@ impl<P: Platform> Core<P> {
         if leaf > max {
             return [0; 4];
         }
-        let [mut a, mut b, mut c, mut d] = native(leaf, subleaf);
+        let [a, b, c, d] = native(leaf, subleaf);
         let xcr0 = self.platform.xcr0_offered();
         let (avx, avx512) = (xcr0 & 4 != 0, xcr0 & 0xe0 == 0xe0);
+        let without = |there: bool, bits: u32| if there { 0 } else { bits };
         let mtrr = MTRR * u32::from(run.kernel_mode && caller.domain.privilege.contains(Privilege::HARDWARE));
         match (leaf, subleaf) {
-            (0, _) => a = a.min(LAST),
+            (0, _) => [a.min(LAST), b, c, d],
             (1, _) => {
-                // One logical processor, APIC id 0: guests learn of theirs otherwise.
-                b &= 0xffff;
-                c = c & SHOWN_1C | HYPERVISOR;
-                c &= !(if avx { 0 } else { AVX_1C } | if xcr0 != 0 { 0 } else { XSAVE });
+                let c = c & SHOWN_1C & !(without(avx, AVX_1C) | without(xcr0 != 0, XSAVE)) | HYPERVISOR;
                 // A kernel sees the core's own: Linux takes that for leave to use XSAVE.
-                if c & XSAVE != 0 && (run.kernel_mode || run.cr4 & CR4_OSXSAVE != 0) {
-                    c |= OSXSAVE;
-                }
-                d &= (SHOWN_1D | mtrr) & !(if native(0, 0)[2] == AMD { SEP } else { 0 });
+                let enabled = run.kernel_mode || run.cr4 & CR4_OSXSAVE != 0;
+                let osxsave = OSXSAVE * u32::from(c & XSAVE != 0 && enabled);
+                let d = d & (SHOWN_1D | mtrr) & !without(native(0, 0)[2] != AMD, SEP);
+                // One logical processor, APIC id 0: guests learn of theirs otherwise.
+                [a, b & 0xffff, c | osxsave, d]
             }
             (7, 0) => {
-                a = a.min(1);
-                (b, c, d) = (b & SHOWN_7B, c & SHOWN_7C, d & SHOWN_7D);
-                for ([no_b, no_c, no_d], there) in [(AVX_7, avx), (AVX512_7, avx512)] {
-                    if !there {
-                        (b, c, d) = (b & !no_b, c & !no_c, d & !no_d);
-                    }
-                }
+                let hidden = |n: usize| without(avx, AVX_7[n]) | without(avx512, AVX512_7[n]);
+                [a.min(1), b & SHOWN_7B & !hidden(0), c & SHOWN_7C & !hidden(1), d & SHOWN_7D & !hidden(2)]
             }
             // AVX-VNNI, AVX512_BF16, FZRM, FSRS, FSRCS.
-            (7, 1) => (a, b, c, d) = (a & if avx512 { 0x1c30 } else { 0x1c00 }, 0, 0, 0),
-            (0xd, _) if xcr0 == 0 => (a, b, c, d) = (0, 0, 0, 0),
-            (0xd, 0) => {
-                a &= xcr0 as u32;
-                // As long as the last component that is offered wants.
-                c = 0x240 + if avx { 0x100 } else { 0 } + if avx512 { 0x740 } else { 0 };
-                d = 0;
-            }
-            (0xd, 1) => (a, b, c, d) = (a & SHOWN_XSAVE, 0, 0, 0),
-            (0xd, 2..=62) if xcr0 >> subleaf & 1 == 0 => (a, b, c, d) = (0, 0, 0, 0),
+            (7, 1) => [a & if avx512 { 0x1c30 } else { 0x1c00 }, 0, 0, 0],
+            (0xd, _) if xcr0 == 0 => [0; 4],
+            // As long as the last component that is offered wants.
+            (0xd, 0) => [a & xcr0 as u32, b, 0x240 + if avx { 0x100 } else { 0 } + if avx512 { 0x740 } else { 0 }, 0],
+            (0xd, 1) => [a & SHOWN_XSAVE, 0, 0, 0],
+            (0xd, 2..=62) if xcr0 >> subleaf & 1 == 0 => [0; 4],
             // MONITOR, thermal and power, performance counters, topology, and what came after XSAVE; AMD's own:
             // virtualisation, and what it has come to since.
-            (5 | 6 | 0xa | 0xb | 0xe..=0x7fff_ffff | 0x8000_000a | 0x8000_001b.., _) => {
-                (a, b, c, d) = (0, 0, 0, 0);
-            }
+            (5 | 6 | 0xa | 0xb | 0xe..=0x7fff_ffff | 0x8000_000a | 0x8000_001b.., _) => [0; 4],
             // Deterministic caches keep their sizes, not who shares them.
-            (4, _) => a &= 0x3fff,
-            (0x8000_0001, _) => (c, d) = (c & SHOWN_81C & !(if avx { 0 } else { AVX_81C }), d & SHOWN_81D | mtrr),
-            (0x8000_0007, _) => (a, b, c, d) = (0, 0, 0, d & 1 << 8),
+            (4, _) => [a & 0x3fff, b, c, d],
+            (0x8000_0001, _) => [a, b, c & SHOWN_81C & !without(avx, AVX_81C), d & SHOWN_81D | mtrr],
+            (0x8000_0007, _) => [0, 0, 0, d & 1 << 8],
             // Linear addresses have 48 bits; CLZERO, and FXSAVE keeps the FPU's pointers.
-            (0x8000_0008, _) => (a, b, c, d) = (a & 0xff | 48 << 8, b & 5, 0, 0),
-            _ => {}
+            (0x8000_0008, _) => [a & 0xff | 48 << 8, b & 5, 0, 0],
+            _ => [a, b, c, d],
         }
-        [a, b, c, d]
     }
 
     fn hypervisor_leaf(&self, leaf: u32, subleaf: u32) -> [u32; 4] {

@@ -4,6 +4,7 @@
 //! belongs to whoever has the virtual privilege level for it. What is not emulated is the guest's own #GP.
 
 use abi::layout::FLAT_RING3_CS64;
+use abi::trap::vector;
 use abi::{PAGE_SIZE, Vaddr};
 
 use crate::trap::Exception;
@@ -19,20 +20,18 @@ mod tests;
 
 pub use control::{CR0, CR4_SHOWN};
 
-/// How an emulation ended.
+/// How an emulation ended that did not get to the end of the instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Done: go on behind an instruction of this many bytes.
-    Done(u64),
-    /// To be executed again: it was preempted, or it replaced rip itself.
+pub enum Undone {
+    /// To be executed again: it was preempted.
     Again,
-    /// It raises this in the guest.
-    Raise(Exception),
+    /// It is none that there is on this machine: #UD.
+    InvalidOpcode,
     /// Nothing that is emulated: the guest gets the fault that brought it here.
     Refused,
 }
 
-/// The bytes of an instruction, read once: what could be read of 15, one at least.
+/// The bytes of an instruction, read at once: what could be read of 15, one at least.
 pub type Code = heapless::Vec<u8, 15>;
 
 /// Makes the decoder ready: it builds its tables (80 KiB) when it is used first, and that is not to be by a guest's fault.
@@ -46,13 +45,10 @@ impl<P: Platform> Core<P> {
         let space = c.run.space()?;
         let rip = Vaddr(c.run.regs.rip);
         let mut code = Code::from_slice(&[0; 15]).ok()?;
-        let here = code.len().min(PAGE_SIZE - rip.page_offset());
-        let (first, rest) = code.split_at_mut_checked(here)?;
-        self.platform.copy_from_guest(space, rip, first).ok()?;
-        let next = Vaddr(rip.0.wrapping_add(here as u64));
-        let crosses = !rest.is_empty() && self.platform.copy_from_guest(space, next, rest).is_ok();
-        if !crosses {
-            code.truncate(here);
+        if self.platform.copy_from_guest(space, rip, &mut code).is_err() {
+            // The page behind may not be there: what counts is what this one has.
+            code.truncate(PAGE_SIZE - rip.page_offset());
+            self.platform.copy_from_guest(space, rip, &mut code).ok()?;
         }
         Some(code)
     }
@@ -75,11 +71,11 @@ impl<P: Platform> Core<P> {
     /// A #GP without error code: is it an instruction that is emulated? Then it is done.
     pub(crate) fn emulate_privileged(&self, c: &mut Caller<'_, P>) -> bool {
         let Some(code) = self.fetch(c).filter(|_| self.is_long_mode(c)) else { return false };
-        let outcome = match self.emulate_short(c, &code) {
-            Outcome::Refused => self.emulate_io(c, &code),
-            outcome => outcome,
+        let done = match self.emulate_short(c, &code) {
+            Err(Undone::Refused) => self.emulate_io(c, &code).ok_or(Undone::Refused),
+            done => done,
         };
-        self.finish(c, outcome)
+        self.finish(c, done)
     }
 
     /// #UD: CPUID by the forced prefix?
@@ -91,7 +87,7 @@ impl<P: Platform> Core<P> {
             return false;
         }
         self.answer_cpuid(c);
-        self.finish(c, Outcome::Done(FORCED_CPUID.len() as u64))
+        self.finish(c, Ok(FORCED_CPUID.len() as u64))
     }
 
     fn answer_cpuid(&self, c: &mut Caller<'_, P>) {
@@ -101,13 +97,14 @@ impl<P: Platform> Core<P> {
         [r.rax, r.rbx, r.rcx, r.rdx] = answer.map(u64::from);
     }
 
+    /// Goes on behind an instruction of so many bytes, or as it ended instead. False if it is none that is emulated.
     #[inline(always)]
-    fn finish(&self, c: &mut Caller<'_, P>, outcome: Outcome) -> bool {
-        match outcome {
-            Outcome::Done(length) => self.retire(c, length),
-            Outcome::Again => {}
-            Outcome::Raise(exception) => self.inject(c, exception),
-            Outcome::Refused => return false,
+    fn finish(&self, c: &mut Caller<'_, P>, done: Result<u64, Undone>) -> bool {
+        match done {
+            Ok(length) => self.retire(c, length),
+            Err(Undone::Again) => {}
+            Err(Undone::InvalidOpcode) => self.inject(c, Exception::new(vector::UD)),
+            Err(Undone::Refused) => return false,
         }
         true
     }

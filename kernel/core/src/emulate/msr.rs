@@ -3,7 +3,7 @@
 use abi::Mfn;
 use abi::regs::msr;
 
-use super::Outcome;
+use super::Undone;
 use crate::hypercall::domctl::hypercall_page;
 use crate::hypercall::set_segment_base::{self, FS, GS_KERNEL, GS_USER};
 use crate::{Caller, Core, Platform};
@@ -13,8 +13,7 @@ use crate::{Caller, Core, Platform};
 const NOT_THERE: (u64, u64) = (1 << 7 | 1 << 18, 1 << 11 | 1 << 12 | 1 << 23);
 
 impl<P: Platform> Core<P> {
-    pub(super) fn read_msr(&self, c: &mut Caller<'_, P>, length: u64) -> Outcome {
-        let number = c.run.regs.rcx as u32;
+    pub(super) fn read_msr(&self, c: &mut Caller<'_, P>, number: u32) -> Result<(), Undone> {
         if (msr::FS_BASE..=msr::KERNEL_GS_BASE).contains(&number) {
             self.platform.save_bases(c.run);
         }
@@ -23,11 +22,8 @@ impl<P: Platform> Core<P> {
             msr::GS_BASE => c.run.gs_base_kernel,
             msr::KERNEL_GS_BASE => c.run.gs_base_user,
             msr::TSC => self.platform.tsc(),
-            msr::PAT | msr::EFER | msr::MISC_ENABLE | msr::BIOS_SIGN_ID => match self.platform.rdmsr(number) {
-                Some(value) if number == msr::MISC_ENABLE => value & !NOT_THERE.0 | NOT_THERE.1,
-                Some(value) => value,
-                None => return Outcome::Refused,
-            },
+            msr::PAT | msr::EFER | msr::BIOS_SIGN_ID => self.platform.rdmsr(number).ok_or(Undone::Refused)?,
+            msr::MISC_ENABLE => self.platform.rdmsr(number).ok_or(Undone::Refused)? & !NOT_THERE.0 | NOT_THERE.1,
             // Enabled, at the usual place, on the first CPU: Linux asks although none is shown.
             msr::APIC_BASE => 0xfee0_0800 | if c.vcpu.id.0 == 0 { 0x100 } else { 0 },
             msr::PLATFORM_INFO | msr::MISC_FEATURES_ENABLES | msr::PERF_CAPABILITIES => 0,
@@ -35,29 +31,28 @@ impl<P: Platform> Core<P> {
             msr::MCG_CAP => 2,
             msr::MC0_CTL | msr::MC1_CTL => u64::MAX,
             0 | 1 | msr::MCG_STATUS | msr::MCG_CTL | 0x280..=0x29f | msr::MC0_CTL..=0x47f | msr::HYPERCALL_PAGE => 0,
-            _ => return Outcome::Refused,
+            _ => return Err(Undone::Refused),
         };
         (c.run.regs.rax, c.run.regs.rdx) = (value & 0xffff_ffff, value >> 32);
-        Outcome::Done(length)
+        Ok(())
     }
 
-    pub(super) fn write_msr(&self, c: &mut Caller<'_, P>, length: u64) -> Outcome {
-        let r = &c.run.regs;
-        let value = r.rdx << 32 | r.rax & 0xffff_ffff;
-        let (done, frame) = (Outcome::Done(length), Mfn(value >> 12));
-        let base = match r.rcx as u32 {
+    pub(super) fn write_msr(&self, c: &mut Caller<'_, P>, number: u32) -> Result<(), Undone> {
+        let value = c.run.regs.rdx << 32 | c.run.regs.rax & 0xffff_ffff;
+        let frame = Mfn(value >> 12);
+        let base = match number {
             msr::FS_BASE => FS,
             msr::GS_BASE => GS_KERNEL,
             msr::KERNEL_GS_BASE => GS_USER,
-            msr::MISC_FEATURES_ENABLES | 0x401..=0x403 | 0x405..=0x407 if value != 0 => return Outcome::Refused,
+            msr::MISC_FEATURES_ENABLES | 0x401..=0x403 | 0x405..=0x407 if value != 0 => return Err(Undone::Refused),
             // Frequencies and machine checks: whatever is written makes no difference.
-            msr::MISC_FEATURES_ENABLES | 0xe7..=0xe8 | 0x179..=0x17b | 0x280..=0x29f | 0x400..=0x47f => return done,
-            msr::HYPERCALL_PAGE if value & 0xfff == 0 && hypercall_page(self, c.domain, frame).is_ok() => return done,
+            msr::MISC_FEATURES_ENABLES | 0xe7..=0xe8 | 0x179..=0x17b | 0x280..=0x29f | 0x400..=0x47f => return Ok(()),
+            msr::HYPERCALL_PAGE if value & 0xfff == 0 && hypercall_page(self, c.domain, frame).is_ok() => return Ok(()),
             // Nothing of it can be changed, but it may be written back.
-            msr::EFER if self.platform.rdmsr(msr::EFER) == Some(value) => return done,
-            msr::MISC_ENABLE if self.platform.rdmsr(msr::MISC_ENABLE).is_some() => return done,
-            _ => return Outcome::Refused,
+            msr::EFER if self.platform.rdmsr(msr::EFER) == Some(value) => return Ok(()),
+            msr::MISC_ENABLE if self.platform.rdmsr(msr::MISC_ENABLE).is_some() => return Ok(()),
+            _ => return Err(Undone::Refused),
         };
-        set_segment_base::set(c, base, value).map_or(Outcome::Refused, |()| done)
+        set_segment_base::set(c, base, value).map_err(|_| Undone::Refused)
     }
 }

@@ -1,7 +1,7 @@
 //! Operands of decoded instructions: general registers of every width, and the flags of arithmetic.
 
 use abi::regs::{CpuUserRegs, rflags};
-use iced_x86::{Instruction, MemorySize, OpKind, Register};
+use iced_x86::{Instruction, OpKind, Register};
 
 /// A general register by its number in an instruction.
 pub fn general(r: &mut CpuUserRegs, number: u8) -> &mut u64 {
@@ -25,34 +25,23 @@ pub fn general(r: &mut CpuUserRegs, number: u8) -> &mut u64 {
     }
 }
 
-/// Bytes of an integer operand in memory: 1, 2, 4 or 8.
+/// Bytes of an operand in memory, where they are 1, 2, 4 or 8.
 pub fn memory_bytes(i: &Instruction) -> Option<u8> {
-    match i.memory_size() {
-        MemorySize::UInt8 | MemorySize::Int8 => Some(1),
-        MemorySize::UInt16 | MemorySize::Int16 => Some(2),
-        MemorySize::UInt32 | MemorySize::Int32 => Some(4),
-        MemorySize::UInt64 | MemorySize::Int64 => Some(8),
-        _ => None,
-    }
+    let bytes = i.memory_size().size();
+    matches!(bytes, 1 | 2 | 4 | 8).then_some(bytes as u8)
 }
 
 /// All ones in `bytes` (1 to 8) bytes.
 pub fn mask(bytes: u8) -> u64 {
-    u64::MAX >> (64 - 8 * u32::from(bytes.clamp(1, 8)))
+    // A shift by 64 less so many bits: shifts count modulo 64.
+    u64::MAX.wrapping_shr((8 * u32::from(bytes)).wrapping_neg())
 }
 
 /// Where a general register is: its number, its lowest bit, its bytes.
 fn place(register: Register) -> Option<(u8, u32, u8)> {
-    let nth = |first: Register| (register as usize - first as usize) as u8;
-    match register as usize {
-        n if (Register::AL as usize..=Register::BL as usize).contains(&n) => Some((nth(Register::AL), 0, 1)),
-        n if (Register::AH as usize..=Register::BH as usize).contains(&n) => Some((nth(Register::AH), 8, 1)),
-        n if (Register::SPL as usize..=Register::R15L as usize).contains(&n) => Some((nth(Register::SPL) + 4, 0, 1)),
-        n if (Register::AX as usize..=Register::R15W as usize).contains(&n) => Some((nth(Register::AX), 0, 2)),
-        n if (Register::EAX as usize..=Register::R15D as usize).contains(&n) => Some((nth(Register::EAX), 0, 4)),
-        n if (Register::RAX as usize..=Register::R15 as usize).contains(&n) => Some((nth(Register::RAX), 0, 8)),
-        _ => None,
-    }
+    let high = matches!(register, Register::AH | Register::CH | Register::DH | Register::BH);
+    let number = register.full_register().number();
+    register.is_gpr().then(|| (number as u8, if high { 8 } else { 0 }, register.size() as u8))
 }
 
 /// What is in a general register.

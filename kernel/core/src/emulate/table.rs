@@ -5,7 +5,7 @@ use abi::Vaddr;
 use abi::regs::{CpuUserRegs, rflags};
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
-use super::Outcome;
+use super::Undone;
 use super::operand::{self, ARITHMETIC};
 use crate::mm::Trapped;
 use crate::{Caller, Core, Platform};
@@ -33,11 +33,11 @@ impl<P: Platform> Core<P> {
         }
         let Some(code) = self.fetch(c).filter(|_| self.is_long_mode(c)) else { return false };
         let i = Decoder::with_ip(64, &code, c.run.regs.rip, DecoderOptions::NONE).decode();
-        let outcome = self.write_table(c, &i, Vaddr(address)).unwrap_or(Outcome::Refused);
-        self.finish(c, outcome)
+        let done = self.write_table(c, &i, Vaddr(address)).unwrap_or(Err(Undone::Refused));
+        self.finish(c, done)
     }
 
-    fn write_table(&self, c: &mut Caller<'_, P>, i: &Instruction, at: Vaddr) -> Option<Outcome> {
+    fn write_table(&self, c: &mut Caller<'_, P>, i: &Instruction, at: Vaddr) -> Option<Result<u64, Undone>> {
         let bytes = operand::memory_bytes(i).filter(|_| i.op0_kind() == OpKind::Memory)?;
         if !reaches(&c.run.regs, c.run.fs_base, c.run.gs_base_kernel, i, at) {
             return None;
@@ -55,12 +55,12 @@ impl<P: Platform> Core<P> {
                     if let Some((register, value)) = effect.loaded {
                         operand::set(&mut c.run.regs, register, value);
                     }
-                    return Some(Outcome::Done(i.len() as u64));
+                    return Some(Ok(i.len() as u64));
                 }
                 Trapped::Changed(now) => held = now,
             }
         }
-        Some(Outcome::Again)
+        Some(Err(Undone::Again))
     }
 }
 
@@ -80,23 +80,24 @@ fn reaches(r: &CpuUserRegs, fs_base: u64, gs_base: u64, i: &Instruction, at: Vad
 
 /// Computes what an instruction does, given what its operand holds. None: not one that is emulated.
 fn effect(r: &CpuUserRegs, i: &Instruction, bytes: u8, held: u64) -> Option<Effect> {
-    let simple = |stored, flags, reads| Some(Effect { stored, flags, loaded: None, reads });
-    let logic = |stored: u64| simple(stored, (ARITHMETIC, operand::flags_of(stored, bytes)), true);
     let source = || operand::source(r, i, 1);
-    match i.mnemonic() {
-        Mnemonic::Mov | Mnemonic::Movnti => simple(source()?, (0, 0), false),
+    let exchanged = Some((i.op1_register(), held));
+    let simple = |stored, flags| Effect { stored, flags, loaded: None, reads: true };
+    let logic = |stored| simple(stored, (ARITHMETIC, operand::flags_of(stored, bytes)));
+    let sum = |by, subtract, changed| {
+        let (result, flags) = operand::add(held, by, bytes, subtract);
+        simple(result, (changed, flags))
+    };
+    Some(match i.mnemonic() {
+        Mnemonic::Mov | Mnemonic::Movnti => Effect { reads: false, ..simple(source()?, (0, 0)) },
         Mnemonic::And => logic(held & source()?),
         Mnemonic::Or => logic(held | source()?),
         Mnemonic::Xor => logic(held ^ source()?),
-        Mnemonic::Not => simple(!held, (0, 0), true),
-        Mnemonic::Add | Mnemonic::Sub => {
-            let (result, flags) = operand::add(held, source()?, bytes, i.mnemonic() == Mnemonic::Sub);
-            simple(result, (ARITHMETIC, flags), true)
-        }
-        Mnemonic::Inc | Mnemonic::Dec => {
-            let (result, flags) = operand::add(held, 1, bytes, i.mnemonic() == Mnemonic::Dec);
-            simple(result, (ARITHMETIC & !rflags::CF, flags), true)
-        }
+        Mnemonic::Not => simple(!held, (0, 0)),
+        Mnemonic::Add => sum(source()?, false, ARITHMETIC),
+        Mnemonic::Sub => sum(source()?, true, ARITHMETIC),
+        Mnemonic::Inc => sum(1, false, ARITHMETIC & !rflags::CF),
+        Mnemonic::Dec => sum(1, true, ARITHMETIC & !rflags::CF),
         Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc => {
             let bit = 1u64 << (source()? & (8 * u64::from(bytes) - 1));
             let stored = match i.mnemonic() {
@@ -105,29 +106,19 @@ fn effect(r: &CpuUserRegs, i: &Instruction, bytes: u8, held: u64) -> Option<Effe
                 _ => held ^ bit,
             };
             let carry = if held & bit != 0 { rflags::CF } else { 0 };
-            simple(stored, (rflags::CF, carry), true)
+            simple(stored, (rflags::CF, carry))
         }
-        Mnemonic::Xchg => {
-            let loaded = Some((i.op1_register(), held));
-            Some(Effect { stored: source()?, flags: (0, 0), loaded, reads: true })
-        }
-        Mnemonic::Xadd => {
-            let (result, flags) = operand::add(held, source()?, bytes, false);
-            let loaded = Some((i.op1_register(), held));
-            Some(Effect { stored: result, flags: (ARITHMETIC, flags), loaded, reads: true })
-        }
+        Mnemonic::Xchg => Effect { loaded: exchanged, ..simple(source()?, (0, 0)) },
+        Mnemonic::Xadd => Effect { loaded: exchanged, ..sum(source()?, false, ARITHMETIC) },
         Mnemonic::Cmpxchg => {
-            let (result, flags) = operand::add(r.rax, held, bytes, true);
+            let (difference, flags) = operand::add(r.rax, held, bytes, true);
             let accumulator = [Register::AL, Register::AX, Register::EAX, Register::RAX];
             let accumulator = *accumulator.get(bytes.trailing_zeros() as usize)?;
-            let equal = result == 0;
-            Some(Effect {
-                stored: if equal { source()? } else { held },
-                flags: (ARITHMETIC, flags),
-                loaded: (!equal).then_some((accumulator, held)),
-                reads: true,
-            })
+            match difference {
+                0 => simple(source()?, (ARITHMETIC, flags)),
+                _ => Effect { loaded: Some((accumulator, held)), ..simple(held, (ARITHMETIC, flags)) },
+            }
         }
-        _ => None,
-    }
+        _ => return None,
+    })
 }

@@ -207,8 +207,7 @@ fn msrs_that_the_machine_has_are_shown_and_may_be_written_back() {
     let mut run = two.vcpu.run.lock();
     let mut second =
         Caller { core: &*s.core, cpu: &s.core.cpus[0], domain: &two.domain, vcpu: &two.domain.vcpus[1], run: &mut run };
-    second.run.regs.rcx = 0x1b;
-    assert_eq!(s.core.read_msr(&mut second, 2), super::Outcome::Done(2));
+    assert_eq!(s.core.read_msr(&mut second, 0x1b), Ok(()));
     assert_eq!(second.run.regs.rax, 0xfee0_0800);
 }
 
@@ -437,6 +436,14 @@ fn ports_that_were_given_are_reached_and_their_neighbours_are_not() {
     expected.extend(bytes);
     expected.extend([(0x1002, 2, Some(0x1234)), (0x1000, 1, Some(0x56)), (0x1000, 1, None)]);
     assert_eq!(accesses(&s), expected);
+    // Behind the last port is none, not the first.
+    for given in [0..2, 0xffff..0x1_0000] {
+        s.guest.domain.devices.lock().ports.set(given, true).unwrap();
+    }
+    assert!(s.privileged(&[0xed], |r| r.rdx = 0xfffe));
+    assert_eq!(s.regs().rax, 0xffff_44ff);
+    assert!(s.privileged(&[0xef], |r| (r.rax, r.rdx) = (0x1234_5678, 0xfffe)));
+    assert_eq!(accesses(&s), [(0xffff, 1, None), (0xffff, 1, Some(0x56))]);
 }
 
 #[test]

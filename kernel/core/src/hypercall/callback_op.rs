@@ -9,7 +9,7 @@
 //! - Source: `callback.h`, `nmi.h`.
 
 use crate::trap::Callback;
-use crate::{Args, Caller, HcResult, Platform, refuse_if};
+use crate::{Args, Caller, HcResult, Platform, Run, refuse_if};
 use abi::Errno;
 use abi::callback::{CallbackOp, CallbackRegister, CallbackType, CallbackUnregister, MASK_EVENTS};
 use abi::layout::FLAT_RING3_CS64;
@@ -21,7 +21,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     let [op, argument, ..] = a.0;
     match CallbackOp(op as u32) {
         CallbackOp::REGISTER => register(c, c.get(argument)?),
-        CallbackOp::UNREGISTER => unregister(c, c.get(argument)?),
+        CallbackOp::UNREGISTER => unregister(c, c.get::<CallbackUnregister>(argument)?.kind),
         _ => Err(Errno::ENOSYS.into()),
     }
 }
@@ -34,42 +34,39 @@ pub fn nmi_op<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
             let address = c.get::<NmiCallback>(argument)?.handler_address;
             register(c, CallbackRegister { kind: CallbackType::NMI, address, ..Default::default() })
         }
-        NmiOp::UNREGISTER_CALLBACK => unregister(c, CallbackUnregister { kind: CallbackType::NMI, _unused: 0 }),
+        NmiOp::UNREGISTER_CALLBACK => unregister(c, CallbackType::NMI),
         _ => Err(Errno::ENOSYS.into()),
     }
 }
 
 fn register<P: Platform>(c: &mut Caller<'_, P>, r: CallbackRegister) -> HcResult {
     refuse_if(!r.address.is_canonical(), Errno::EINVAL)?;
-    let callbacks = &mut c.run.callbacks;
-    let slot = match r.kind {
-        CallbackType::EVENT => &mut callbacks.event,
-        CallbackType::FAILSAFE => &mut callbacks.failsafe,
-        CallbackType::SYSCALL => &mut callbacks.syscall,
-        CallbackType::SYSCALL32 => &mut callbacks.syscall32,
-        CallbackType::SYSENTER => &mut callbacks.sysenter,
-        CallbackType::NMI => {
-            let handler = TrapInfo { vector: vector::NMI, flags: TrapInfo::MASK_EVENTS, ..Default::default() };
-            c.run.traps.set(TrapInfo { cs: FLAT_RING3_CS64, address: r.address, ..handler });
-            return Ok(0);
-        }
-        _ => return Err(Errno::ENOSYS.into()),
-    };
-    *slot = Callback { address: r.address.0, masks: r.flags & MASK_EVENTS != 0 };
+    if r.kind == CallbackType::NMI {
+        let handler = TrapInfo { vector: vector::NMI, flags: TrapInfo::MASK_EVENTS, ..Default::default() };
+        c.run.traps.set(TrapInfo { cs: FLAT_RING3_CS64, address: r.address, ..handler });
+    } else {
+        *slot(c.run, r.kind)? = Callback { address: r.address.0, masks: r.flags & MASK_EVENTS != 0 };
+    }
     Ok(0)
 }
 
-fn unregister<P: Platform>(c: &mut Caller<'_, P>, r: CallbackUnregister) -> HcResult {
-    match r.kind {
-        CallbackType::NMI => {
-            c.run.traps.set(TrapInfo { vector: vector::NMI, ..Default::default() });
-            Ok(0)
-        }
-        CallbackType::EVENT
-        | CallbackType::FAILSAFE
-        | CallbackType::SYSCALL
-        | CallbackType::SYSCALL32
-        | CallbackType::SYSENTER => Err(Errno::EINVAL.into()),
-        _ => Err(Errno::ENOSYS.into()),
+fn unregister<P: Platform>(c: &mut Caller<'_, P>, kind: CallbackType) -> HcResult {
+    if kind != CallbackType::NMI {
+        slot(c.run, kind)?;
+        return Err(Errno::EINVAL.into());
+    }
+    c.run.traps.set(TrapInfo { vector: vector::NMI, ..Default::default() });
+    Ok(0)
+}
+
+/// Where a callback of a type other than NMI is.
+fn slot(run: &mut Run, kind: CallbackType) -> Result<&mut Callback, Errno> {
+    match kind {
+        CallbackType::EVENT => Ok(&mut run.callbacks.event),
+        CallbackType::FAILSAFE => Ok(&mut run.callbacks.failsafe),
+        CallbackType::SYSCALL => Ok(&mut run.callbacks.syscall),
+        CallbackType::SYSCALL32 => Ok(&mut run.callbacks.syscall32),
+        CallbackType::SYSENTER => Ok(&mut run.callbacks.sysenter),
+        _ => Err(Errno::ENOSYS),
     }
 }

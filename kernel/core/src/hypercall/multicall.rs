@@ -12,19 +12,17 @@
 use abi::Errno;
 use abi::multicall::MulticallEntry;
 
-use crate::dispatch::{self};
-use crate::{Args, Caller, HcResult, Platform, Stage, Stop};
+use crate::{Args, Caller, HcResult, Platform, Stage, Stop, dispatch};
 
 const MULTICALL: u64 = 13;
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [list, count, ..] = a.0;
-    let count = u64::from(count as u32);
-    for done in 0..count {
-        let at = list.wrapping_add(done.wrapping_mul(ENTRY_BYTES));
+    let [at, left, ..] = &mut a.0;
+    *left = u64::from(*left as u32);
+    while *left > 0 {
         // The last argument is no hypercall's.
-        let [op, _, a0, a1, a2, a3, a4]: [u64; 7] = c.get(at)?;
+        let [op, _, a0, a1, a2, a3, a4]: [u64; 7] = c.get(*at)?;
         let mut args = Args([a0, a1, a2, a3, a4]);
         let result = match op {
             MULTICALL => Err(Stop::Error(Errno::EINVAL)),
@@ -36,7 +34,6 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
             Err(Stop::Replaced) => return Err(Stop::Replaced),
             Err(Stop::Preempted) => {
                 c.put(at.wrapping_add(ARGS_AT), &args.0)?;
-                *a = Args([at, count - done, a.0[2], a.0[3], a.0[4]]);
                 return Err(Stop::Preempted);
             }
         };
@@ -44,9 +41,9 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         if !c.run.kernel_mode || c.domain.stage() != Stage::Alive {
             return Err(Stop::Replaced);
         }
+        (*at, *left) = (at.wrapping_add(ENTRY_BYTES), *left - 1);
         // An event that came up meanwhile does not wait for the rest.
-        if done + 1 < count && (c.core.platform.preempt() || c.core.upcall_due(c.vcpu)) {
-            *a = Args([at.wrapping_add(ENTRY_BYTES), count - done - 1, a.0[2], a.0[3], a.0[4]]);
+        if *left > 0 && (c.core.platform.preempt() || c.core.upcall_due(c.vcpu)) {
             return Err(Stop::Preempted);
         }
     }

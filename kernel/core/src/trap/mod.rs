@@ -12,6 +12,7 @@ mod tests;
 
 use core::sync::atomic::Ordering::Relaxed;
 
+use crate::hypercall::fpu_taskswitch;
 use crate::{Caller, Core, Platform, Vcpu};
 use abi::Vaddr;
 use abi::layout::{FLAT_RING3_CS32, FLAT_RING3_SS64};
@@ -96,11 +97,6 @@ impl Exception {
     pub const fn protection(error: u32) -> Self {
         Self { vector: vector::GP, error: Some(error), address: 0 }
     }
-
-    /// A page fault.
-    pub const fn page(error: u32, address: u64) -> Self {
-        Self { vector: vector::PF, error: Some(error), address }
-    }
 }
 
 impl<P: Platform> Core<P> {
@@ -142,7 +138,7 @@ impl<P: Platform> Core<P> {
             Some(offset) => c.run.ldt_base.wrapping_add(offset),
             None => address,
         };
-        self.inject(c, Exception::page(error, address));
+        self.inject(c, Exception { vector: vector::PF, error: Some(error), address });
     }
 
     /// `int n` traps with the vector in the error code, since no gate of the hardware's table may be used from
@@ -176,8 +172,7 @@ impl<P: Platform> Core<P> {
 
     fn device_not_available(&self, c: &mut Caller<'_, P>) {
         let wanted = c.run.cr0 & CR0_TS != 0;
-        c.run.cr0 &= !CR0_TS;
-        self.platform.set_task_switched(c.run, false);
+        fpu_taskswitch::switch(c, false);
         if wanted {
             self.inject(c, Exception::new(vector::NM));
         }
