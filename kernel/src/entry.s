@@ -213,20 +213,18 @@ user_copy:                                 # rdi to, rsi from, rdx bytes; return
     movq %rdx, %rcx
     SMAP cb
     shrq $3, %rcx
-    xorl %eax, %eax
     andl $7, %edx
 2:  rep movsq
     jz 4f                                  # of the and
     movl %edx, %ecx
 3:  rep movsb
 4:  SMAP ca
+    movq %rcx, %rax                        # not 0 where a fault ended the repetition
     ret
-5:  movl $1, %eax
-    jmp 4b
-    FIXUP 2b, 5b
-    FIXUP 3b, 5b
+    FIXUP 2b, 4b
+    FIXUP 3b, 4b
 
-# ---- RDMSR and XSETBV of registers that may not be there. --------------------------------------------------------------
+# ---- RDMSR of registers that may not be there. ------------------------------------------------------------------------
     .align 16
     .global rdmsr_or_fault
 rdmsr_or_fault:                            # edi the register, rsi where its value goes; returns 0 if there is one
