@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::DomId;
 
@@ -83,12 +83,12 @@ pub struct Domain<P: Platform> {
 impl<P: Platform> Domain<P> {
     /// The CPUs whose TLB may hold translations of it.
     pub fn dirty(&self) -> CpuSet {
-        CpuSet(self.dirty_cpus.load(core::sync::atomic::Ordering::SeqCst))
+        CpuSet(self.dirty_cpus.load(Ordering::SeqCst))
     }
 
     /// Its stage of life.
     pub fn stage(&self) -> Stage {
-        match self.life.load(core::sync::atomic::Ordering::Acquire) & 0xff {
+        match self.life.load(Ordering::Acquire) & 0xff {
             0 => Stage::Alive,
             1 => Stage::Shutdown,
             2 => Stage::Dying,
@@ -98,8 +98,7 @@ impl<P: Platform> Domain<P> {
 
     /// Sets the reason that its shutdown will have; the first one counts. Returns the one that does.
     pub fn latch_shutdown_code(&self, reason: abi::sched::ShutdownReason) -> abi::sched::ShutdownReason {
-        use core::sync::atomic::Ordering::SeqCst;
-        let latched = self.shutdown_code.compare_exchange(0, (reason.0 & 0xff) + 1, SeqCst, SeqCst);
+        let latched = self.shutdown_code.compare_exchange(0, (reason.0 & 0xff) + 1, Ordering::SeqCst, Ordering::SeqCst);
         abi::sched::ShutdownReason(latched.map_or_else(|first| first - 1, |_| reason.0 & 0xff))
     }
 
@@ -130,11 +129,11 @@ impl<P: Platform> Domains<P> {
 
     /// The next number that is free, going round, so that one that has just died is not soon another's.
     pub fn next_id(&self, table: &[Arc<Domain<P>>]) -> Option<DomId> {
-        let first = self.last.load(core::sync::atomic::Ordering::Relaxed);
+        let first = self.last.load(Ordering::Relaxed);
         let end = DomId::FIRST_RESERVED.0;
         let mut round = (first + 1..u32::from(end)).chain(1..u32::from(end)).map(|id| DomId(id as u16));
         let free = round.find(|id| table.binary_search_by_key(&id.0, |d| d.id.0).is_err())?;
-        self.last.store(u32::from(free.0), core::sync::atomic::Ordering::Relaxed);
+        self.last.store(u32::from(free.0), Ordering::Relaxed);
         Some(free)
     }
 

@@ -58,7 +58,7 @@ fn poll<P: Platform>(c: &mut Caller<'_, P>, arg: u64) -> Result<(), Stop> {
     let found = poll_finds(c, &poll, only);
     if found == Ok(false) {
         if poll.timeout != 0 {
-            c.core.set_poll_limit(c.cpu, c.vcpu, poll.timeout);
+            c.core.set_timer(c.cpu, &c.vcpu.time.poll, poll.timeout);
         }
         c.cpu.post(pending::RESCHEDULE);
     } else {

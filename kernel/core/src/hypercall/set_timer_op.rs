@@ -27,6 +27,6 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         }
         near => near,
     };
-    c.core.set_singleshot(c.cpu, c.vcpu, deadline);
+    c.core.set_timer(c.cpu, &c.vcpu.time.singleshot, deadline);
     Ok(0)
 }

@@ -55,9 +55,9 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         VcpuOp::SET_SINGLESHOT_TIMER | VcpuOp::STOP_SINGLESHOT_TIMER if !own => return inval,
         VcpuOp::SET_SINGLESHOT_TIMER => {
             let SetSingleshotTimer { timeout_abs_ns, .. } = c.get(arg)?;
-            c.core.set_singleshot(c.cpu, vcpu, timeout_abs_ns);
+            c.core.set_timer(c.cpu, &vcpu.time.singleshot, timeout_abs_ns);
         }
-        VcpuOp::STOP_SINGLESHOT_TIMER => c.core.set_singleshot(c.cpu, vcpu, NEVER),
+        VcpuOp::STOP_SINGLESHOT_TIMER => c.core.set_timer(c.cpu, &vcpu.time.singleshot, NEVER),
         VcpuOp::REGISTER_VCPU_INFO => register_vcpu_info(c, vcpu, own, arg)?,
         VcpuOp::SEND_NMI if arg != 0 => return inval,
         VcpuOp::SEND_NMI => {

@@ -11,16 +11,14 @@ use crate::{Args, Caller, HcResult, Platform, Privilege, Stop, refuse_if};
 use abi::Errno;
 use abi::version::{CompileInfo, FeatureInfo, VERSION_4_17, XenVersionOp, features};
 
-/// What goes before the point: 4.17.
-const VERSION: i64 = VERSION_4_17 as i64;
-/// What comes behind it.
+/// What comes behind 4.17.
 const EXTRA: &str = concat!("-ferrule-", env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"));
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     let [op, to, ..] = a.0;
     // What guests call for its side effect alone is not to pay for the rest.
-    if op as u32 == XenVersionOp::VERSION.0 { Ok(VERSION) } else { other(c, XenVersionOp(op as u32), to) }
+    if op as u32 == XenVersionOp::VERSION.0 { Ok(VERSION_4_17.into()) } else { other(c, XenVersionOp(op as u32), to) }
 }
 
 #[inline(never)]

@@ -57,10 +57,8 @@ impl<P: Platform> Core<P> {
     ///
     /// EINVAL: no or too many vCPUs, or a number that names no domain. EEXIST: the number is taken. ENOMEM.
     pub fn create_domain(&self, new: &NewDomain) -> Result<Arc<Domain<P>>, Errno> {
-        refuse_if(
-            new.vcpus == 0 || new.vcpus as usize > LEGACY_MAX_VCPUS || new.id.is_some_and(|id| !id.is_real()),
-            Errno::EINVAL,
-        )?;
+        let fits = (1..=LEGACY_MAX_VCPUS).contains(&(new.vcpus as usize)) && new.id.is_none_or(|id| id.is_real());
+        refuse_if(!fits, Errno::EINVAL)?;
         crate::emulate::prepare();
         let shared_info = self.alloc_core_page(None)?;
         self.assemble(new, shared_info).inspect_err(|_| self.free_core_page(shared_info))
@@ -72,8 +70,6 @@ impl<P: Platform> Core<P> {
         for _ in 0..new.vcpus {
             runs.push(Run::new()?);
         }
-        let mut vcpus = Vec::new();
-        vcpus.try_reserve_exact(runs.len()).map_err(|_| Errno::ENOMEM)?;
         let grants = crate::grant::Grants::new(new.grant_frames);
         let events = crate::event::Events::new(new.highest_port)?;
 
@@ -85,18 +81,18 @@ impl<P: Platform> Core<P> {
         };
         let Err(at) = table.binary_search_by_key(&id.0, |d| d.id.0) else { return Err(Errno::EEXIST) };
         table.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        // What an `Arc` adds to each is two words.
-        crate::headroom::<(Domain<P>, Vcpu<P>, Lock<P, Run>, [usize; 6])>(runs.len())?;
         self.make_room(&table, runs.len())?;
+        // What an `Arc` adds to each is two words; the list of vCPUs has one for each.
+        crate::headroom::<(Domain<P>, Vcpu<P>, Lock<P, Run>, [usize; 7])>(runs.len())?;
 
         // Nothing fails from here on.
         self.share_page(shared_info, id, true);
         let mut memory = crate::memory::Account::new(new.max_pages);
         memory.core_pages = 1;
         let domain = Arc::new_cyclic(|weak: &Weak<Domain<P>>| {
-            vcpus.extend(runs.into_iter().enumerate().map(|(n, run)| {
+            let vcpu = |(n, run)| {
                 Arc::new(Vcpu::new(VcpuId(n as u32), weak.clone(), run, Place::new(shared_info, n * VCPU_INFO)))
-            }));
+            };
             Domain {
                 id,
                 handle: Lock::<P, _>::new(new.handle),
@@ -106,7 +102,7 @@ impl<P: Platform> Core<P> {
                 shutdown_code: AtomicU32::new(0),
                 paused: AtomicU32::new(1),
                 shared_info,
-                vcpus: core::mem::take(&mut vcpus).into_boxed_slice(),
+                vcpus: runs.into_iter().enumerate().map(vcpu).collect(),
                 dirty_cpus: AtomicU64::new(0),
                 assist: AtomicU64::new(0),
                 mm: Lock::<P, _>::new(Default::default()),
@@ -186,9 +182,7 @@ impl<P: Platform> Core<P> {
         if domain.stage() == Stage::Zombie {
             return Ok(());
         }
-        if domain.vcpus.iter().any(|vcpu| self.is_running(vcpu)) {
-            return Err(Stop::Preempted);
-        }
+        refuse_if(domain.vcpus.iter().any(|vcpu| self.is_running(vcpu)), Stop::Preempted)?;
         self.destroy_ports(domain)?;
         self.release_devices(domain);
         for vcpu in &domain.vcpus {

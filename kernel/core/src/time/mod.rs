@@ -22,9 +22,9 @@ const TICK: u64 = 10_000_000;
 /// A vCPU's timers and runstate. Times are system time in nanoseconds.
 pub struct VcpuTime<P: Platform> {
     /// When its single-shot timer goes off.
-    singleshot: AtomicU64,
+    pub(crate) singleshot: AtomicU64,
     /// When its poll is over.
-    poll: AtomicU64,
+    pub(crate) poll: AtomicU64,
     /// The period of its periodic timer; 0 for none. It ticks only while the vCPU runs, as Xen's does.
     period: AtomicU64,
     /// When it ticked last.
@@ -48,7 +48,7 @@ impl<P: Platform> VcpuTime<P> {
             period: AtomicU64::new(TICK),
             ticked: AtomicU64::new(0),
             parked: AtomicU32::new(NOWHERE),
-            times: Lock::<P, _>::new(runstate::NEW),
+            times: Lock::<P, _>::new(RunstateInfo { state: RunstateInfo::OFFLINE, ..Default::default() }),
             runstate_area: AtomicU64::new(0),
             time_area: AtomicU64::new(0),
         }

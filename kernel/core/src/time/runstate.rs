@@ -11,9 +11,6 @@ use crate::{AddressSpace, Caller, Core, Domain, Platform, Run, Vcpu, guest};
 
 /// `VMASST_TYPE_runstate_update_flag` of `xen.h`.
 const ASSIST_UPDATE_FLAG: u64 = 1 << 5;
-/// A vCPU that has never been up.
-pub(super) const NEW: RunstateInfo =
-    RunstateInfo { state: RunstateInfo::OFFLINE, _pad: 0, state_entry_time: 0, time: [0; 4] };
 
 /// The runstate that a vCPU's state word means.
 fn state_of(view: View) -> i32 {
@@ -95,7 +92,7 @@ mod tests {
 
     #[test]
     fn times_add_up_and_never_go_back() {
-        let mut t = NEW;
+        let mut t = RunstateInfo { state: RunstateInfo::OFFLINE, ..Default::default() };
         enter(&mut t, RunstateInfo::RUNNABLE, 10);
         enter(&mut t, RunstateInfo::RUNNING, 15);
         enter(&mut t, RunstateInfo::BLOCKED, 12);

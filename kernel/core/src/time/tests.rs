@@ -43,7 +43,7 @@ fn a_single_shot_timer_fires_once_whether_its_vcpu_runs_waits_or_moved() {
     for round in 0..3 {
         let cpu = sim.runs_on(&vcpu).unwrap().0 as usize;
         let start = now(&sim.core);
-        sim.on(cpu).core.set_singleshot(&sim.core.cpus[cpu], &vcpu, start + 5 * MS);
+        sim.on(cpu).core.set_timer(&sim.core.cpus[cpu], &vcpu.time.singleshot, start + 5 * MS);
         assert_eq!(sim.core.platform.deadline.load(SeqCst), start + 5 * MS);
         match round {
             0 => {}
@@ -72,7 +72,7 @@ fn a_vcpu_is_on_one_timer_queue_at_most_and_on_none_while_it_runs() {
     let vcpu = domain.vcpus[0].clone();
     sim.settle();
     let cpu = sim.runs_on(&vcpu).unwrap().0 as usize;
-    sim.on(cpu).core.set_singleshot(&sim.core.cpus[cpu], &vcpu, now(&sim.core) + 1000 * MS);
+    sim.on(cpu).core.set_timer(&sim.core.cpus[cpu], &vcpu.time.singleshot, now(&sim.core) + 1000 * MS);
     let parked = |sim: &Sim| sim.core.cpus.iter().filter(|cpu| !cpu.timers.is_empty()).count();
     for round in 0..4 {
         sim.block(&vcpu);
@@ -93,9 +93,9 @@ fn a_timer_that_does_not_wake_its_vcpu_leaves_the_others_set() {
     sim.core.platform.word(domain.shared_info, layout::MASK).store(u64::MAX, SeqCst);
     sim.settle();
     let start = now(&sim.core);
-    sim.core.set_singleshot(&sim.core.cpus[0], &vcpu, start + 5 * MS);
+    sim.core.set_timer(&sim.core.cpus[0], &vcpu.time.singleshot, start + 5 * MS);
     sim.core.begin_poll(&domain, &vcpu, Some(Port(port.0 + 1)));
-    sim.core.set_poll_limit(&sim.core.cpus[0], &vcpu, start + 30 * MS);
+    sim.core.set_timer(&sim.core.cpus[0], &vcpu.time.poll, start + 30 * MS);
     sim.core.cpus[0].post(pending::RESCHEDULE);
     sim.settle();
     sim.pass(10 * MS, MS);
@@ -111,7 +111,7 @@ fn a_deadline_that_has_passed_is_served_on_the_way_back() {
     let domain = sim.domain(1);
     let port = sim.core.bind_virq(&domain, Virq::TIMER, VcpuId(0)).unwrap();
     sim.settle();
-    sim.core.set_singleshot(&sim.core.cpus[0], &domain.vcpus[0], 1);
+    sim.core.set_timer(&sim.core.cpus[0], &domain.vcpus[0].time.singleshot, 1);
     sim.settle();
     assert!(ticked(&sim.core, &domain.vcpus[0], port));
 }
@@ -168,7 +168,7 @@ fn the_end_of_a_domain_takes_its_timers_off_the_queues() {
     let vcpu = domain.vcpus[0].clone();
     sim.settle();
     let cpu = sim.runs_on(&vcpu).unwrap().0 as usize;
-    sim.on(cpu).core.set_singleshot(&sim.core.cpus[cpu], &vcpu, u64::MAX / 2);
+    sim.on(cpu).core.set_timer(&sim.core.cpus[cpu], &vcpu.time.singleshot, u64::MAX / 2);
     sim.core.watch_by(&sim.core.cpus[cpu], &domain, u64::MAX / 2);
     sim.block(&vcpu);
     assert!(!sim.core.cpus[cpu].timers.is_empty());
@@ -315,7 +315,7 @@ fn a_poll_that_an_event_ends_has_no_limit_any_more() {
     let vcpu = domain.vcpus[0].clone();
     sim.settle();
     sim.core.begin_poll(&domain, &vcpu, None);
-    sim.core.set_poll_limit(&sim.core.cpus[0], &vcpu, now(&sim.core) + 30 * MS);
+    sim.core.set_timer(&sim.core.cpus[0], &vcpu.time.poll, now(&sim.core) + 30 * MS);
     sim.core.cpus[0].post(pending::RESCHEDULE);
     sim.settle();
     assert!(sim.runs_on(&vcpu).is_none());

@@ -211,15 +211,10 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// Sets the single-shot timer of the vCPU that runs on `cpu`; [`NEVER`] stops it.
-    pub fn set_singleshot(&self, cpu: &Cpu<P>, vcpu: &Vcpu<P>, deadline: u64) {
-        vcpu.time.singleshot.store(deadline, SeqCst);
-        self.program_by(cpu, deadline);
-    }
-
-    /// Sets the time limit of the poll that the vCPU on `cpu` is about to enter.
-    pub(crate) fn set_poll_limit(&self, cpu: &Cpu<P>, vcpu: &Vcpu<P>, deadline: u64) {
-        vcpu.time.poll.store(deadline, SeqCst);
+    /// Sets a timer of the vCPU that runs on `cpu`: its single-shot one, or the limit of the poll that it is about to
+    /// enter. [`NEVER`] stops it.
+    pub(crate) fn set_timer(&self, cpu: &Cpu<P>, timer: &AtomicU64, deadline: u64) {
+        timer.store(deadline, SeqCst);
         self.program_by(cpu, deadline);
     }
 
