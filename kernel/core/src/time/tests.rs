@@ -336,6 +336,7 @@ fn a_domains_watchdogs_are_one_entry_that_comes_and_goes() {
     set(0, NEVER);
     assert!(cpu.timers.is_empty() && cpu.timers.pop(NEVER).is_none());
     set(0, start + MS);
+    assert!(!cpu.timers.is_empty());
     set(1, start + MS);
     assert!(cpu.timers.pop(start + MS).is_some() && cpu.timers.pop(NEVER).is_none());
     // One that was ended is forgotten when its time comes; the next one bites.
@@ -389,6 +390,11 @@ fn watchdogs_are_two_can_be_poked_and_bite() {
     assert_eq!(pass(4), Stage::Alive, "poked");
     assert_eq!(pass(2), Stage::Shutdown);
     assert_eq!(guest.domain.life.load(SeqCst) >> 8 & 0xff, abi::sched::ShutdownReason::WATCHDOG.0);
+    // One that bit stays in use, and bites again when it is set again.
+    core.resume(&guest.domain);
+    assert_eq!([dog(0, 1), dog(2, 0)], [2, 0]);
+    assert_eq!(pass(2), Stage::Alive);
+    assert_eq!([dog(1, 1), i64::from(pass(2) == Stage::Shutdown)], [0, 1]);
 }
 
 #[test]
