@@ -73,7 +73,7 @@ impl Blocks {
         self.frames += 1 << order;
         table.info(block).set_owner(Owner::Free(None));
         while order < MAX_ORDER && !self.scatter {
-            let Some(buddy) = table.link((block.index() ^ 1 << order) as u32) else { break };
+            let Some(buddy) = table.known(block.mfn().0 ^ 1 << order) else { break };
             let info = table.info(buddy);
             if info.owner() != Owner::Free(Some(order)) {
                 break;

@@ -83,10 +83,11 @@ impl FrameTable {
         (info.owner_word() != Owner::NotRam.word()).then_some(Frame(mfn.0 as u32))
     }
 
-    /// The frame that is known to be RAM: an entry of a validated table above L1 names it, or it is held.
+    /// The frame with this number, which is known to be RAM: an entry of a validated table above L1 names it, or it is
+    /// held, or on a list.
     #[inline(always)]
-    pub(crate) fn table(&self, mfn: Mfn) -> Option<Frame> {
-        ((mfn.0 as usize) < self.infos.len()).then_some(Frame(mfn.0 as u32))
+    pub(crate) fn known(&self, number: u64) -> Option<Frame> {
+        ((number as usize) < self.infos.len()).then_some(Frame(number as u32))
     }
 
     /// What is known of a frame.
@@ -101,30 +102,11 @@ impl FrameTable {
         (0..self.infos.len() as u64).filter_map(|mfn| self.get(Mfn(mfn)))
     }
 
-    /// What a page-table entry takes on a frame of `owner`'s ([`PageInfo::get_mapped`]): `Err(None)` if nothing was
-    /// taken, `Err(Some(_))` if it is to be undone.
+    /// The frame with this number, and what is known of it, if it is `owner`'s.
     #[inline(always)]
-    pub(crate) fn get_mapped(&self, mfn: Mfn, owner: OwnerWord, claim: Claim) -> Result<Frame, Option<Frame>> {
-        let info = self.infos.get(mfn.0 as usize).filter(|info| info.owner_word() == owner).ok_or(None)?;
-        let frame = Frame(mfn.0 as u32);
-        info.get_mapped(owner, claim).map(|()| frame).map_err(|taken| taken.then_some(frame))
-    }
-
-    /// Gives back what [`get_mapped`](Self::get_mapped) took ([`PageInfo::put_mapped`]).
-    #[inline(always)]
-    pub(crate) fn put_mapped(&self, mfn: Mfn, owner: OwnerWord, claim: Claim) -> bool {
-        self.infos.get(mfn.0 as usize).is_some_and(|info| info.put_mapped(owner, claim, || self.clock.stamp()))
-    }
-
-    /// Is this a frame of `owner`'s?
-    #[inline(always)]
-    pub(crate) fn owns(&self, mfn: Mfn, owner: OwnerWord) -> bool {
-        self.infos.get(mfn.0 as usize).is_some_and(|info| info.owner_word() == owner)
-    }
-
-    /// The frame at a place in a list.
-    pub(crate) fn link(&self, index: u32) -> Option<Frame> {
-        ((index as usize) < self.infos.len()).then_some(Frame(index))
+    pub(crate) fn owned(&self, mfn: Mfn, owner: OwnerWord) -> Option<(Frame, &PageInfo)> {
+        let info = self.infos.get(mfn.0 as usize)?;
+        (info.owner_word() == owner).then_some((Frame(mfn.0 as u32), info))
     }
 
     /// The frames of a block that starts with this one.
@@ -176,19 +158,41 @@ impl<P: Platform> Core<P> {
     #[inline(always)]
     pub(crate) fn dma_changed(&self, _frame: Frame) {}
 
+    /// Takes what `claim` says on a frame of `owner`'s. None, and nothing is taken, where there is no such frame, or it is
+    /// not that simple ([`State::with`]).
+    #[inline(always)]
+    pub(crate) fn claim(&self, mfn: Mfn, owner: OwnerWord, claim: Claim) -> Option<Frame> {
+        let (frame, info) = self.frames.owned(mfn, owner)?;
+        match info.claim(owner, claim) {
+            Ok(()) => return Some(frame),
+            Err(true) => self.put_claim(mfn, claim),
+            Err(false) => {}
+        }
+        None
+    }
+
+    /// Gives back what a claim took, if this is RAM.
+    #[cold]
+    pub(crate) fn put_claim(&self, mfn: Mfn, claim: Claim) {
+        if let Some(frame) = self.frames.get(mfn) {
+            self.unclaim(frame, self.frames.info(frame), claim);
+        }
+    }
+
+    /// Gives back what a claim took, for who has looked the frame up. The last general reference frees it.
+    #[inline(always)]
+    pub(crate) fn unclaim(&self, frame: Frame, info: &PageInfo, claim: Claim) {
+        if info.unclaim(claim, || self.frames.clock.stamp()) {
+            self.free_unreferenced(frame);
+        }
+    }
+
     /// Takes a general reference on a frame of `owner`'s.
     ///
     /// EINVAL where there is no such frame, or it is not `owner`'s.
     #[inline]
     pub fn get_page(&self, mfn: Mfn, owner: &Domain<P>) -> Result<Frame, Errno> {
-        let frame = self.frames.get(mfn).ok_or(Errno::EINVAL)?;
-        let info = self.frames.info(frame);
-        info.update(State::get).map_err(|_| Errno::EINVAL)?;
-        if info.is_owned_by(owner.id) {
-            return Ok(frame);
-        }
-        self.put_page(frame);
-        Err(Errno::EINVAL)
+        self.claim(mfn, Owner::Domain(owner.id).word(), Claim::PAGE).ok_or(Errno::EINVAL)
     }
 
     /// Takes one more general reference on a frame that the caller has one on. False if the count is full.
@@ -200,10 +204,7 @@ impl<P: Platform> Core<P> {
     /// Gives a general reference back. The last one frees the frame.
     #[inline]
     pub fn put_page(&self, frame: Frame) {
-        let before = self.frames.info(frame).update(|state| Some(state.put()));
-        if before.is_ok_and(|state| state.refs() == 1) {
-            self.free_unreferenced(frame);
-        }
+        self.unclaim(frame, self.frames.info(frame), Claim::PAGE);
     }
 
     /// Takes a general and a type reference on a frame of `owner`'s: [`PageType::Writable`] or
@@ -212,12 +213,10 @@ impl<P: Platform> Core<P> {
     /// EINVAL where the frame is not `owner`'s, or in use as something else, or full of bad descriptors.
     #[inline]
     pub fn get_page_and_type(&self, mfn: Mfn, owner: &Domain<P>, kind: PageType) -> Result<Frame, Errno> {
-        if kind == PageType::Writable {
-            match self.frames.get_mapped(mfn, Owner::Domain(owner.id).word(), Claim::of(true)) {
-                Ok(frame) => return Ok(frame),
-                Err(None) => {}
-                Err(Some(frame)) => self.put_page_and_type(frame),
-            }
+        if kind == PageType::Writable
+            && let Some(frame) = self.claim(mfn, Owner::Domain(owner.id).word(), Claim::of(true))
+        {
+            return Ok(frame);
         }
         self.get_page_and_type_slowly(mfn, owner, kind)
     }
@@ -257,29 +256,15 @@ impl<P: Platform> Core<P> {
         Ok(())
     }
 
-    /// Gives a type reference (Writable or SegmentDescriptor) back.
+    /// Gives a type reference back. A table's entries have given back theirs before.
     #[inline]
     pub fn put_type(&self, frame: Frame) {
-        let _ = self.put_typed(frame, |state| state);
+        self.unclaim(frame, self.frames.info(frame), Claim::TYPE);
     }
 
     /// Gives a type reference (Writable or SegmentDescriptor) and a general one back.
     #[inline]
     pub fn put_page_and_type(&self, frame: Frame) {
-        if self.put_typed(frame, State::put).is_ok_and(|before| before.refs() == 1) {
-            self.free_unreferenced(frame);
-        }
-    }
-
-    #[inline(always)]
-    fn put_typed(&self, frame: Frame, rest: impl Fn(State) -> State) -> Result<State, State> {
-        let info = self.frames.info(frame);
-        info.update(|state| {
-            if state.type_refs() == 1 {
-                // Stamped while the reference is still held: nobody can give the frame another type before.
-                info.set_stamp(self.frames.clock.stamp());
-            }
-            Some(rest(state.put_type()))
-        })
+        self.unclaim(frame, self.frames.info(frame), Claim::of(true));
     }
 }

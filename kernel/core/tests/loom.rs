@@ -431,7 +431,7 @@ fn a_frame_is_mapped_or_changes_hands_but_not_both() {
             let info = frame(0);
             let mapper = {
                 let info = info.clone();
-                thread::spawn(move || info.get_mapped(ALICE.word(), Claim::of(writable)))
+                thread::spawn(move || info.claim(ALICE.word(), Claim::of(writable)))
             };
             // As `steal` and `give` do it: at the end the state word is what it was at the beginning.
             let stolen = info.update(Page::unshared).is_ok();
@@ -454,7 +454,7 @@ fn a_frame_is_mapped_or_changes_hands_but_not_both() {
 fn one_of_those_who_give_a_frame_back_frees_it_and_nobody_gets_it_then() {
     loom::model(|| {
         let info = frame(Page::REF);
-        let giver = |info: Arc<PageInfo>| info.update(|state| Some(state.put())).is_ok_and(|before| before.refs() == 1);
+        let giver = |info: Arc<PageInfo>| info.unclaim(Claim::PAGE, || 0);
         let first = {
             let info = info.clone();
             thread::spawn(move || giver(info))
@@ -488,7 +488,7 @@ impl Cpu {
 fn a_frame_gets_another_type_only_when_no_tlb_remembers_it_writable() {
     loom::model(|| {
         let info = frame(0);
-        info.get_mapped(ALICE.word(), Claim::of(true)).unwrap();
+        info.claim(ALICE.word(), Claim::of(true)).unwrap();
         let cpu = Cpu { remembers: Mutex::new(false), clock: FlushClock::default(), flushed: AtomicU64::new(0) };
         let shared = Arc::new((info, cpu));
         let unmapper = {
@@ -497,7 +497,7 @@ fn a_frame_gets_another_type_only_when_no_tlb_remembers_it_writable() {
                 let (info, cpu) = &*shared;
                 // A last write by it; then the entry goes.
                 *cpu.remembers.lock().unwrap() = true;
-                assert!(info.put_mapped(ALICE.word(), Claim::of(true), || cpu.clock.stamp()));
+                assert!(!info.unclaim(Claim::of(true), || cpu.clock.stamp()));
             })
         };
         let flusher = {

@@ -63,7 +63,7 @@ impl State {
     /// Some count is at its limit.
     const FULL: u64 = Self::LIMIT | Self::LIMIT << Self::TYPE_SHIFT;
     /// Kind and VALIDATED of a frame that is mapped writable already.
-    const MAPPED: u64 = Self::VALIDATED | (PageType::Writable as u64) << Self::KIND_SHIFT;
+    pub(crate) const MAPPED: u64 = Self::VALIDATED | (PageType::Writable as u64) << Self::KIND_SHIFT;
     const TYPE_SHIFT: u32 = 28;
     const KIND_SHIFT: u32 = 56;
     const KIND: u64 = 7 << Self::KIND_SHIFT;
@@ -81,7 +81,7 @@ impl State {
     /// The frame is its owner's: the flag holds one general reference.
     pub const ALLOCATED: u64 = 1 << 62;
     /// A page of the core that is shared with its owner. The flag, besides ALLOCATED, holds one type reference, so
-    /// that the frame stays writable, or (type None) can never be.
+    /// that the frame stays writable.
     pub const CORE: u64 = 1 << 63;
 
     /// General references.
@@ -140,29 +140,44 @@ impl State {
             .then_some(Self(0))
     }
 
-    /// Without one general reference.
-    pub(crate) const fn put(self) -> Self {
-        Self(self.0 - Self::REF)
-    }
-
-    /// Without one type reference; the last one takes VALIDATED along.
-    pub(crate) const fn put_type(self) -> Self {
-        let next = self.0 - Self::TYPE_REF;
-        if self.type_refs() == 1 { Self(next & !Self::VALIDATED) } else { Self(next) }
+    /// With what `claim` takes, of type Writable. None where it is not that simple: a free frame, another type, a count
+    /// that is full, or a flush that has to come first.
+    #[inline(always)]
+    pub(crate) fn with(self, claim: Claim) -> Option<Self> {
+        if !claim.typed {
+            return self.get();
+        }
+        if self.0 & (Self::KIND | Self::VALIDATED | Self::FULL) == Self::MAPPED {
+            // Mapped writable already, the usual case: whoever did so holds a general reference.
+            return Some(Self(self.0 + claim.counts()));
+        }
+        self.get().filter(|_| self.type_refs() == 0)?;
+        let first = self.get_type(PageType::Writable).filter(|first| first.has(Self::VALIDATED))?;
+        Some(Self(first.0 + claim.general as u64 * Self::REF))
     }
 }
 
-/// What an L1 entry, or a change of one, takes on the frame it names.
+/// References that are taken and given back together.
 #[derive(Clone, Copy)]
-pub(crate) struct Claim(u64);
+pub(crate) struct Claim {
+    general: bool,
+    typed: bool,
+}
 
 impl Claim {
-    /// A type reference alone: the entry has become writable.
-    pub(crate) const TYPE: Self = Self(State::TYPE_REF);
+    /// A general reference.
+    pub(crate) const PAGE: Self = Self { general: true, typed: false };
+    /// A type reference alone: what is mapped has become writable.
+    pub(crate) const TYPE: Self = Self { general: false, typed: true };
 
-    /// A general reference, and one of type Writable if the entry is writable.
+    /// A general reference and, if `writable`, one of type Writable: what an L1 entry takes on the frame it names.
     pub(crate) const fn of(writable: bool) -> Self {
-        Self(if writable { State::REF + State::TYPE_REF } else { State::REF })
+        Self { general: true, typed: writable }
+    }
+
+    /// What a state's counts change by.
+    const fn counts(self) -> u64 {
+        self.general as u64 * State::REF + self.typed as u64 * State::TYPE_REF
     }
 }
 
@@ -248,6 +263,11 @@ impl PageInfo {
         }
     }
 
+    /// Takes a flag away. Returns the state before, if it had the flag.
+    pub(crate) fn take_flag(&self, flag: u64) -> Option<State> {
+        self.update(|state| state.has(flag).then_some(State(state.0 & !flag))).ok()
+    }
+
     /// Sets the state of a frame that nobody can find yet.
     pub(crate) fn reset(&self, state: u64) {
         self.state.store(state, Ordering::Release);
@@ -287,50 +307,31 @@ impl PageInfo {
         self.aux.store(stamp, Ordering::Relaxed);
     }
 
-    /// What a page-table entry takes on a frame that was seen to be `owner`'s, in a single exchange.
+    /// Takes what `claim` says on a frame that was seen to be `owner`'s, in a single exchange.
     ///
-    /// `Err(false)` where it is not that simple: a free frame, another type, or a flush that has to come first.
-    /// `Err(true)`: the references were taken, but the frame had just changed hands; to be undone.
+    /// `Err(false)`: nothing was taken ([`State::with`]). `Err(true)`: it was, but the frame had just changed hands; to
+    /// be undone.
     #[inline(always)]
-    pub(crate) fn get_mapped(&self, owner: OwnerWord, claim: Claim) -> Result<(), bool> {
-        loop {
-            let old = self.state();
-            let new = if claim.0 & State::TYPE_REF == 0 {
-                old.get().ok_or(false)?
-            } else if old.0 & (State::KIND | State::VALIDATED | State::FULL) == State::MAPPED {
-                // Mapped writable already, the usual case: whoever did so holds a general reference.
-                State(old.0 + claim.0)
-            } else {
-                let typed = old.get().and_then(|state| state.get_type(PageType::Writable));
-                let typed = typed.filter(|state| state.has(State::VALIDATED)).ok_or(false)?;
-                State(typed.0 - State::REF + (claim.0 & State::REF))
-            };
-            if self.change(old, new) {
-                break;
-            }
-        }
+    pub(crate) fn claim(&self, owner: OwnerWord, claim: Claim) -> Result<(), bool> {
+        self.update(|state| state.with(claim)).map_err(|_| false)?;
         // The owner may have changed before the reference was there. It cannot now.
         if self.owner_word() == owner { Ok(()) } else { Err(true) }
     }
 
-    /// Gives back what [`get_mapped`](Self::get_mapped) took, if the frame is `owner`'s and something else keeps it
-    /// from being freed; false if nothing was done. `now` reads the flush clock.
+    /// Gives back what a claim took; the last type reference takes VALIDATED along. True: with it went the last general
+    /// reference. `now` reads the flush clock.
     #[inline(always)]
-    pub(crate) fn put_mapped(&self, owner: OwnerWord, claim: Claim, now: impl Fn() -> u32) -> bool {
-        loop {
-            let old = self.state();
-            if old.refs() <= 1 || self.owner_word() != owner {
-                return false;
+    pub(crate) fn unclaim(&self, claim: Claim, now: impl Fn() -> u32) -> bool {
+        let before = self.update(|state| {
+            let rest = State(state.0 - claim.counts());
+            if !claim.typed || rest.type_refs() != 0 {
+                return Some(rest);
             }
-            let mut new = State(old.0 - claim.0);
-            if claim.0 & State::TYPE_REF != 0 && new.type_refs() == 0 {
-                self.set_stamp(now());
-                new = State(new.0 & !State::VALIDATED);
-            }
-            if self.change(old, new) {
-                return true;
-            }
-        }
+            // Stamped while the reference is still held: nobody can give the frame another type before.
+            self.set_stamp(now());
+            Some(State(rest.0 & !State::VALIDATED))
+        });
+        before.is_ok_and(|before| State(before.0 - claim.counts()).refs() == 0)
     }
 
     pub(crate) fn links(&self) -> (u32, u32) {

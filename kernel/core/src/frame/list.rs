@@ -19,7 +19,7 @@ impl List {
     pub(crate) fn push(&mut self, table: &FrameTable, frame: Frame) {
         table.info(frame).set_prev(self.tail);
         table.info(frame).set_next(NIL);
-        match table.link(self.tail) {
+        match table.known(self.tail.into()) {
             Some(last) => table.info(last).set_next(frame.0),
             None => self.head = frame.0,
         }
@@ -29,11 +29,11 @@ impl List {
     /// Takes a frame of this list out.
     pub(crate) fn unlink(&mut self, table: &FrameTable, frame: Frame) {
         let (prev, next) = table.info(frame).links();
-        match table.link(prev) {
+        match table.known(prev.into()) {
             Some(prev) => table.info(prev).set_next(next),
             None => self.head = next,
         }
-        match table.link(next) {
+        match table.known(next.into()) {
             Some(next) => table.info(next).set_prev(prev),
             None => self.tail = prev,
         }
@@ -41,7 +41,7 @@ impl List {
 
     /// The first frame.
     pub(crate) fn first(&self, table: &FrameTable) -> Option<Frame> {
-        table.link(self.head)
+        table.known(self.head.into())
     }
 
     /// Is this its first frame, or its last?
@@ -56,6 +56,6 @@ impl List {
 
     /// Every frame, from the first on.
     pub(crate) fn iter<'a>(&self, table: &'a FrameTable) -> impl Iterator<Item = Frame> + use<'a> {
-        core::iter::successors(self.first(table), move |&frame| table.link(table.info(frame).links().1))
+        core::iter::successors(self.first(table), move |&frame| table.known(table.info(frame).links().1.into()))
     }
 }

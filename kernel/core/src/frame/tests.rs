@@ -40,8 +40,6 @@ fn general_references_have_a_floor_and_a_ceiling() {
     assert_eq!(State((1 << 27) - 1).get(), Some(State(1 << 27)));
     assert_eq!(State(1 << 27).get(), None, "full");
     assert_eq!(State(TYPE_ONE).get(), None);
-    assert_eq!((writable(2, 2).put(), writable(2, 2).put_type()), (writable(1, 2), writable(2, 1)));
-    assert_eq!(writable(2, 1).put_type(), State(kind(PageType::Writable) | 2), "no longer validated");
 }
 
 #[test]
@@ -93,7 +91,7 @@ fn owners_as_words() {
 /// What an entry takes and gives back at once, without a look at anything else.
 #[test]
 fn an_entry_takes_what_it_names() {
-    let own = Owner::Domain(DomId(1)).word();
+    let [own, other] = [1, 2].map(|id| Owner::Domain(DomId(id)).word());
     let info = |state: State| {
         let info = PageInfo::default();
         info.set_owner(Owner::Domain(DomId(1)));
@@ -103,11 +101,11 @@ fn an_entry_takes_what_it_names() {
     };
     let take = |state, claim| {
         let info = info(state);
-        let result = info.get_mapped(own, claim);
+        let result = info.claim(own, claim);
         (result, info.state())
     };
     let fresh = State(State::ALLOCATED | 1);
-    assert_eq!(take(fresh, Claim::of(false)), (Ok(()), State(fresh.0 + 1)));
+    assert_eq!(take(fresh, Claim::PAGE), (Ok(()), State(fresh.0 + 1)));
     assert_eq!(take(fresh, Claim::of(true)), (Ok(()), State(writable(2, 1).0 | State::ALLOCATED)));
     assert_eq!(take(fresh, Claim::TYPE), (Ok(()), State(writable(1, 1).0 | State::ALLOCATED)));
     assert_eq!(take(writable(3, 2), Claim::of(true)), (Ok(()), writable(4, 3)));
@@ -126,26 +124,26 @@ fn an_entry_takes_what_it_names() {
     for state in refused {
         assert_eq!(take(state, Claim::of(true)), (Err(false), state), "{:#x}", state.0);
     }
-    assert_eq!(take(refused[2], Claim::of(false)), (Ok(()), State(refused[2].0 + 1)), "a table, read-only");
+    assert_eq!(take(refused[2], Claim::PAGE), (Ok(()), State(refused[2].0 + 1)), "a table, read-only");
     // It had just changed hands: taken, to be undone.
     let changed = info(fresh);
-    assert_eq!(changed.get_mapped(Owner::Domain(DomId(2)).word(), Claim::of(false)), Err(true));
+    assert_eq!(changed.claim(other, Claim::PAGE), Err(true));
     assert_eq!(changed.state().refs(), 2);
 
-    let give = |state, claim, who| {
+    let give = |state, claim| {
         let info = info(state);
-        let done = info.put_mapped(who, claim, || 77);
-        (done, info.state(), info.stamp())
+        let last = info.unclaim(claim, || 77);
+        (last, info.state(), info.stamp())
     };
-    assert_eq!(give(writable(3, 2), Claim::of(true), own), (true, writable(2, 1), 5));
-    assert_eq!(give(writable(3, 2), Claim::TYPE, own), (true, writable(3, 1), 5));
-    assert_eq!(give(writable(3, 2), Claim::of(false), own), (true, writable(2, 2), 5));
-    let unused = State(kind(PageType::Writable) | 2);
-    assert_eq!(give(writable(3, 1), Claim::of(true), own), (true, unused, 77), "stamped, and no longer validated");
-    assert_eq!(give(State(unused.0 + 1), Claim::of(false), own), (true, unused, 5));
-    assert_eq!(give(writable(1, 1), Claim::of(true), own), (false, writable(1, 1), 5), "the last one frees it");
-    let other = Owner::Domain(DomId(2)).word();
-    assert_eq!(give(writable(3, 2), Claim::of(true), other), (false, writable(3, 2), 5));
+    assert_eq!(give(writable(3, 2), Claim::of(true)), (false, writable(2, 1), 5));
+    assert_eq!(give(writable(3, 2), Claim::TYPE), (false, writable(3, 1), 5));
+    assert_eq!(give(writable(3, 2), Claim::PAGE), (false, writable(2, 2), 5));
+    let unused = |refs| State(kind(PageType::Writable) | refs);
+    assert_eq!(give(writable(3, 1), Claim::of(true)), (false, unused(2), 77), "stamped, and no longer validated");
+    assert_eq!(give(writable(1, 1), Claim::TYPE), (false, unused(1), 77), "a general one is left");
+    assert_eq!(give(unused(3), Claim::PAGE), (false, unused(2), 5));
+    assert_eq!(give(unused(1), Claim::PAGE), (true, unused(0), 5), "the last one");
+    assert_eq!(give(writable(1, 1), Claim::of(true)), (true, unused(0), 77), "the last of both");
 }
 
 #[test]
@@ -158,21 +156,20 @@ fn the_table_knows_what_is_ram_and_whose() {
         [FIRST_RAM, 255].map(|mfn| frames.get(Mfn(mfn)).map(Frame::mfn)),
         [Some(Mfn(FIRST_RAM)), Some(Mfn(255))]
     );
-    assert_eq!([255, 256, u64::MAX].map(|mfn| frames.table(Mfn(mfn)).is_some()), [true, false, false]);
-    assert_eq!([255, 256].map(|index| frames.link(index).is_some()), [true, false]);
+    assert_eq!([255, 256, u64::MAX].map(|mfn| frames.known(mfn).is_some()), [true, false, false]);
     let first = frames.get(Mfn(254)).unwrap();
     assert_eq!([0, 1, 2].map(|order| frames.block(first, order).count()), [1, 2, 2], "up to the end");
     let guest = testing::guest(&core, Privilege::empty(), 4);
     let (own, other) = (Owner::Domain(guest.domain.id).word(), Owner::Domain(DomId(99)).word());
     let (frame, mfn) = (guest.frames[2], guest.frames[2].mfn());
-    assert_eq!([own, other].map(|who| frames.owns(mfn, who)), [true, false]);
-    assert!(!frames.owns(Mfn(256), own));
+    assert_eq!([own, other].map(|who| frames.owned(mfn, who).map(|(frame, _)| frame)), [Some(frame), None]);
+    assert!(frames.owned(Mfn(256), own).is_none());
     let before = frames.info(frame).state();
-    assert_eq!(frames.get_mapped(mfn, other, Claim::of(true)), Err(None));
+    assert_eq!(core.claim(mfn, other, Claim::of(true)), None);
     assert_eq!(frames.info(frame).state(), before);
-    assert_eq!(frames.get_mapped(mfn, own, Claim::of(true)), Ok(frame));
+    assert_eq!(core.claim(mfn, own, Claim::of(true)), Some(frame));
     assert_eq!(frames.info(frame).state(), State(before.0 + State::REF + State::TYPE_REF));
-    assert!(!frames.put_mapped(mfn, other, Claim::of(true)) && frames.put_mapped(mfn, own, Claim::of(true)));
+    core.put_claim(mfn, Claim::of(true));
     assert_eq!(frames.info(frame).state(), before);
     for kind in [PageType::None, PageType::L1, PageType::L4] {
         assert_eq!(core.get_type(frame, kind, core.online()), Err(Errno::EINVAL));

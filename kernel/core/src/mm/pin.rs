@@ -15,24 +15,10 @@ impl<P: Platform> Session<'_, P> {
         let frame = self.take_table(mfn, level)?;
         let flag = |state: State| (!state.has(State::PINNED)).then_some(State(state.0 | State::PINNED));
         if self.core.frames.info(frame).update(flag).is_err() {
-            self.put_page_and_table(frame, level);
+            self.put_table(frame, level);
             return Err(Errno::EINVAL.into());
         }
         Ok(())
-    }
-
-    /// Takes a general reference and one of type L1 to L4 on a frame of the domain's, once nothing is unfinished.
-    pub(super) fn take_table(&mut self, mfn: Mfn, level: u8) -> Result<Frame, Stop> {
-        self.finish()?;
-        let frame = self.core.get_page(mfn, self.domain)?;
-        self.get_table(frame, level).inspect_err(|_| self.core.put_page(frame))?;
-        Ok(frame)
-    }
-
-    /// Gives them back; the rest is for [`finish`](Self::finish), which has been called before.
-    pub(super) fn put_page_and_table(&mut self, frame: Frame, level: u8) {
-        self.put_table(frame, level);
-        self.core.put_page(frame);
     }
 
     /// Takes back a pin of any level. What there is left to do when it returns is for [`finish`](Self::finish).
@@ -49,11 +35,10 @@ impl<P: Platform> Session<'_, P> {
 
     /// Takes a frame's pin, if it has one, and lets go of what that held.
     pub(super) fn take_pin(&mut self, frame: Frame) -> bool {
-        let flag = |state: State| state.has(State::PINNED).then_some(State(state.0 & !State::PINNED));
-        let pinned = self.core.frames.info(frame).update(flag);
-        if let Ok(state) = pinned {
-            self.put_page_and_table(frame, state.kind().level());
+        let pinned = self.core.frames.info(frame).take_flag(State::PINNED);
+        if let Some(state) = pinned {
+            self.put_table(frame, state.kind().level());
         }
-        pinned.is_ok()
+        pinned.is_some()
     }
 }

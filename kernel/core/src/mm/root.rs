@@ -30,7 +30,7 @@ impl<P: Platform> Session<'_, P> {
             self.core.load_root(cpu, run);
         }
         if let Some(old) = old {
-            self.put_page_and_table(old, 4);
+            self.put_table(old, 4);
         }
         Ok(())
     }
@@ -52,7 +52,7 @@ impl<P: Platform> Session<'_, P> {
         }
         let old = core::mem::replace(&mut run.user_root, root);
         if let Some(old) = old {
-            self.put_page_and_table(old, 4);
+            self.put_table(old, 4);
         }
         Ok(())
     }
@@ -91,7 +91,7 @@ impl<P: Platform> Core<P> {
                 // With it goes, as a rule, all that the domain's tables hold.
                 session.take_pin(frame);
             }
-            session.put_page_and_table(frame, 4);
+            session.put_table(frame, 4);
         }
         session.finish()
     }

@@ -1,6 +1,6 @@
 //! Validation and invalidation of whole tables, a slice at a time.
 
-use abi::{Errno, Pte};
+use abi::{Errno, Mfn, Pte};
 
 use super::entry::{self, PRESENT, RW};
 use super::{MappedOwner, Session};
@@ -15,19 +15,29 @@ impl<P: Platform> Session<'_, P> {
     /// L1 entries between two looks at the clock: 64.
     const L1_SLICE: usize = P::ENTRIES.div_ceil(8);
 
+    /// Takes a general reference and one of type L1 to L4 on a frame of this domain's, once nothing is unfinished.
+    ///
+    /// EINVAL: not a frame of the domain's, or one that cannot be such a table. Preempted: nothing was taken.
+    pub(super) fn take_table(&mut self, mfn: Mfn, level: u8) -> Result<Frame, Stop> {
+        self.finish()?;
+        let frame = self.core.get_page(mfn, self.domain)?;
+        self.get_table(frame, level).inspect_err(|_| self.core.put_page(frame))?;
+        Ok(frame)
+    }
+
     /// Takes a reference of type L1 to L4 on a frame of this domain's, validating it if it was no table before. The
     /// caller holds a general reference, which it keeps, and which goes with the type reference if that is got.
     ///
     /// EINVAL where the frame is in use as something else, or an entry may not be there; then nothing was taken.
     /// Preempted: nothing was taken either, but the next attempt has less to do.
-    pub(super) fn get_table(&mut self, frame: Frame, level: u8) -> Result<(), Stop> {
+    fn get_table(&mut self, frame: Frame, level: u8) -> Result<(), Stop> {
         let info = self.core.frames.info(frame);
         let kind = PageType::table(level);
         loop {
             let old = info.state();
             if old.has(State::PARTIAL) && old.kind() == kind {
                 // Takes over the references that the flag held; the caller has its own.
-                if info.change(old, State(old.0 & !State::PARTIAL).put()) {
+                if info.change(old, State((old.0 & !State::PARTIAL) - State::REF)) {
                     break;
                 }
                 continue;
@@ -79,19 +89,19 @@ impl<P: Platform> Session<'_, P> {
     /// On an error or an interruption: how many entries hold their references.
     fn validate_l1(&self, frame: Frame, begin: usize) -> Result<(), (usize, Stop)> {
         let owner = MappedOwner::Domain(self.domain);
-        let mut done = begin;
-        while done < P::ENTRIES {
-            if done > begin && self.core.platform.preempt() {
-                return Err((done, Stop::Preempted));
+        let mut index = begin;
+        while index < P::ENTRIES {
+            if index > begin && self.core.platform.preempt() {
+                return Err((index, Stop::Preempted));
             }
-            let slice = done..(done / Self::L1_SLICE + 1) * Self::L1_SLICE;
-            done = slice.end;
-            for index in slice {
+            let end = (index / Self::L1_SLICE + 1) * Self::L1_SLICE;
+            while index < end {
                 let pte = Pte(guest::load(&self.core.platform, frame, index));
                 if pte.present() && !self.get_plain_l1(pte) {
-                    let stored = self.get_l1(pte, &owner).map_err(|errno| (index, errno.into()))?;
+                    let stored = self.get_l1_slowly(pte, &owner).map_err(|errno| (index, errno.into()))?;
                     guest::store_entry(&self.core.platform, frame, index, stored.0);
                 }
+                index += 1;
             }
         }
         Ok(())
@@ -132,25 +142,25 @@ impl<P: Platform> Session<'_, P> {
         let _ = info.update(|state| Some(State((state.0 | State::PARTIAL) + State::REF)));
     }
 
-    /// Gives a table's type reference back. The last one invalidates the table; if that takes too long the rest is
-    /// left in [`super::State::abandoned`]. The caller's general reference stays.
+    /// Gives back what [`take_table`](Self::take_table) took. The last type reference invalidates the table; if that
+    /// takes too long the rest is left in [`super::State::abandoned`].
     pub(super) fn put_table(&mut self, frame: Frame, level: u8) {
         let info = self.core.frames.info(frame);
         let before = info.update(|state| match state.type_refs() {
             1 => Some(State(state.0 & !State::VALIDATED)),
-            _ => Some(state.put_type()),
+            _ => Some(State(state.0 - State::TYPE_REF)),
         });
         if before.is_ok_and(|state| state.type_refs() == 1) {
             info.set_progress(P::ENTRIES);
             self.invalidate(frame, level);
         }
+        self.core.put_page(frame);
     }
 
     /// Takes up the invalidation of an abandoned table.
     pub(super) fn resume_release(&mut self, frame: Frame, level: u8) {
-        let info = self.core.frames.info(frame);
         // The flag's general reference is ours for as long as this takes.
-        if info.update(|state| state.has(State::PARTIAL).then_some(State(state.0 & !State::PARTIAL))).is_ok() {
+        if self.core.frames.info(frame).take_flag(State::PARTIAL).is_some() {
             self.invalidate(frame, level);
             self.core.put_page(frame);
         }
@@ -169,8 +179,7 @@ impl<P: Platform> Session<'_, P> {
             self.abandon(frame, level);
             return;
         }
-        info.set_stamp(self.core.frames.clock.stamp());
-        let _ = info.update(|state| Some(state.put_type()));
+        self.core.put_type(frame);
     }
 
     /// Returns how many entries still hold their references.
@@ -217,14 +226,8 @@ impl<P: Platform> Session<'_, P> {
             // Recursive: no reference, but the table must not become writable through it.
             return if pte.0 & RW == 0 { Ok(entry::adjust_table(pte)) } else { Err(Errno::EINVAL.into()) };
         }
-        let child = self.core.get_page(pte.mfn(), self.domain)?;
-        match self.get_table(child, level - 1) {
-            Ok(()) => Ok(entry::adjust_table(pte)),
-            Err(stop) => {
-                self.core.put_page(child);
-                Err(stop)
-            }
-        }
+        self.take_table(pte.mfn(), level - 1)?;
+        Ok(entry::adjust_table(pte))
     }
 
     /// Gives back what an entry of a table above L1 took.
@@ -234,7 +237,6 @@ impl<P: Platform> Session<'_, P> {
         }
         if let Some(child) = self.core.frames.get(pte.mfn()) {
             self.put_table(child, level - 1);
-            self.core.put_page(child);
         }
     }
 }

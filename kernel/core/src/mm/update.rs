@@ -1,11 +1,13 @@
 //! Changes of single entries.
 
+use core::sync::atomic::Ordering::SeqCst;
+
 use abi::{Errno, Mfn, Pte, Vaddr};
 
 use super::entry::{self, AD, CACHE, PRESENT, RW};
 use super::{Session, io};
 use crate::frame::Claim;
-use crate::{Core, Domain, Frame, Owner, PageType, Platform, Stop, guest, refuse_if};
+use crate::{Domain, Frame, Owner, PageType, Platform, Stop, guest, refuse_if};
 
 /// How an entry is replaced, with respect to the accessed and dirty bits that the hardware may set meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,16 +34,12 @@ impl<P: Platform> Session<'_, P> {
     /// EINVAL: a bit that may not be set. EBUSY: the frame is not the domain's, or in use as something that is not to
     /// be written. EPERM: neither RAM nor given to the domain.
     #[inline(always)]
-    pub(super) fn get_l1(&self, pte: Pte, owner: &MappedOwner<'_, P>) -> Result<Pte, Errno> {
+    fn get_l1(&self, pte: Pte, owner: &MappedOwner<'_, P>) -> Result<Pte, Errno> {
         if let MappedOwner::Domain(owner) = owner
             && pte.0 & (CACHE | entry::L1_FORBIDDEN) == 0
+            && self.core.claim(pte.mfn(), Owner::Domain(owner.id).word(), Claim::of(pte.0 & RW != 0)).is_some()
         {
-            let claim = Claim::of(pte.0 & RW != 0);
-            match self.core.frames.get_mapped(pte.mfn(), Owner::Domain(owner.id).word(), claim) {
-                Ok(_) => return Ok(entry::adjust_l1(pte)),
-                Err(None) => {}
-                Err(Some(_)) => self.put_l1_slowly(pte),
-            }
+            return Ok(entry::adjust_l1(pte));
         }
         self.get_l1_slowly(pte, owner)
     }
@@ -50,52 +48,50 @@ impl<P: Platform> Session<'_, P> {
     /// a whole table.
     #[inline(always)]
     pub(super) fn get_plain_l1(&self, pte: Pte) -> bool {
-        if !entry::is_plain_l1(pte) {
-            return false;
-        }
-        let got = self.core.frames.get_mapped(pte.mfn(), self.owner, Claim::of(pte.0 & RW != 0));
-        if let Err(Some(_)) = got {
-            self.put_l1_slowly(pte);
-        }
-        got.is_ok()
+        entry::is_plain_l1(pte) && self.core.claim(pte.mfn(), self.owner, Claim::of(pte.0 & RW != 0)).is_some()
     }
 
     #[cold]
-    fn get_l1_slowly(&self, pte: Pte, owner: &MappedOwner<'_, P>) -> Result<Pte, Errno> {
+    pub(super) fn get_l1_slowly(&self, pte: Pte, owner: &MappedOwner<'_, P>) -> Result<Pte, Errno> {
         refuse_if(pte.0 & entry::L1_FORBIDDEN != 0, Errno::EINVAL)?;
-        let Some(frame) = self.core.frames.get(pte.mfn()) else { return self.get_io(pte, owner) };
+        if self.core.frames.get(pte.mfn()).is_none() {
+            return self.get_io(pte, owner);
+        }
         refuse_if(pte.0 & CACHE != 0 && !io::has_devices(self.domain), Errno::EINVAL)?;
         // Those that may choose are told yes, and RAM stays write-back, as all other mappings of it are.
         let pte = Pte(pte.0 & !CACHE);
         let MappedOwner::Domain(owner) = owner else { return Err(Errno::EBUSY) };
-        self.core.get_page(pte.mfn(), owner).map_err(|_| Errno::EBUSY)?;
-        if pte.0 & RW != 0 && self.core.get_type(frame, PageType::Writable, owner.dirty()).is_err() {
-            self.core.put_page(frame);
-            return Err(Errno::EBUSY);
-        }
-        Ok(entry::adjust_l1(pte))
+        let got = match pte.0 & RW {
+            0 => self.core.get_page(pte.mfn(), owner),
+            _ => self.core.get_page_and_type(pte.mfn(), owner, PageType::Writable),
+        };
+        got.map(|_| entry::adjust_l1(pte)).map_err(|_| Errno::EBUSY)
     }
 
     /// Gives back what a present or absent L1 entry took.
     #[inline(always)]
     pub(super) fn put_l1(&self, pte: Pte) {
-        let claim = Claim::of(pte.0 & RW != 0);
-        if pte.0 & PRESENT != 0 && !self.core.frames.put_mapped(pte.mfn(), self.owner, claim) {
-            self.put_l1_slowly(pte);
+        if pte.0 & PRESENT != 0 {
+            match self.core.frames.owned(pte.mfn(), self.owner) {
+                Some((frame, info)) => self.core.unclaim(frame, info, Claim::of(pte.0 & RW != 0)),
+                None => self.put_foreign(pte),
+            }
         }
     }
 
-    /// The same, for no RAM, another's frame, or the last reference.
+    /// The same, for another's frame, or no RAM. The CPUs that run this domain may remember a writable mapping: the owner's
+    /// next change of the frame's type has to flush them too.
     #[cold]
-    fn put_l1_slowly(&self, pte: Pte) {
-        let Some(frame) = self.core.frames.get(pte.mfn()) else { return };
-        if pte.0 & RW == 0 {
-            return self.core.put_page(frame);
+    fn put_foreign(&self, pte: Pte) {
+        let writable = pte.0 & RW != 0;
+        if writable
+            && let Some(frame) = self.core.frames.get(pte.mfn())
+            && let Owner::Domain(id) = self.core.frames.info(frame).owner()
+            && let Some(owner) = self.core.domains.get(id)
+        {
+            owner.dirty_cpus.fetch_or(self.domain.dirty().0, SeqCst);
         }
-        if !self.core.frames.info(frame).is_owned_by(self.domain.id) {
-            self.core.blame_dirty_cpus(frame, self.domain);
-        }
-        self.core.put_page_and_type(frame);
+        self.core.put_claim(pte.mfn(), Claim::of(writable));
     }
 
     /// Stores an L1 entry of a table of this domain's in the place of `old`, which the caller has read; see
@@ -123,7 +119,6 @@ impl<P: Platform> Session<'_, P> {
             }
             if entry::is_rw_change(old, new)
                 && matches!(owner, MappedOwner::Domain(owner) if owner.id == self.domain.id)
-                && self.core.frames.owns(old.mfn(), self.owner)
                 && let Some(done) = self.change_rw(table, index, old, new, how)
             {
                 return done;
@@ -139,13 +134,13 @@ impl<P: Platform> Session<'_, P> {
     /// as the old entry's general one keeps it. None where it is not that simple.
     #[inline(always)]
     fn change_rw(&self, table: Frame, index: usize, old: Pte, new: Pte, how: Store) -> Option<Result<(), Errno>> {
-        let (mfn, frames) = (old.mfn(), &self.core.frames);
+        let (frame, info) = self.core.frames.owned(old.mfn(), self.owner)?;
         if new.0 & RW != 0 {
-            frames.get_mapped(mfn, self.owner, Claim::TYPE).ok()?;
+            info.claim(self.owner, Claim::TYPE).ok()?;
         }
         let done = self.store(table, index, old, entry::adjust_l1(new), how);
-        if (old.0 & RW != 0) == done.is_ok() && !frames.put_mapped(mfn, self.owner, Claim::TYPE) {
-            self.core.put_type(frames.table(mfn)?);
+        if (old.0 & RW != 0) == done.is_ok() {
+            self.core.unclaim(frame, info, Claim::TYPE);
         }
         Some(done)
     }
@@ -210,7 +205,7 @@ impl<P: Platform> Session<'_, P> {
             if !pte.present() {
                 return None;
             }
-            table = self.core.frames.table(pte.mfn())?;
+            table = self.core.frames.known(pte.mfn().0)?;
         }
         // A recursive entry on the way leads to a table of a higher level.
         self.core.frames.info(table).state().is_table(1).then_some((table, va.table_index(1)))
@@ -224,17 +219,5 @@ impl<P: Platform> Session<'_, P> {
         let state = info.state();
         let level = state.kind().level();
         (level != 0 && state.is_table(level) && info.is_owned_by(self.domain.id)).then_some((frame, level))
-    }
-}
-
-impl<P: Platform> Core<P> {
-    /// Notes, before `domain` lets go of a writable mapping of another's frame, that the CPUs which run `domain` may
-    /// remember it: the owner's next change of the frame's type has to flush them too.
-    pub(crate) fn blame_dirty_cpus(&self, frame: Frame, domain: &Domain<P>) {
-        if let Owner::Domain(id) = self.frames.info(frame).owner()
-            && let Some(owner) = self.domains.get(id)
-        {
-            owner.dirty_cpus.fetch_or(domain.dirty().0, core::sync::atomic::Ordering::SeqCst);
-        }
     }
 }
