@@ -8,7 +8,7 @@ use abi::{Errno, PAGE_SIZE};
 use crate::frame::{FrameTable, List};
 use crate::trap::TrapTable;
 use crate::vcpu::FpuState;
-use crate::{Core, Domain, Frame, Lock, Owner, PageType, Platform, Run, State, Vcpu, guest, refuse_if};
+use crate::{Core, Domain, Frame, Lock, Owner, Platform, Run, State, Vcpu, guest, refuse_if};
 
 /// The most pages of the core that one domain may be charged with, beyond its own memory: grant frames, status pages,
 /// event words.
@@ -86,15 +86,19 @@ impl<P: Platform> Core<P> {
             refuse_if(account.max_pages.saturating_sub(account.pages) < count, Errno::ENOMEM)?;
             account.pages += count;
         }
-        let Some(first) = self.take_frames(order, limit) else {
-            domain.memory.lock().pages -= count;
-            return Err(Errno::ENOMEM);
-        };
-        self.frames.block(first, order).for_each(|frame| guest::clear(&self.platform, frame));
+        let first = self.take_cleared(order, limit).inspect_err(|_| domain.memory.lock().pages -= count)?;
         if let Some(pfn) = pfn {
             self.set_pfns(first, order, pfn);
         }
         self.give(domain, first, order)?;
+        Ok(first)
+    }
+
+    /// Takes a block of `1 << order` free frames below frame `limit`, cleared; see [`take_frames`](Self::take_frames).
+    /// ENOMEM where there is none.
+    pub(crate) fn take_cleared(&self, order: u8, limit: u64) -> Result<Frame, Errno> {
+        let first = self.take_frames(order, limit).ok_or(Errno::ENOMEM)?;
+        self.frames.block(first, order).for_each(|frame| guest::clear(&self.platform, frame));
         Ok(first)
     }
 
@@ -139,10 +143,7 @@ impl<P: Platform> Core<P> {
     /// did so before.
     pub(crate) fn deallocate(&self, frame: Frame) -> bool {
         let info = self.frames.info(frame);
-        let mine = |state: State| {
-            (state.has(State::ALLOCATED) && !state.has(State::CORE)).then_some(State(state.0 & !State::ALLOCATED))
-        };
-        let done = info.update(mine).is_ok();
+        let done = !info.state().has(State::CORE) && info.take_flag(State::ALLOCATED).is_some();
         if done {
             self.put_page(frame);
         }
@@ -201,50 +202,31 @@ impl<P: Platform> Core<P> {
         self.free_frame(frame);
     }
 
-    /// A cleared page of the core.
+    /// A cleared page of the core's that is charged to a domain, which can map it writable (grant frames, event words).
     ///
-    /// One that is charged to a domain can be mapped writable by it (shared_info, grant frames), and is nobody else's
-    /// business; one that is not stays the core's alone. ENOMEM where there is none, or the domain's allowance of
-    /// [`MAX_CORE_PAGES`] is used up.
-    pub fn alloc_core_page(&self, charged: Option<&Domain<P>>) -> Result<Frame, Errno> {
-        if let Some(domain) = charged {
+    /// ENOMEM where there is none, or the domain's allowance of [`MAX_CORE_PAGES`] is used up.
+    pub fn alloc_core_page(&self, domain: &Domain<P>) -> Result<Frame, Errno> {
+        {
             let mut account = domain.memory.lock();
             refuse_if(account.core_pages >= MAX_CORE_PAGES, Errno::ENOMEM)?;
             account.core_pages += 1;
         }
-        let Some(frame) = self.take_frames(0, u64::MAX) else {
-            if let Some(domain) = charged {
-                domain.memory.lock().core_pages -= 1;
-            }
-            return Err(Errno::ENOMEM);
-        };
-        guest::clear(&self.platform, frame);
-        self.platform.set_m2p(frame.mfn(), u64::MAX);
-        if let Some(domain) = charged {
-            self.share_page(frame, domain.id, true);
-        }
+        let frame = self.take_cleared(0, u64::MAX).inspect_err(|_| domain.memory.lock().core_pages -= 1)?;
+        self.share_page(frame, domain.id);
         Ok(frame)
     }
 
-    /// Shares a page of the core's with the domain it is charged to: writable, or read-only for good.
-    pub fn share_page(&self, frame: Frame, id: abi::DomId, writable: bool) {
+    /// Shares a page of the core's with the domain it is charged to.
+    pub fn share_page(&self, frame: Frame, id: abi::DomId) {
         let info = self.frames.info(frame);
-        let kind = if writable { PageType::Writable } else { PageType::None } as u64;
-        let base = State::CORE | State::ALLOCATED | State::VALIDATED | State::TYPE_REF | State::REF;
         info.set_owner(Owner::Domain(id));
-        info.reset(base | kind << 56);
+        info.reset(State::CORE | State::ALLOCATED | State::MAPPED | State::TYPE_REF | State::REF);
         self.dma_changed(frame);
     }
 
     /// Gives up a page of the core: it is freed when its domain no longer maps it either.
     pub fn free_core_page(&self, frame: Frame) {
-        let info = self.frames.info(frame);
-        if info.state().refs() == 0 {
-            self.free_frame(frame);
-            return;
-        }
-        let done = info.update(|state| state.has(State::ALLOCATED).then_some(State(state.0 & !State::ALLOCATED)));
-        if done.is_ok() {
+        if self.frames.info(frame).take_flag(State::ALLOCATED).is_some() {
             self.put_page_and_type(frame);
         }
     }

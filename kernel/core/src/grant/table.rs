@@ -97,7 +97,7 @@ impl<P: Platform> Core<P> {
         while table.frames.len() < frames as usize {
             let room = table.frames.try_reserve(1).and_then(|()| table.active.try_reserve(CHUNKS));
             room.map_err(|_| GrantStatus::GENERAL_ERROR)?;
-            table.frames.push(self.alloc_core_page(Some(domain)).map_err(|_| GrantStatus::GENERAL_ERROR)?);
+            table.frames.push(self.alloc_core_page(domain).map_err(|_| GrantStatus::GENERAL_ERROR)?);
             table.active.resize_with(table.frames.len() * CHUNKS, || None);
         }
         Ok(())

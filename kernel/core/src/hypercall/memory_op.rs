@@ -156,7 +156,8 @@ fn exchange_all<P: Platform>(c: &Caller<'_, P>, x: &mut MemoryExchange) -> Resul
     Ok(())
 }
 
-/// An exchange, and the frames of one of its chunks, which belong to nobody while they are here.
+/// An exchange, and the frames of one of its chunks, which belong to nobody while they are here: those taken one by one,
+/// of new ones the first of each extent.
 struct Pools<'a, P: Platform> {
     c: &'a Caller<'a, P>,
     domain: Arc<Domain<P>>,
@@ -182,11 +183,7 @@ impl<P: Platform> Pools<'_, P> {
         }
         let order = self.output.extent_order as u8;
         for _ in 0..frames >> order {
-            let first = core.take_frames(order, limit).ok_or(Errno::ENOMEM)?;
-            for frame in core.frames.block(first, order) {
-                guest::clear(&core.platform, frame);
-                self.new.push(&core.frames, frame);
-            }
+            self.new.push(&core.frames, core.take_cleared(order, limit)?);
         }
         Ok(())
     }
@@ -195,17 +192,13 @@ impl<P: Platform> Pools<'_, P> {
     /// which frame it is.
     fn settle(&mut self, mut extent: u64, done: bool) -> Result<(), Stop> {
         let (c, core, list) = (self.c, self.c.core, self.output.extent_start.0);
-        let (free, give) = if done { (&mut self.taken, &mut self.new) } else { (&mut self.new, &mut self.taken) };
-        while let Some(frame) = free.pop(&core.frames) {
-            core.free_frame(frame);
+        let (taken, new) = ((&mut self.taken, 0), (&mut self.new, self.output.extent_order as u8));
+        let ((free, free_order), (give, order)) = if done { (taken, new) } else { (new, taken) };
+        while let Some(first) = free.pop(&core.frames) {
+            core.frames.block(first, free_order).for_each(|frame| core.free_frame(frame));
         }
         let mut told = Ok(());
-        let order = if done { self.output.extent_order as u8 } else { 0 };
         while let Some(first) = give.pop(&core.frames) {
-            // The rest of its block.
-            for _ in 1..1u64 << order {
-                give.pop(&core.frames);
-            }
             if done {
                 let named = c.get_at(list, extent).map(|pfn| core.set_pfns(first, order, pfn));
                 told = told.and(named).and(c.put_at(list, extent, &first.mfn()));

@@ -60,8 +60,8 @@ impl<P: Platform> Core<P> {
         let fits = (1..=LEGACY_MAX_VCPUS).contains(&(new.vcpus as usize)) && new.id.is_none_or(|id| id.is_real());
         refuse_if(!fits, Errno::EINVAL)?;
         crate::emulate::prepare();
-        let shared_info = self.alloc_core_page(None)?;
-        self.assemble(new, shared_info).inspect_err(|_| self.free_core_page(shared_info))
+        let shared_info = self.take_cleared(0, u64::MAX)?;
+        self.assemble(new, shared_info).inspect_err(|_| self.free_frame(shared_info))
     }
 
     fn assemble(&self, new: &NewDomain, shared_info: Frame) -> Result<Arc<Domain<P>>, Errno> {
@@ -86,7 +86,7 @@ impl<P: Platform> Core<P> {
         crate::headroom::<(Domain<P>, Vcpu<P>, Lock<P, Run>, [usize; 7])>(runs.len())?;
 
         // Nothing fails from here on.
-        self.share_page(shared_info, id, true);
+        self.share_page(shared_info, id);
         let mut memory = crate::memory::Account::new(new.max_pages);
         memory.core_pages = 1;
         let domain = Arc::new_cyclic(|weak: &Weak<Domain<P>>| {

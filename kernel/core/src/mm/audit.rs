@@ -208,11 +208,10 @@ impl<P: Platform> Audit<'_, P> {
                 let partial = state.has(State::PARTIAL);
                 let validated = state.has(State::VALIDATED);
                 let held = state.type_refs() > 0;
-                let core_none = state.has(State::CORE) && state.kind() == PageType::None;
                 validated == (held && !partial)
                     && (!partial || (state.type_refs() == 1 && state.kind().level() > 0))
                     && (!state.has(State::PINNED) || (held && state.kind().level() > 0))
-                    && (!held || state.kind() != PageType::None || core_none)
+                    && (!held || state.kind() != PageType::None)
             }
         };
         if !sound {

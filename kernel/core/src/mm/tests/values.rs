@@ -113,9 +113,8 @@ fn the_audit_knows_states_that_cannot_be() {
     assert!(!bad(pinned | one(PageType::L1) | State::VALIDATED));
     assert!(bad(pinned) && bad(pinned | one(PageType::Writable) | State::VALIDATED));
     assert!(bad(pinned | (PageType::L1 as u64) << 56));
-    // A reference of type None is the core's alone.
+    // There is no reference of type None.
     assert!(bad(plain & kinds | one(PageType::None) | State::VALIDATED));
-    assert!(!bad(plain & kinds | one(PageType::None) | State::VALIDATED | State::CORE));
     assert!(bad(plain & kinds | one(PageType::Writable) | State::CORE));
     // What is free or the core's has no state.
     let free = core.frames.iter().find(|frame| matches!(core.frames.info(*frame).owner(), Owner::Free(_))).unwrap();
@@ -220,19 +219,17 @@ fn memory_is_charged_and_given_back_exactly() {
     }
     // A page of the core's is charged apart.
     assert_eq!(core.footprint(&guest.domain), fixed);
-    let shared = core.alloc_core_page(Some(&guest.domain)).unwrap();
+    let shared = core.alloc_core_page(&guest.domain).unwrap();
     assert_eq!(core.footprint(&guest.domain), fixed + PAGE_SIZE);
     let state = core.frames.info(shared).state();
     assert_eq!((state.refs(), state.type_refs(), state.kind()), (1, 1, PageType::Writable));
     assert!(state.has(State::CORE | State::ALLOCATED | State::VALIDATED));
-    core.share_page(shared, guest.domain.id, false);
-    assert_eq!(core.frames.info(shared).state().0, state.0 & !(7 << 56), "none can make it writable");
     core.free_core_page(shared);
     assert_eq!(core.footprint(&guest.domain), fixed);
     // None is left: the charge is taken back.
-    while core.alloc_core_page(None).is_ok() {}
+    while core.take_frames(0, u64::MAX).is_some() {}
     let charged = guest.domain.memory.lock().core_pages;
-    assert_eq!(core.alloc_core_page(Some(&guest.domain)), Err(Errno::ENOMEM));
+    assert_eq!(core.alloc_core_page(&guest.domain), Err(Errno::ENOMEM));
     assert_eq!(guest.domain.memory.lock().core_pages, charged);
 }
 
