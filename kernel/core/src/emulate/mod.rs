@@ -78,16 +78,16 @@ impl<P: Platform> Core<P> {
         self.finish(c, done)
     }
 
-    /// #UD: CPUID by the forced prefix?
+    /// #UD: CPUID by the forced prefix, or the guest's own.
     #[inline(never)]
-    pub(crate) fn emulate_invalid_opcode(&self, c: &mut Caller<'_, P>) -> bool {
+    pub(crate) fn invalid_opcode(&self, c: &mut Caller<'_, P>) {
         /// `ud2; .ascii "xen"; cpuid`.
         const FORCED_CPUID: [u8; 7] = [0x0f, 0x0b, b'x', b'e', b'n', 0x0f, 0xa2];
         if !self.fetch(c).is_some_and(|code| code.starts_with(&FORCED_CPUID)) {
-            return false;
+            return self.inject(c, Exception::new(vector::UD));
         }
         self.answer_cpuid(c);
-        self.finish(c, Ok(FORCED_CPUID.len() as u64))
+        self.retire(c, FORCED_CPUID.len() as u64);
     }
 
     fn answer_cpuid(&self, c: &mut Caller<'_, P>) {

@@ -21,17 +21,13 @@ pub const GS_KERNEL: Base = |run| &mut run.gs_base_kernel;
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     let [which, value, ..] = a.0;
-    let which = match which as u32 {
-        0 => FS,
-        1 => GS_USER,
-        2 => GS_KERNEL,
-        3 => {
-            c.core.platform.load_user_gs(c.run, value as u16);
-            return Ok(0);
-        }
+    match which as u32 {
+        0 => set(c, FS, value)?,
+        1 => set(c, GS_USER, value)?,
+        2 => set(c, GS_KERNEL, value)?,
+        3 => c.core.platform.load_user_gs(c.run, value as u16),
         _ => return Err(Errno::EINVAL.into()),
-    };
-    set(c, which, value)?;
+    }
     Ok(0)
 }
 

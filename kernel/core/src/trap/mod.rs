@@ -108,11 +108,7 @@ impl<P: Platform> Core<P> {
         match vector {
             vector::PF => self.page_fault(c, error, extra),
             vector::GP => self.general_protection(c, error),
-            vector::UD => {
-                if !self.emulate_invalid_opcode(c) {
-                    self.inject(c, Exception::new(vector::UD));
-                }
-            }
+            vector::UD => self.invalid_opcode(c),
             vector::NM => self.device_not_available(c),
             vector::DB => {
                 let seen = &mut c.run.debug[6];
