@@ -186,23 +186,20 @@ entry_ist:
     SMAP ca
     movl $0xc0000101, %ecx                 # GS_BASE
     rdmsr
-    shlq $32, %rdx
-    orq %rdx, %rax
-    movq %rax, %r12
+    movl %eax, %r12d
+    movl %edx, %r13d
     movq %rsp, %rbx
-    movq %rsp, %rax
-    orq $0xfff, %rax
-    movq -7(%rax), %rax                    # the last word of the (one-page) stack
-    movq %rax, %rdx
-    shrq $32, %rdx
+    movq %rsp, %rdi
+    orq $0xfff, %rdi
+    movl -7(%rdi), %eax                    # the last word of the (one-page) stack
+    movl -3(%rdi), %edx
     wrmsr
     movq %rbx, %rdi
     andq $-16, %rsp
     call core_trap
     movl $0xc0000101, %ecx
-    movq %r12, %rax
-    movq %r12, %rdx
-    shrq $32, %rdx
+    movl %r12d, %eax
+    movl %r13d, %edx
     wrmsr
     jmp leave_to_core
 
