@@ -272,13 +272,13 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// A domain no longer has a line; if its pirq is bound to another port by now, it still has.
+    /// A domain no longer has a line; if a port was closed and its pirq is bound once more by now, it still has.
     fn leave_line(&self, domain: &Domain<P>, line: Line, pirq: u32, port: Option<Port>) {
         let mut lines = self.lines.lock();
         let (mut left, mut owed) = (false, false);
         lines.lines.retain(|(l, sharer)| {
-            let same = port.is_none_or(|port| port == sharer.port);
-            let leaves = *l == line && sharer.is(domain, pirq) && same;
+            let gone = |port| port == sharer.port && !self.is_bound_to_pirq(domain, port, pirq);
+            let leaves = *l == line && sharer.is(domain, pirq) && port.is_none_or(gone);
             left |= leaves;
             owed |= leaves && sharer.owes_eoi;
             !leaves

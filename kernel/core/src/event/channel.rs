@@ -73,6 +73,11 @@ impl<P: Platform> Core<P> {
         Ok(port)
     }
 
+    /// Is the port bound to this interrupt?
+    pub fn is_bound_to_pirq(&self, domain: &Domain<P>, port: Port, pirq: u32) -> bool {
+        domain.events.ports.lock().get(port).is_some_and(|channel| channel.bound.is_pirq(pirq))
+    }
+
     /// Takes a free port for `bound`.
     fn bind(&self, domain: &Domain<P>, ports: &mut Ports<P>, bound: Bound<P>, vcpu: VcpuId) -> Result<Port, Errno> {
         // Looked at under the lock: a domain's ports are closed for good only after it began to die.
