@@ -53,7 +53,7 @@ fn module_bytes(range: Range) -> &'static [u8] {
 
 /// `dom0_mem=`, or 128 MiB with a ramdisk, or all; never more than there is.
 fn memory_pages(boot: &BootInfo, ramdisk: bool) -> u64 {
-    let all = core().free.frames().saturating_sub(KEEP_PAGES);
+    let all = core().free_frames().saturating_sub(KEEP_PAGES);
     let wanted = match boot.option("dom0_mem") {
         Some(text) => match parse_size(text) {
             Some(bytes) => bytes,

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::Mfn;
-use ferrule_core::buddy::Allocator;
+use ferrule_core::buddy::Blocks;
 use ferrule_core::domain::Domains;
 use ferrule_core::frame::{FrameTable, PageInfo};
 use ferrule_core::platform::Platform;
@@ -106,7 +106,7 @@ fn make_core(frames: u64, boot: &BootInfo, used: Range, cpus: u32) -> &'static C
     let map: Vec<_> = boot.regions.iter().copied().collect();
     let table = FrameTable::new(infos, Box::leak(map.into_boxed_slice()));
     let cpus: Vec<_> = (0..cpus).map(|n| Cpu::new(CpuId(n))).collect();
-    let free = Allocator::new(boot.option("scatter").is_some());
+    let free = ferrule_core::Lock::<Machine, _>::new(Blocks::new(boot.option("scatter").is_some()));
     let (domains, cpus) = (Domains::new(), cpus.into_boxed_slice());
     let core: &'static Core = Box::leak(Box::new(Core {
         platform: Machine,

@@ -7,7 +7,7 @@
 use abi::Mfn;
 
 use crate::frame::{FrameTable, List};
-use crate::{Core, Flush, Frame, Guard, Lock, Owner, Platform, State};
+use crate::{Core, Flush, Frame, Owner, Platform, State};
 
 /// Blocks are of `1 << order` frames, order 0 to 18 (1 GiB).
 pub const MAX_ORDER: u8 = 18;
@@ -17,11 +17,8 @@ const ZONE_SPLIT: u64 = 1 << 20;
 /// How many blocks of an order are looked at for one below an address limit inside a zone.
 const SCAN: usize = 4096;
 
-/// The free frames.
-pub struct Allocator<P: Platform>(Lock<P, Blocks>);
-
 /// The free blocks.
-pub(crate) struct Blocks {
+pub struct Blocks {
     lists: [[List; ORDERS]; 2],
     /// The orders that have a block, a bit each.
     have: [u32; 2],
@@ -29,29 +26,17 @@ pub(crate) struct Blocks {
     scatter: bool,
 }
 
-impl<P: Platform> Allocator<P> {
-    /// Nothing free yet. With `scatter`, frames are handed out one by one in a scattered order, and no larger block
-    /// ever: a test that nothing relies on neighbours.
-    pub fn new(scatter: bool) -> Self {
-        Self(Lock::<P, _>::new(Blocks { lists: [[List::EMPTY; ORDERS]; 2], have: [0; 2], frames: 0, scatter }))
-    }
-
-    /// How many frames are free.
-    pub fn frames(&self) -> u64 {
-        self.0.lock().frames
-    }
-
-    /// For who gives many frames back.
-    pub(crate) fn blocks(&self) -> Guard<'_, P, Blocks> {
-        self.0.lock()
-    }
-}
-
 fn zone(frame: Frame) -> usize {
     usize::from(frame.mfn().0 >= ZONE_SPLIT)
 }
 
 impl Blocks {
+    /// Nothing free yet. With `scatter`, frames are handed out one by one in a scattered order, and no larger block
+    /// ever: a test that nothing relies on neighbours.
+    pub fn new(scatter: bool) -> Self {
+        Self { lists: [[List::EMPTY; ORDERS]; 2], have: [0; 2], frames: 0, scatter }
+    }
+
     fn push(&mut self, table: &FrameTable, block: Frame, order: u8, stamp: u32) {
         table.info(block).set_owner(Owner::Free(Some(order)));
         table.info(block).set_stamp(stamp);
@@ -115,10 +100,15 @@ impl Blocks {
 }
 
 impl<P: Platform> Core<P> {
+    /// How many frames are free.
+    pub fn free_frames(&self) -> u64 {
+        self.free.lock().frames
+    }
+
     /// Gives frames to the allocator while the machine starts: `count` from `first` on, all of which
     /// [`FrameTable::add_ram`] knows.
     pub fn add_free(&self, first: Mfn, count: u64) {
-        let mut blocks = self.free.blocks();
+        let mut blocks = self.free.lock();
         let frames = |at: u64, count: u64| (at..at + count).filter_map(|mfn| self.frames.get(Mfn(mfn)));
         for info in frames(first.0, count).map(|frame| self.frames.info(frame)) {
             info.reset(0);
@@ -142,7 +132,7 @@ impl<P: Platform> Core<P> {
     /// Takes a block of `1 << order` free frames below `limit`, which the caller makes somebody's. Nothing in it is
     /// cleared; no TLB remembers it. Until then their owner is the core. Allocates nothing, since the heap grows by it.
     pub fn take_frames(&self, order: u8, limit: u64) -> Option<Frame> {
-        let taken = self.free.0.lock().take(&self.frames, order, limit);
+        let taken = self.free.lock().take(&self.frames, order, limit);
         let (block, stamp) = taken?;
         self.frames.block(block, order).for_each(|frame| self.frames.info(frame).set_owner(Owner::Core));
         self.flush(self.stale(self.online(), stamp), Flush::All);
@@ -151,7 +141,7 @@ impl<P: Platform> Core<P> {
 
     /// Gives back a frame that nothing refers to.
     pub(crate) fn free_frame(&self, frame: Frame) {
-        self.free_into(&mut self.free.blocks(), frame);
+        self.free_into(&mut self.free.lock(), frame);
     }
 
     /// The same, for who has the free blocks.
@@ -170,25 +160,23 @@ impl<P: Platform> Core<P> {
 mod tests {
     use super::*;
     use crate::frame::PageInfo;
-    use crate::testing::TestMachine;
     use alloc::boxed::Box;
     use alloc::collections::BTreeSet;
 
     /// Nothing free of the frames below 4 GiB and of some above; and the flush clock's stamps at two moments.
-    fn machine() -> (FrameTable, Allocator<TestMachine>, [u32; 2]) {
+    fn machine() -> (FrameTable, Blocks, [u32; 2]) {
         let infos = (0..ZONE_SPLIT + 16).map(|_| PageInfo::default()).collect();
         let table = FrameTable::new(Box::leak(infos), &[]);
         let early = table.clock.stamp();
         table.clock.flush_begins();
         let stamps = [early, table.clock.stamp()];
         assert_ne!(stamps[0], stamps[1]);
-        (table, Allocator::new(false), stamps)
+        (table, Blocks::new(false), stamps)
     }
 
     #[test]
     fn blocks_go_to_whom_they_fit_and_grow_again() {
-        let (table, allocator, [early, late]) = machine();
-        let mut blocks = allocator.blocks();
+        let (table, mut blocks, [early, late]) = machine();
         let frame = |mfn| table.add_ram(Mfn(mfn)).unwrap();
         // What old devices can reach is spared; so is what is out of reach for who asks.
         for mfn in [64, ZONE_SPLIT, ZONE_SPLIT + 8] {

@@ -11,7 +11,7 @@ use crate::{Core, Platform};
 impl<P: Platform> Core<P> {
     /// One line a CPU, one a domain, and one a vCPU.
     pub fn dump_domains(&self) {
-        self.log(format_args!("{} frames are free", self.free.frames()));
+        self.log(format_args!("{} frames are free", self.free_frames()));
         let now = self.platform.now() / 1000;
         for cpu in &self.cpus {
             let [idle, switches, timers, kicks] =

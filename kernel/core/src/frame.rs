@@ -140,13 +140,8 @@ impl<P: Platform> Core<P> {
     /// Those of `cpus` that have not flushed since `stamp`.
     pub(crate) fn stale(&self, cpus: CpuSet, stamp: u32) -> CpuSet {
         let moment = self.frames.clock.moment(stamp);
-        let mut stale = CpuSet::NONE;
-        for cpu in self.cpus.iter().filter(|cpu| cpus.has(cpu.id)) {
-            if cpu.flushed.load(Ordering::SeqCst) <= moment {
-                stale.0 |= CpuSet::of(cpu.id).0;
-            }
-        }
-        stale
+        let stale = self.cpus.iter().filter(|cpu| cpus.has(cpu.id) && cpu.flushed.load(Ordering::SeqCst) <= moment);
+        CpuSet(stale.fold(0, |set, cpu| set | CpuSet::of(cpu.id).0))
     }
 
     /// The CPUs that are online.

@@ -117,20 +117,17 @@ impl<P: Platform> Core<P> {
     ) -> Result<(), Fault> {
         let mut done = 0;
         while done < len {
-            let (frame, offset) = self.reach(space, at.0.wrapping_add(done as u64), write)?;
+            // What a guest's own access would reach.
+            let va = Vaddr(at.0.wrapping_add(done as u64));
+            refuse_if(!crate::mm::is_guest_address(va), Fault)?;
+            let entry = self.translate(space, va, write).ok_or(Fault)?;
+            let frame = self.frames.get(entry.mfn()).ok_or(Fault)?;
+            let offset = va.page_offset();
             let end = len.min(done + PAGE_SIZE - offset);
             each(frame, offset, done..end);
             done = end;
         }
         Ok(())
-    }
-
-    /// The frame, and the byte in it, that a guest's own access would reach.
-    fn reach(&self, space: AddressSpace, at: u64, write: bool) -> Result<(Frame, usize), Fault> {
-        refuse_if(!crate::mm::is_guest_address(Vaddr(at)), Fault)?;
-        let entry = self.translate(space, Vaddr(at), write).ok_or(Fault)?;
-        let frame = self.frames.get(entry.mfn()).ok_or(Fault)?;
-        Ok((frame, at as usize % PAGE_SIZE))
     }
 }
 

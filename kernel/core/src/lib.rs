@@ -60,7 +60,7 @@ pub struct Core<P: Platform> {
     /// What each machine frame is, and who owns it.
     pub frames: frame::FrameTable,
     /// The free frames.
-    pub free: buddy::Allocator<P>,
+    pub free: Lock<P, buddy::Blocks>,
     /// Every domain that exists, zombies included.
     pub domains: domain::Domains<P>,
     /// The CPUs that are online, by [`CpuId`].

@@ -169,7 +169,7 @@ impl<P: Platform> Core<P> {
     /// them. Returns how many.
     pub(crate) fn free_unshared(&self, domain: &Domain<P>, most: usize) -> usize {
         let mut account = domain.memory.lock();
-        let mut blocks = self.free.blocks();
+        let mut blocks = self.free.lock();
         for done in 0..most {
             let Some(frame) = account.frames.first(&self.frames) else { return done };
             if self.frames.info(frame).update(State::unshared).is_err() {

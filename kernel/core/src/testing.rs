@@ -21,7 +21,7 @@ use std::sync::{Mutex, OnceLock};
 use abi::layout::{FIRST_XEN_SLOT, LAST_XEN_SLOT, MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
 use abi::{Errno, Mfn, PAGE_SIZE, Pte, PteFlags, TABLE_ENTRIES, Vaddr};
 
-use crate::buddy::Allocator;
+use crate::buddy::Blocks;
 use crate::dispatch::{self};
 use crate::domain::Domains;
 use crate::frame::{FrameTable, PageInfo};
@@ -188,7 +188,7 @@ pub fn core_with<const ENTRIES: usize>(frames: usize, cpus: u32, scatter: bool) 
     let core = Box::new(Core {
         platform,
         frames: FrameTable::new(infos, &[]),
-        free: Allocator::new(scatter),
+        free: crate::Lock::<TestMachine<ENTRIES>, _>::new(Blocks::new(scatter)),
         domains: Domains::new(),
         cpus: (0..cpus).map(|id| Cpu::new(CpuId(id))).collect(),
         lines: crate::Lock::<TestMachine<ENTRIES>, _>::new(crate::irq::Lines::new()),

@@ -170,7 +170,7 @@ fn reset_of_queues_by_another(how: How<'_>) -> Box<TestCore> {
 fn destruction(how: How<'_>) -> Box<TestCore> {
     let core = testing::core(FRAMES, 1);
     let (by, other) = (testing::guest(&core, Privilege::all() - Privilege::INITIAL, 4), granter(&core));
-    let free = core.free.frames();
+    let free = core.free_frames();
     let victim = testing::guest_of(&core, NewDomain::ordinary(2), 90);
     core.grow_grant_table(&victim.domain, 1).unwrap();
     let user = tree(&core, &victim.domain, victim.frames[3]);
@@ -191,13 +191,13 @@ fn destruction(how: How<'_>) -> Box<TestCore> {
     });
     assert_eq!((ended, victim.domain.stage()), (DONE, Stage::Zombie));
     assert_eq!((open(&core, &victim), core.frames.info(other.frames[5]).state().refs()), (0, theirs - 6));
-    assert_eq!(core.free.frames(), free - 1, "what is still mapped");
+    assert_eq!(core.free_frames(), free - 1, "what is still mapped");
     sound(&core);
     let unmap = UnmapGrantRef { host_addr: other.va(200).0, handle, ..UnmapGrantRef::new_zeroed() };
     other.poke(&core, 0, 0, unmap.as_bytes());
     other.hypercall(&core, Hypercall::GRANT_TABLE_OP.0, [1, other.va(0).0, 1, 0, 0]);
     core.reap();
-    assert_eq!((core.free.frames(), core.domains.get(id).is_none()), (free, true));
+    assert_eq!((core.free_frames(), core.domains.get(id).is_none()), (free, true));
     sound(&core);
     core
 }
@@ -326,7 +326,7 @@ fn reservations(how: How<'_>) -> Box<TestCore> {
     let core = testing::core(FRAMES, 1);
     let guest = testing::guest(&core, Privilege::empty(), 4);
     let pages = || guest.domain.memory.lock().pages;
-    let (before, free) = (pages(), core.free.frames());
+    let (before, free) = (pages(), core.free_frames());
     let pfns: Vec<u64> = (1000..1010).collect();
     guest.poke(&core, 1, 0, pfns.as_bytes());
     guest.poke(&core, 0, 0, reservation(guest.va(1), 10, 0).as_bytes());
@@ -337,7 +337,7 @@ fn reservations(how: How<'_>) -> Box<TestCore> {
         assert!(pages() > last && pages() < before + 10);
         last = pages();
     });
-    assert_eq!((done, pages(), core.free.frames()), (10, before + 10, free - 10));
+    assert_eq!((done, pages(), core.free_frames()), (10, before + 10, free - 10));
     let mfns: [u64; 10] = read(&core, &guest, 1);
     assert!(mfns.iter().zip(1000..).all(|(mfn, pfn)| core.platform.m2p(Mfn(*mfn)) == pfn));
     // One of the ten is not the guest's: what comes before it is given back.
@@ -351,7 +351,7 @@ fn reservations(how: How<'_>) -> Box<TestCore> {
     assert_eq!((done, pages()), (7, before + 3));
     let increase = [u64::from(MemoryOp::INCREASE_RESERVATION.0), guest.va(0).0, 0, 0, 0];
     assert_eq!(sliced(&core, &guest, Hypercall::MEMORY_OP, increase, || {}), 10);
-    assert_eq!((pages(), core.free.frames()), (before + 13, free - 13));
+    assert_eq!((pages(), core.free_frames()), (before + 13, free - 13));
     sound(&core);
     core
 }
@@ -369,7 +369,7 @@ fn exchange(how: How<'_>) -> Box<TestCore> {
         ..MemoryExchange::new_zeroed()
     };
     guest.poke(&core, 0, 0, exchange.as_bytes());
-    let (pages, free) = (guest.domain.memory.lock().pages, core.free.frames());
+    let (pages, free) = (guest.domain.memory.lock().pages, core.free_frames());
     how(&core);
     let mut last = 0;
     let done = |core: &TestCore| read::<MemoryExchange>(core, &guest, 0).nr_exchanged;
@@ -377,14 +377,14 @@ fn exchange(how: How<'_>) -> Box<TestCore> {
     let ended = sliced(&core, &guest, Hypercall::MEMORY_OP, args, || {
         assert!(done(&core) > last && done(&core).is_multiple_of(2));
         last = done(&core);
-        assert_eq!((guest.domain.memory.lock().pages, core.free.frames()), (pages, free));
+        assert_eq!((guest.domain.memory.lock().pages, core.free_frames()), (pages, free));
     });
     assert_eq!((ended, done(&core)), (DONE, 16));
     let list: [u64; 264] = read(&core, &guest, 1);
     for (mfn, pfn) in list[256..].iter().zip(2000..) {
         assert_eq!((core.platform.m2p(Mfn(*mfn)), core.platform.m2p(Mfn(*mfn + 1))), (pfn, pfn + 1));
     }
-    assert_eq!((guest.domain.memory.lock().pages, core.free.frames()), (pages, free));
+    assert_eq!((guest.domain.memory.lock().pages, core.free_frames()), (pages, free));
     sound(&core);
     core
 }

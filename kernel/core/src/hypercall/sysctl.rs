@@ -48,7 +48,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
             op.payload.set(&list);
         }
         SysctlOp::AVAILHEAP => {
-            let avail_bytes = c.core.free.frames() << abi::PAGE_SHIFT;
+            let avail_bytes = c.core.free_frames() << abi::PAGE_SHIFT;
             op.payload.set(&AvailHeap { avail_bytes, ..op.payload.get() });
         }
         _ => return Err(Errno::ENOSYS.into()),
@@ -71,7 +71,7 @@ fn physinfo<P: Platform>(c: &Caller<'_, P>) -> PhysInfo {
         cpu_khz: crate::cpuid::tsc_khz(&core.platform),
         capabilities: PhysInfo::CAP_PV | PhysInfo::CAP_GNTTAB_V1,
         total_pages: core.frames.iter().count() as u64,
-        free_pages: core.free.frames(),
+        free_pages: core.free_frames(),
         max_mfn: core.frames.count().saturating_sub(1) as u64,
         hw_cap: [d1, c1, d81, c81, 0, b7, 0, 0],
         ..Default::default()

@@ -165,7 +165,7 @@ fn create_and_destroy_give_everything_back() {
     let b = builder();
     b.create(DomId(50)).unwrap();
     destroy(&b, DomId(50));
-    let free = b.core.free.frames();
+    let free = b.core.free_frames();
     for (round, interrupted) in [(1u16, 0), (2, 1), (3, 3), (4, 7)] {
         b.core.platform.interrupt_every(0);
         let id = b.create(DomId(0)).unwrap();
@@ -182,7 +182,7 @@ fn create_and_destroy_give_everything_back() {
         drop(domain);
         destroy(&b, id);
         assert!(b.core.domains.get(id).is_none(), "round {round}");
-        assert_eq!(b.core.free.frames(), free, "round {round}");
+        assert_eq!(b.core.free_frames(), free, "round {round}");
         assert_eq!(weak.strong_count(), 0, "round {round}: nobody remembers it");
     }
     b.core.platform.interrupt_every(0);
@@ -429,7 +429,7 @@ fn the_machine_as_a_whole() {
     let got: GetDomainInfoList = b.system(SysctlOp::GETDOMAININFOLIST, &one).unwrap().payload.get();
     assert_eq!(got.num_domains, 1);
     let about: PhysInfo = b.system(SysctlOp::PHYSINFO, &0u64).unwrap().payload.get();
-    assert_eq!((about.nr_cpus, about.free_pages, about.cpu_khz), (2, b.core.free.frames(), 1_000_000));
+    assert_eq!((about.nr_cpus, about.free_pages, about.cpu_khz), (2, b.core.free_frames(), 1_000_000));
     assert_eq!(about.capabilities, PhysInfo::CAP_PV | PhysInfo::CAP_GNTTAB_V1);
     b.core.log(format_args!("hello"));
     let read = ReadConsole { buffer: b.guest.va(1), count: 4096, ..Default::default() };

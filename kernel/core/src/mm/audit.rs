@@ -28,7 +28,7 @@ pub enum Fault {
     BadEntry(Frame),
     /// Flags that do not go together, or an owner and a state that do not.
     BadState,
-    /// It is on the list of a domain whose it is not, or the list and the account differ.
+    /// It is on the list of a domain whose it is not; or it is the `shared_info` of one whose list and account differ.
     BadList,
 }
 
@@ -182,19 +182,15 @@ impl<P: Platform> Audit<'_, P> {
     fn list(&mut self, domain: &Domain<P>) {
         let account = domain.memory.lock();
         let mut pages = 0;
-        let mut last = None;
         for frame in account.all(&self.core.frames).take(self.core.frames.count()) {
             let info = self.core.frames.info(frame);
             if !info.is_owned_by(domain.id) || info.state().has(State::CORE) {
                 self.complain(frame, Fault::BadList);
             }
             pages += 1;
-            last = Some(frame);
         }
-        if pages != account.pages
-            && let Some(frame) = last
-        {
-            self.complain(frame, Fault::BadList);
+        if pages != account.pages {
+            self.complain(domain.shared_info, Fault::BadList);
         }
     }
 
@@ -230,11 +226,10 @@ impl<P: Platform> Audit<'_, P> {
 
     fn table(&mut self, table: Frame, state: State) {
         let level = state.kind().level();
-        let entries = match () {
-            () if level == 0 || state.type_refs() == 0 => 0,
-            () if state.has(State::VALIDATED) => P::ENTRIES,
-            () => self.core.frames.info(table).progress(),
-        };
+        if level == 0 || state.type_refs() == 0 {
+            return;
+        }
+        let entries = if state.has(State::VALIDATED) { P::ENTRIES } else { self.core.frames.info(table).progress() };
         for index in 0..entries {
             let pte = Pte(guest::load(&self.core.platform, table, index));
             if !pte.present() || (level == 4 && P::CORE_SLOTS.contains(&index)) {
@@ -261,13 +256,11 @@ impl<P: Platform> Audit<'_, P> {
     }
 
     fn branch(&mut self, table: Frame, level: u8, frame: Frame, pte: Pte) {
-        if pte.0 & super::entry::TABLE_FORBIDDEN != 0 {
+        let itself = frame == table;
+        if pte.0 & super::entry::TABLE_FORBIDDEN != 0 || (itself && pte.0 & RW != 0) {
             self.complain(frame, Fault::BadEntry(table));
         }
-        if frame == table {
-            if pte.0 & RW != 0 {
-                self.complain(frame, Fault::BadEntry(table));
-            }
+        if itself {
             return;
         }
         self.hold(frame, true);

@@ -39,14 +39,11 @@ pub const fn is_rw_change(old: Pte, new: Pte) -> bool {
     (old.0 ^ new.0) & !FREE == RW
 }
 
-/// The L1 entry as it is stored: kernel mappings get USER, as both modes of a PV guest run in ring 3, and bit 52, so
+/// The present L1 entry as it is stored: kernel mappings get USER, as both modes of a PV guest run in ring 3, and bit 52, so
 /// that they can be told. GLOBAL, which a guest may ask for, is left out: a CR3 load is the flush that guests and this
 /// core rely on. (Xen sets it on user mappings, and flushes otherwise.)
 #[inline(always)]
 pub const fn adjust_l1(entry: Pte) -> Pte {
-    if !entry.present() {
-        return entry;
-    }
     let entry = entry.0 & !PteFlags::GLOBAL.0;
     Pte(if entry & PteFlags::USER.0 == 0 { entry | GUEST_KERNEL | PteFlags::USER.0 } else { entry })
 }
@@ -57,10 +54,10 @@ pub const fn is_plain_l1(entry: Pte) -> bool {
     entry.0 & (CACHE | L1_FORBIDDEN | PteFlags::GLOBAL.0 | PteFlags::USER.0) == PteFlags::USER.0
 }
 
-/// The entry of a higher table as it is stored.
+/// The present entry of a higher table as it is stored.
 #[inline(always)]
 pub const fn adjust_table(entry: Pte) -> Pte {
-    if entry.present() { Pte(entry.0 | PteFlags::USER.0) } else { entry }
+    Pte(entry.0 | PteFlags::USER.0)
 }
 
 /// May a guest have this address mapped: canonical, and outside of the core's range?

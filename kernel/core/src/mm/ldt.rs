@@ -59,17 +59,12 @@ impl<P: Platform> Caller<'_, P> {
             return false;
         }
         let va = Vaddr(self.run.ldt_base.wrapping_add(offset));
-        let Some(root) = self.run.kernel_root else { return false };
-        let Some(pte) = self.core.translate(crate::AddressSpace { root }, va, false) else { return false };
-        let Some(slot) = self.run.ldt.get_mut((offset >> PAGE_SHIFT) as usize) else { return false };
-        if slot.is_some() {
-            return false;
-        }
+        let pte = self.run.kernel_root.and_then(|root| self.core.translate(crate::AddressSpace { root }, va, false));
+        let slot = self.run.ldt.get_mut((offset >> PAGE_SHIFT) as usize).filter(|slot| slot.is_none());
+        let (Some(pte), Some(slot)) = (pte, slot) else { return false };
         let frame = self.core.get_page_and_type(pte.mfn(), self.domain, PageType::SegmentDescriptor);
-        *slot = frame.ok();
-        if slot.is_none() {
-            return false;
-        }
+        let Ok(frame) = frame else { return false };
+        *slot = Some(frame);
         self.core.platform.load_tables(self.run);
         true
     }

@@ -76,31 +76,22 @@ impl<P: Platform> Session<'_, P> {
     /// Finishes what an interruption left of tables that were let go of. Preempted where that takes too long too.
     #[inline(always)]
     pub fn finish(&mut self) -> Result<(), Stop> {
-        if self.is_unfinished() { self.finish_slowly() } else { Ok(()) }
+        if self.state.unfinished { self.finish_slowly() } else { Ok(()) }
     }
 
     #[cold]
     fn finish_slowly(&mut self) -> Result<(), Stop> {
         while let Some((level, frame)) = self.next_abandoned() {
             self.resume_release(frame, level);
-            if self.is_unfinished() && self.core.platform.preempt() {
+            if self.state.unfinished && self.core.platform.preempt() {
                 return Err(Stop::Preempted);
             }
         }
         Ok(())
     }
 
-    /// Is there anything for [`finish`](Self::finish) to do?
-    #[inline(always)]
-    pub fn is_unfinished(&self) -> bool {
-        self.state.unfinished
-    }
-
     /// The abandoned table of the lowest level: those above it wait for it.
     fn next_abandoned(&mut self) -> Option<(u8, Frame)> {
-        if !self.state.unfinished {
-            return None;
-        }
         let lowest =
             (1..=4u8).zip(self.state.abandoned.iter_mut()).find_map(|(level, slot)| Some((level, slot.take()?)));
         self.state.unfinished = self.state.abandoned.iter().any(Option::is_some);

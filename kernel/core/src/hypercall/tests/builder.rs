@@ -190,7 +190,7 @@ fn the_machine_its_cpus_and_what_is_free() {
     let scheduler: SchedId = s.sysctl(SysctlOp::SCHED_ID, &0u64).unwrap().payload.get();
     assert_eq!(scheduler.sched_id, 0xf0, "none of Xen's");
     let heap: AvailHeap = s.sysctl(SysctlOp::AVAILHEAP, &AvailHeap::default()).unwrap().payload.get();
-    assert_eq!(heap.avail_bytes, s.core.free.frames() * 4096);
+    assert_eq!(heap.avail_bytes, s.core.free_frames() * 4096);
     two.core.cpus[1].idle.store(77, SeqCst);
     for (max_cpus, idle) in [(1, std::vec![0]), (2, std::vec![0, 77]), (9, std::vec![0, 77])] {
         let ask = GetCpuInfo { max_cpus, info: two.guest.va(1), ..Default::default() };

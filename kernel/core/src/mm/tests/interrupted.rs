@@ -214,9 +214,9 @@ fn lesson_11_destruction_is_interrupted_at_every_step() {
         destroy(&core, &guest);
         assert_eq!(core.frames_left(&guest.domain), 1);
         assert_eq!(core.audit(&[]), Ok(Vec::new()));
-        let before = core.free.frames();
+        let before = core.free_frames();
         core.free_core_page(guest.domain.shared_info);
-        assert_eq!(core.free.frames(), before + 1);
+        assert_eq!(core.free_frames(), before + 1);
     }
 }
 

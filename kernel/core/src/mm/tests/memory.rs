@@ -40,22 +40,22 @@ fn populate_and_give_back() {
     for scatter in [false, true] {
         let core = testing::core_with(2048, 2, scatter);
         let guest = testing::guest(&core, Privilege::empty(), 8);
-        let free = core.free.frames();
+        let free = core.free_frames();
         set_list(&core, &guest, &[100, 200, 300, 400]);
         assert_eq!(memory_op(&core, &guest, MemoryOp::POPULATE_PHYSMAP, &reservation(&guest, 4, 0)), 4);
         let mfns: Vec<u64> = (0..4).map(|index| listed(&core, &guest, index)).collect();
         for (mfn, pfn) in mfns.iter().zip([100, 200, 300, 400]) {
             assert_eq!(core.platform.m2p(Mfn(*mfn)), pfn);
         }
-        assert_eq!(core.free.frames(), free - 4);
+        assert_eq!(core.free_frames(), free - 4);
         assert_eq!(guest.domain.memory.lock().pages, 16);
         // One of them is mapped: it is freed when it is unmapped.
         assert_eq!(guest.map(&core, 3, Pte::new(Mfn(mfns[0]), WRITABLE)), Ok(()));
         assert_eq!(memory_op(&core, &guest, MemoryOp::DECREASE_RESERVATION, &reservation(&guest, 4, 0)), 4);
-        assert_eq!(core.free.frames(), free - 1);
+        assert_eq!(core.free_frames(), free - 1);
         assert_eq!(core.platform.m2p(Mfn(mfns[1])), u64::MAX);
         assert_eq!(guest.map(&core, 3, Pte::EMPTY), Ok(()));
-        assert_eq!(core.free.frames(), free);
+        assert_eq!(core.free_frames(), free);
         assert_eq!(guest.domain.memory.lock().pages, 12);
         // Not its own any more; not its own ever; the core's.
         for mfn in [mfns[1], 3, u64::MAX, core.frames.count() as u64] {
@@ -376,7 +376,7 @@ fn the_machines_memory_is_for_who_drives_it() {
 fn a_zombie_keeps_what_others_map() {
     let core = testing::core(2048, 2);
     let builder = testing::guest(&core, Privilege::BUILDER, 8);
-    let free = core.free.frames();
+    let free = core.free_frames();
     let guest = testing::guest(&core, Privilege::empty(), 8);
     let frame = guest.frames[4];
     let pte = Pte::new(frame.mfn(), WRITABLE);
@@ -390,26 +390,26 @@ fn a_zombie_keeps_what_others_map() {
     }
     core.relinquish_memory(&guest.domain).unwrap();
     core.free_core_page(guest.domain.shared_info);
-    assert_eq!((core.frames_left(&guest.domain), core.free.frames()), (1, free - 1));
+    assert_eq!((core.frames_left(&guest.domain), core.free_frames()), (1, free - 1));
     assert_eq!(core.frames.info(frame).owner(), Owner::Domain(guest.domain.id));
     assert_eq!(core.alloc_domain_page(&guest.domain), Err(Errno::EINVAL));
     assert_eq!(core.audit(&[]), Ok(Vec::new()));
     assert_eq!(update(&core, &builder, &[request(builder.tables[0], 300, Pte::EMPTY)]), 0);
-    assert_eq!((core.frames_left(&guest.domain), core.free.frames()), (0, free));
+    assert_eq!((core.frames_left(&guest.domain), core.free_frames()), (0, free));
     sound(&core);
 }
 
 #[test]
 fn the_allocator_merges_splits_and_flushes() {
     let core = testing::core(4096 + 16, 2);
-    let all = core.free.frames();
+    let all = core.free_frames();
     let block = core.take_frames(11, u64::MAX).expect("2048 in a row");
     assert_eq!(block.mfn().0 % 2048, 0);
     assert_eq!(core.take_frames(MAX_ORDER, u64::MAX), None);
     for offset in (0..2048).rev() {
         core.free_frame(core.frames.get(Mfn(block.mfn().0 + offset)).unwrap());
     }
-    assert_eq!(core.free.frames(), all);
+    assert_eq!(core.free_frames(), all);
     // What was freed is remembered by no TLB when it is handed out again; one flush does for all.
     core.platform.take_flushes();
     let again = core.take_frames(11, u64::MAX).expect("merged again");
@@ -424,7 +424,7 @@ fn the_allocator_merges_splits_and_flushes() {
 #[test]
 fn scattered_frames_are_scattered_and_all_there() {
     let core = testing::core_with::<512>(1024, 1, true);
-    let count = core.free.frames();
+    let count = core.free_frames();
     assert_eq!(count, 1024 - testing::FIRST_RAM);
     let frames: Vec<u64> = (0..count).map(|_| core.take_frames(0, u64::MAX).unwrap().mfn().0).collect();
     assert_eq!(core.take_frames(0, u64::MAX), None);

@@ -76,7 +76,7 @@ fn frames_are_freed_once() {
     let core = testing::core(2048, 4);
     let builder = testing::guest(&core, Privilege::BUILDER, 8);
     let guests: Vec<Guest> = (0..2).map(|_| testing::guest(&core, Privilege::empty(), 8)).collect();
-    let free = core.free.frames();
+    let free = core.free_frames();
     std::thread::scope(|scope| {
         let (core, guests) = (&core, &guests);
         let threads = [0, 1].map(|at| {
@@ -95,6 +95,6 @@ fn frames_are_freed_once() {
             update(core, &builder, &[request(builder.tables[0], 300, Pte::EMPTY)]);
         }
     });
-    assert_eq!(core.free.frames(), free);
+    assert_eq!(core.free_frames(), free);
     sound(&core);
 }

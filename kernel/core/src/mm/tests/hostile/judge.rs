@@ -130,14 +130,14 @@ impl<const E: usize> World<E> {
             Op::Store { at, index, value } => Expected { writes: std::vec![(*at, *index, *value)], ..plain(Ok(())) },
             Op::More => {
                 let has = model.pages.iter().filter(|page| page.owner == Some(id) && !page.core).count() as u64;
-                let room = has < MOST && self.core.free.frames() > 0;
+                let room = has < MOST && self.core.free_frames() > 0;
                 Expected::of(if room { Ok(1) } else { Err(Errno::EINVAL) })
             }
             Op::Less { mfn } => Expected::of(trial.own(*mfn, id).map(|_| 1).ok_or(Errno::EINVAL)),
             Op::Exchange { mfn } => {
                 let at = trial.own(*mfn, id).filter(|&at| trial.uses[at].refs == 1 && model.pages[at].allocated);
                 plain(match at.filter(|&at| !model.pages[at].core) {
-                    Some(_) if self.core.free.frames() == 0 => Err(Errno::ENOMEM),
+                    Some(_) if self.core.free_frames() == 0 => Err(Errno::ENOMEM),
                     Some(_) => Ok(()),
                     None => Err(Errno::EINVAL),
                 })

@@ -321,7 +321,7 @@ impl<const E: usize> World<E> {
 }
 
 fn core_is_short<const E: usize>(core: &Core<Machine<E>>) -> bool {
-    core.free.frames() < PAGES as u64 + 2
+    core.free_frames() < PAGES as u64 + 2
 }
 
 /// The address that these entries map, L4 first.
