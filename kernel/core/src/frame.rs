@@ -190,12 +190,6 @@ impl<P: Platform> Core<P> {
         self.claim(mfn, Owner::Domain(owner.id).word(), Claim::PAGE).ok_or(Errno::EINVAL)
     }
 
-    /// Takes one more general reference on a frame that the caller has one on. False if the count is full.
-    #[must_use]
-    pub fn get_again(&self, frame: Frame) -> bool {
-        self.frames.info(frame).update(State::get).is_ok()
-    }
-
     /// Gives a general reference back. The last one frees the frame.
     #[inline]
     pub fn put_page(&self, frame: Frame) {

@@ -36,8 +36,8 @@ impl<P: Platform> Core<P> {
             }
             let next = domain.memory.lock().next_to_relinquish(&self.frames);
             let Some(frame) = next else { return Ok(()) };
-            // One that is being freed by another CPU at this moment needs nothing.
-            if self.get_again(frame) {
+            // One that another CPU freed meanwhile needs nothing, and may be another domain's by now.
+            if self.get_page(frame.mfn(), domain).is_ok() {
                 session.relinquish(frame);
                 self.put_page(frame);
             }

@@ -276,7 +276,7 @@ fn lesson_14_no_cacheability_aliases() {
 #[test]
 fn the_audit_fails_on_an_extra_reference() {
     let (core, guest) = machine(8);
-    assert!(core.get_again(guest.frames[2]));
+    core.get_page(guest.frames[2].mfn(), &guest.domain).unwrap();
     let findings = core.audit(&[]).unwrap();
     let extra = Fault::Refs { found: (2, 1), counted: (3, 1) };
     assert!(matches!(findings[..], [Finding::Frame(f, _, _, fault)] if f == guest.frames[2] && fault == extra));
