@@ -237,11 +237,7 @@ impl<P: Platform> Core<P> {
         let mut devices = domain.devices.lock();
         let pirq = devices.pirq(number).ok_or(Errno::EINVAL)?;
         devices.pirqs.retain(|p| p.number != number);
-        if let Some((device, entry)) = pirq.message {
-            let _one = self.lines.lock();
-            self.platform.msi_disable(device, entry);
-        }
-        self.leave_line(domain, pirq.line, number, None);
+        self.leave_line(domain, pirq, None);
         Ok(())
     }
 
@@ -268,25 +264,29 @@ impl<P: Platform> Core<P> {
     /// The port was closed: the domain no longer hears of the line. A message stays its own.
     pub fn close_pirq(&self, domain: &Domain<P>, number: u32, port: Port) {
         if let Some(pirq) = domain.devices.lock().pirq(number).filter(|p| p.message.is_none()) {
-            self.leave_line(domain, pirq.line, number, Some(port));
+            self.leave_line(domain, pirq, Some(port));
         }
     }
 
-    /// A domain no longer has a line; if a port was closed and its pirq is bound once more by now, it still has.
-    fn leave_line(&self, domain: &Domain<P>, line: Line, pirq: u32, port: Option<Port>) {
+    /// A domain no longer has a pirq's line, and its device sends no message for it. If it is for a port that was closed, it
+    /// still has the line where the pirq is bound once more by now.
+    fn leave_line(&self, domain: &Domain<P>, pirq: Pirq, port: Option<Port>) {
         let mut lines = self.lines.lock();
+        if let Some((device, entry)) = pirq.message {
+            self.platform.msi_disable(device, entry);
+        }
         let (mut left, mut owed) = (false, false);
         lines.lines.retain(|(l, sharer)| {
-            let gone = |port| port == sharer.port && !self.is_bound_to_pirq(domain, port, pirq);
-            let leaves = *l == line && sharer.is(domain, pirq) && port.is_none_or(gone);
+            let gone = |port| port == sharer.port && !self.is_bound_to_pirq(domain, port, pirq.number);
+            let leaves = *l == pirq.line && sharer.is(domain, pirq.number) && port.is_none_or(gone);
             left |= leaves;
             owed |= leaves && sharer.owes_eoi;
             !leaves
         });
-        if left && lines.of(line).next().is_none() {
-            self.platform.irq_mask(line, true);
-        } else if owed && lines.of(line).all(|s| !s.owes_eoi) {
-            self.platform.irq_mask(line, false);
+        if left && lines.of(pirq.line).next().is_none() {
+            self.platform.irq_mask(pirq.line, true);
+        } else if owed && lines.of(pirq.line).all(|s| !s.owes_eoi) {
+            self.platform.irq_mask(pirq.line, false);
         }
     }
 
@@ -321,11 +321,8 @@ impl<P: Platform> Core<P> {
 
     /// Takes everything of the machine back from a dying domain.
     pub fn release_devices(&self, domain: &Domain<P>) {
-        while let Some(number) = { domain.devices.lock().pirqs.first().map(|p| p.number) } {
-            // Just seen there; nobody else takes a dying domain's pirqs.
-            let _ = self.unmap_pirq(domain, number);
-        }
-        *domain.devices.lock() = Devices::default();
+        let had = core::mem::take(&mut *domain.devices.lock());
+        had.pirqs.into_iter().for_each(|pirq| self.leave_line(domain, pirq, None));
     }
 }
 
