@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering::SeqCst;
 
 use abi::{Errno, Port};
 
-use super::{Both, Bound, Channel, Peer};
+use super::{Both, Bound, Peer};
 use crate::{Core, Domain, Platform, Stage};
 
 impl<P: Platform> Core<P> {
@@ -46,8 +46,8 @@ impl<P: Platform> Core<P> {
     pub(crate) fn leak_port(&self, domain: &Arc<Domain<P>>) -> Result<Port, Errno> {
         let port = self.alloc_unbound(domain, domain.id)?;
         if let Some(channel) = domain.events.ports.lock().get_mut(port) {
-            let peer = Peer { domain: domain.clone(), port: Port(u32::MAX), vcpu: channel.vcpu };
-            *channel = Channel { bound: Bound::Interdomain(peer), vcpu: channel.vcpu };
+            channel.bound =
+                Bound::Interdomain(Peer { domain: domain.clone(), port: Port(u32::MAX), vcpu: channel.vcpu });
         }
         Ok(port)
     }

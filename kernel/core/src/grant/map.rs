@@ -13,7 +13,6 @@ use crate::{Core, Domain, Flush, Frame, Guard, Platform, refuse_if};
 const KINDS: u32 = gntmap::HOST_MAP | gntmap::DEVICE_MAP;
 
 /// A mapping that was taken out of page tables or from devices, in part or in whole, while TLBs may remember it.
-#[derive(Clone, Copy)]
 #[must_use]
 pub struct Unmapped {
     handle: GrantHandle,

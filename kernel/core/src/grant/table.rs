@@ -23,7 +23,7 @@ pub(crate) struct Table {
     /// How many there may be.
     pub(super) limit: u32,
     /// What is in use, by entry; allocated where it first is.
-    active: Vec<Option<Box<[Active]>>>,
+    active: Vec<Option<Box<[Active; CHUNK]>>>,
 }
 
 /// The use of one entry. As long as there is any, frame and mapper stay what they were at first, whatever the granter
@@ -73,17 +73,18 @@ impl Table {
 
     /// Each entry that is in use: its number, who uses it, the frame, how often for reading and for writing.
     pub(crate) fn in_use(&self) -> impl Iterator<Item = (usize, DomId, Mfn, u16, u16)> {
-        let entries = (0..).step_by(CHUNK).zip(&self.active).flat_map(|(at, chunk)| (at..).zip(chunk.iter().flatten()));
+        let chunks = (0..).step_by(CHUNK).zip(&self.active);
+        let entries = chunks.flat_map(|(at, chunk)| (at..).zip(chunk.as_deref().into_iter().flatten()));
         entries.filter(|(_, a)| a.is_used()).map(|(gref, a)| (gref, a.who, a.mfn, a.readers, a.writers))
     }
 
     /// Where the use of entries is noted: a chunk for each [`CHUNK`] of them.
     #[cold]
-    fn new_chunk() -> Result<Box<[Active]>, GrantStatus> {
+    fn new_chunk() -> Result<Box<[Active; CHUNK]>, GrantStatus> {
         let mut chunk = Vec::new();
         chunk.try_reserve_exact(CHUNK).map_err(|_| GrantStatus::NO_SPACE)?;
         chunk.resize(CHUNK, Active::NONE);
-        Ok(chunk.into_boxed_slice())
+        chunk.into_boxed_slice().try_into().map_err(|_| GrantStatus::NO_SPACE)
     }
 }
 

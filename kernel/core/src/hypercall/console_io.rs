@@ -23,8 +23,8 @@ const PIECE: usize = 128;
 pub struct Writer {
     line: Line<180>,
     second: u64,
+    /// Lines in that second, those that were dropped among them.
     lines: u32,
-    dropped: u32,
 }
 
 /// The hypercall.
@@ -64,33 +64,30 @@ fn lines<P: Platform>(c: &Caller<'_, P>, text: &[u8]) {
     let mut writer = c.domain.console.lock();
     for &byte in text {
         let shown = matches!(byte, b'\t' | b' '..=b'~');
-        if byte == b'\n' || shown && writer.line.push(byte).is_err() {
-            let line = core::mem::take(&mut writer.line);
-            if writer.may_write(c.core.platform.now() / 1_000_000_000) {
-                let words = core::str::from_utf8(&line).unwrap_or_default();
-                let dropped = core::mem::take(&mut writer.dropped);
-                if dropped > 0 {
-                    c.core.log(format_args!("d{}: {dropped} lines dropped", c.domain.id.0));
-                }
-                c.core.log_bare(format_args!("(d{}) {words}", c.domain.id.0));
-            }
-            if byte != b'\n' {
-                let _ = writer.line.push(byte);
-            }
+        if byte == b'\n' || shown && writer.line.is_full() {
+            end_line(c, &mut writer);
+        }
+        if shown {
+            let _ = writer.line.push(byte);
         }
     }
 }
 
-impl Writer {
-    fn may_write(&mut self, second: u64) -> bool {
-        if second != self.second {
-            (self.second, self.lines) = (second, 0);
+/// Writes the domain's line out, unless there were too many in this second.
+fn end_line<P: Platform>(c: &Caller<'_, P>, writer: &mut Writer) {
+    let (id, second) = (c.domain.id.0, c.core.platform.now() / 1_000_000_000);
+    if writer.second != second {
+        let dropped = writer.lines.saturating_sub(LINES_PER_SECOND);
+        if dropped > 0 {
+            c.core.log(format_args!("d{id}: {dropped} lines dropped"));
         }
-        self.lines = self.lines.saturating_add(1);
-        let within = self.lines <= LINES_PER_SECOND;
-        self.dropped = self.dropped.saturating_add(u32::from(!within));
-        within
+        (writer.second, writer.lines) = (second, 0);
     }
+    writer.lines = writer.lines.saturating_add(1);
+    if writer.lines <= LINES_PER_SECOND {
+        c.core.log_bare(format_args!("(d{id}) {}", core::str::from_utf8(&writer.line).unwrap_or_default()));
+    }
+    writer.line.clear();
 }
 
 fn read<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {

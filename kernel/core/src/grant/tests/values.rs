@@ -83,7 +83,7 @@ fn a_table_grows_to_its_limit_and_no_further() {
     let core = testing::core(2048, 1);
     let new = crate::lifecycle::NewDomain { grant_frames: 3, ..crate::lifecycle::NewDomain::ordinary(1) };
     let domain = core.create_domain(&new).unwrap();
-    let bytes = |frames: usize| frames * (size_of::<Frame>() + 4 * 16);
+    let bytes = |frames: usize| frames * (size_of::<Frame>() + 4 * size_of::<usize>());
     for (frames, fine) in [(0, true), (1, true), (3, true), (4, false), (2, true)] {
         assert_eq!(core.grow_grant_table(&domain, frames).is_ok(), fine, "{frames}");
     }
