@@ -101,7 +101,11 @@ enum Task {
     /// Make an image that boots from a BIOS or from UEFI: GRUB, the core, dom0
     Iso(iso::Options),
     /// Check the rules: crate directions, unsafe, clippy, rustfmt, sizes
-    Lint,
+    Lint {
+        /// Only print the lines of code in ring 0, file by file
+        #[arg(long)]
+        lines: bool,
+    },
     /// Run each test guest on Ferrule and on Debian's Xen (or under QEMU and under Bochs), and compare their verdicts
     Conformance(conformance::Options),
     /// Hostile domains by seed, beside an innocent one, for so many minutes
@@ -152,7 +156,8 @@ fn dispatch(cli: Cli) -> Result<()> {
             need(&[&setup::for_run()[..], &iso::NEEDS].concat())?;
             iso::command(&place, &options)?;
         }
-        Some(Task::Lint) => {
+        Some(Task::Lint { lines: true }) => lint::print_lines(&place)?,
+        Some(Task::Lint { lines: false }) => {
             need(&setup::LINTERS)?;
             lint::command(&place)?;
         }

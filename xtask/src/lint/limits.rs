@@ -6,7 +6,7 @@ use std::path::Path;
 /// Lines of code in ring 0, tests, comments and empty lines left out: what it should come down to.
 pub const RING0_GOAL: usize = 9_000;
 /// Lines of code in ring 0 that pass: what it has come down to so far. This figure only falls.
-pub const RING0_LINES: usize = 11_907;
+pub const RING0_LINES: usize = 11_303;
 /// Bytes that an image loads.
 pub const IMAGE_BYTES: u64 = 512 << 10;
 /// The crates that run in ring 0 and hold code; abi's declarations are printed beside.
@@ -15,8 +15,8 @@ pub const RING0: [&str; 3] = ["kernel/", "kernel/core/", "pvimage/"];
 /// A source file: its path from the workspace root, and its text.
 pub type Source = (String, String);
 
-/// Lines of code under `folders` that are not tests.
-pub fn code_lines(sources: &[Source], folders: &[&str]) -> usize {
+/// Lines of code under `folders` that are not tests, file by file.
+pub fn code_lines<'a>(sources: &'a [Source], folders: &[&str]) -> Vec<(&'a str, usize)> {
     let inside = |path: &str| folders.iter().any(|folder| path.starts_with(folder));
     let mine: Vec<&Source> = sources.iter().filter(|(path, _)| inside(path)).collect();
     let mut tests: Vec<String> = Vec::new();
@@ -42,7 +42,8 @@ pub fn code_lines(sources: &[Source], folders: &[&str]) -> usize {
         Some("s" | "S") => text.lines().filter(|line| !line.split('#').next().unwrap_or("").trim().is_empty()).count(),
         _ => 0,
     };
-    mine.iter().filter(|(path, _)| !is_test(path)).map(count).sum()
+    let code = mine.iter().filter(|(path, _)| !is_test(path));
+    code.map(|source| (source.0.as_str(), count(source))).filter(|(_, lines)| *lines > 0).collect()
 }
 
 /// Whether ring 0 has grown too long.
@@ -102,7 +103,8 @@ mod tests {
             source("kernel/src/boot.s", "# comment\n    cli  # why\n"),
             source("dom0/src/lib.rs", "fn g() {}"),
         ];
-        assert_eq!(code_lines(&sources, &RING0), 3);
+        let counted = [("kernel/src/main.rs", 1), ("kernel/core/src/frame.rs", 1), ("kernel/src/boot.s", 1)];
+        assert_eq!(code_lines(&sources, &RING0), counted);
     }
 
     #[test]
