@@ -8,7 +8,9 @@ wire_struct! {
         /// Out: its result.
         pub result: u64,
         /// Its arguments.
-        pub args: [u64; 6],
+        pub args: [u64; 5],
+        /// A sixth, which no hypercall has.
+        pub _unused: u64,
     }
 }
 layout!(MulticallEntry: 64; result @ 8, args @ 16);

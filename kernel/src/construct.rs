@@ -85,9 +85,8 @@ fn finish(mut step: impl FnMut() -> Result<(), Stop>) -> Result<(), Errno> {
     loop {
         match step() {
             Ok(()) => return Ok(()),
-            Err(Stop::Preempted) => {}
-            Err(Stop::Error(errno)) => return Err(errno),
-            Err(Stop::Replaced) => return Err(Errno::EINVAL),
+            Err(Stop::PREEMPTED) => {}
+            Err(stop) => return Err(stop.errno().unwrap_or(Errno::EINVAL)),
         }
     }
 }

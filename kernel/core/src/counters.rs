@@ -27,7 +27,7 @@ const WITH_OPERATION: [u32; 9] = [17, 18, 24, 25, 28, 29, 30, 32, 33];
 
 /// The operation that a call asks for, 0 where it has none; and where the status will be of a grant operation.
 fn operation<P: Platform>(c: &Caller<'_, P>, number: u32, a: &Args) -> (u32, Option<u64>) {
-    let [first, second, third, ..] = a.0;
+    let [first, second, third, ..] = *a;
     let read = || c.get(first).unwrap_or(OTHER);
     let op = match Hypercall(number) {
         Hypercall::MMU_UPDATE | Hypercall::MMUEXT_OP if second as u32 != 1 => OTHER,
@@ -53,10 +53,9 @@ pub fn tallied<P: Platform>(c: &mut Caller<'_, P>, number: u32, a: &mut Args, ha
     let status = status.map_or(0, |at| c.get::<i16>(at).unwrap_or(0)).min(0);
     let outcome = match result {
         Ok(_) if status != 0 => STATUS + i64::from(status),
-        Ok(value) => value.clamp(-999, 0),
-        Err(Stop::Error(errno)) => errno.code(),
-        Err(Stop::Preempted) => CONTINUED,
-        Err(Stop::Replaced) => 0,
+        Err(Stop::PREEMPTED) => CONTINUED,
+        Err(Stop::REPLACED) => 0,
+        Ok(value) | Err(Stop(value)) => value.clamp(-999, 0),
     };
     c.core.tally.iter().for_each(|tally| *tally.lock().entry((number, op, outcome)).or_default() += 1);
     result
@@ -84,7 +83,7 @@ mod tests {
         let guest = testing::guest(&core, Privilege::empty(), 4);
         let op = |call: Hypercall, args: [u64; 3]| {
             let [first, second, third] = args;
-            guest.run(&core, |c| operation(c, call.0, &Args([first, second, third, 0, 0])))
+            guest.run(&core, |c| operation(c, call.0, &[first, second, third, 0, 0]))
         };
         for number in 0..64 {
             let call = Hypercall(number);

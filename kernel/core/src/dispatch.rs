@@ -25,18 +25,23 @@ pub struct Caller<'a, P: Platform> {
 }
 
 /// A hypercall's arguments: rdi, rsi, rdx, r10, r8. A handler that is preempted leaves here what is left to do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Args(pub [u64; 5]);
+pub type Args = [u64; 5];
 
-/// How a hypercall ends other than by a value.
+/// How a hypercall ends other than by a value: by an error, as the caller sees it, or as below. One word, like a value,
+/// so that a result is returned in two registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// An error for the caller.
-    Error(Errno),
+pub struct Stop(pub(crate) i64);
+
+impl Stop {
     /// Work is left: the call is to be made again with the arguments as they now stand.
-    Preempted,
+    pub const PREEMPTED: Self = Self(i64::MIN);
     /// The registers were replaced as a whole (iret): rax is not a result.
-    Replaced,
+    pub const REPLACED: Self = Self(i64::MAX);
+
+    /// The error, if it is one.
+    pub fn errno(self) -> Option<Errno> {
+        Errno::check(self.0).err()
+    }
 }
 
 /// What a hypercall handler returns: rax, or how it ended instead.
@@ -44,20 +49,20 @@ pub type HcResult = Result<i64, Stop>;
 
 impl From<Errno> for Stop {
     fn from(errno: Errno) -> Self {
-        Self::Error(errno)
+        Self(errno.code())
     }
 }
 
 impl From<Fault> for Stop {
     fn from(_: Fault) -> Self {
-        Self::Error(Errno::EFAULT)
+        Errno::EFAULT.into()
     }
 }
 
 impl<P: Platform> Caller<'_, P> {
     /// The caller's address space.
     pub fn space(&self) -> Result<AddressSpace, Stop> {
-        self.run.space().ok_or(Stop::Error(Errno::EFAULT))
+        self.run.space().ok_or(Errno::EFAULT.into())
     }
 
     /// Copies an argument in.
@@ -109,7 +114,7 @@ impl<P: Platform> Caller<'_, P> {
 #[inline]
 pub fn hypercall<P: Platform>(c: &mut Caller<'_, P>) {
     let regs = &c.run.regs;
-    let mut args = Args([regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8]);
+    let mut args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8];
     match call(c, regs.rax as u32, &mut args) {
         Ok(value) => c.run.regs.rax = value as u64,
         Err(stop) => stopped(c, stop, &args),
@@ -120,20 +125,21 @@ pub fn hypercall<P: Platform>(c: &mut Caller<'_, P>) {
 #[cold]
 fn stopped<P: Platform>(c: &mut Caller<'_, P>, stop: Stop, args: &Args) {
     match stop {
-        Stop::Error(errno) => {
-            if c.core.log_refusals {
-                let ([a, b, d, e, _], number) = (args.0, c.run.regs.rax as u32);
-                let call = format_args!("hypercall {number} ({a:#x}, {b:#x}, {d:#x}, {e:#x})");
-                c.core.log(format_args!("d{}v{}: {call} refused: {errno:?}", c.domain.id.0, c.vcpu.id.0));
-            }
-            c.run.regs.rax = errno.code() as u64;
-        }
-        Stop::Replaced => {}
-        Stop::Preempted => {
+        Stop::REPLACED => {}
+        Stop::PREEMPTED => {
             let regs = &mut c.run.regs;
             // SYSCALL is two bytes long: it is executed again, with what is left to do.
             regs.rip = regs.rip.wrapping_sub(SYSCALL_BYTES);
-            [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8] = args.0;
+            [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8] = *args;
+        }
+        Stop(code) => {
+            if c.core.log_refusals {
+                let ([a, b, d, e, _], number) = (*args, c.run.regs.rax as u32);
+                let call = format_args!("hypercall {number} ({a:#x}, {b:#x}, {d:#x}, {e:#x})");
+                let (domain, vcpu, errno) = (c.domain.id.0, c.vcpu.id.0, Errno(-code as i32));
+                c.core.log(format_args!("d{domain}v{vcpu}: {call} refused: {errno:?}"));
+            }
+            c.run.regs.rax = code as u64;
         }
     }
 }
@@ -142,12 +148,13 @@ const SYSCALL_BYTES: u64 = 2;
 
 /// Makes one hypercall, of its own or inside a multicall.
 #[inline]
-pub fn call<P: Platform>(c: &mut Caller<'_, P>, number: u32, a: &mut Args) -> HcResult {
+pub fn call<P: Platform>(c: &mut Caller<'_, P>, number: impl Into<u64>, a: &mut Args) -> HcResult {
+    let number = number.into();
     let allowed = c.domain.hypercalls.load(Ordering::Relaxed);
     match Core::<P>::HANDLERS.get(number as usize) {
         Some(handler) if allowed >> number & 1 != 0 => {
-            c.run.recent = c.run.recent << 8 | u64::from(number);
-            if c.core.tally.is_some() { counters::tallied(c, number, a, *handler) } else { handler(c, a) }
+            c.run.recent = c.run.recent << 8 | number;
+            if c.core.tally.is_some() { counters::tallied(c, number as u32, a, *handler) } else { handler(c, a) }
         }
         _ => Err(Errno::ENOSYS.into()),
     }
@@ -160,7 +167,7 @@ impl<P: Platform> Core<P> {
     /// The hypercalls, by number.
     const HANDLERS: [Handler<P>; 64] = {
         use crate::hypercall as h;
-        let mut table: [Handler<P>; 64] = [|_, _| Err(Stop::Error(Errno::ENOSYS)); 64];
+        let mut table: [Handler<P>; 64] = [|_, _| Err(Stop(Errno::ENOSYS.code())); 64];
         let calls: [(Hypercall, Handler<P>); 29] = [
             (Hypercall::SET_TRAP_TABLE, h::set_trap_table::call),
             (Hypercall::MMU_UPDATE, h::mmu_update::call),

@@ -29,8 +29,8 @@ use crate::guest::WORDS;
 use crate::lifecycle::NewDomain;
 use crate::platform::Halt;
 use crate::{
-    AddressSpace, Args, Caller, Core, Cpu, CpuId, CpuSet, Domain, Fault, Flush, Frame, Owner, PageType, Platform,
-    Privilege, Run, Stop, Vcpu, mm,
+    AddressSpace, Caller, Core, Cpu, CpuId, CpuSet, Domain, Fault, Flush, Frame, Owner, PageType, Platform, Privilege,
+    Run, Stop, Vcpu, mm,
 };
 
 /// A core over a [`TestMachine`].
@@ -694,14 +694,12 @@ impl Guest {
     }
 
     /// Makes a hypercall, again and again while it is interrupted; returns what the guest sees in rax.
-    pub fn hypercall(&self, core: &TestCore, number: u32, args: [u64; 5]) -> i64 {
-        let mut args = Args(args);
+    pub fn hypercall(&self, core: &TestCore, number: u32, mut args: [u64; 5]) -> i64 {
         loop {
             match self.run(core, |c| dispatch::call(c, number, &mut args)) {
-                Ok(value) => return value,
-                Err(Stop::Error(errno)) => return errno.code(),
-                Err(Stop::Preempted) => {}
-                Err(Stop::Replaced) => return 0,
+                Err(Stop::PREEMPTED) => {}
+                Err(Stop::REPLACED) => return 0,
+                Ok(value) | Err(Stop(value)) => return value,
             }
         }
     }

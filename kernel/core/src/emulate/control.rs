@@ -85,7 +85,7 @@ impl<P: Platform> Core<P> {
             2 => self.set_cr2(c, value),
             3 => {
                 let set = self.mm(c.domain).new_baseptr(c.cpu, c.run, abi::Mfn(value >> abi::PAGE_SHIFT));
-                set.map_err(|stop| if stop == Stop::Preempted { Undone::Again } else { Undone::Refused })?;
+                set.map_err(|stop| if stop == Stop::PREEMPTED { Undone::Again } else { Undone::Refused })?;
             }
             4 => {
                 c.run.cr4 = self.admit_cr4(value);

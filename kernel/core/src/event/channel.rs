@@ -198,7 +198,7 @@ impl<P: Platform> Core<P> {
             port += 1;
             if port.is_multiple_of(RESET_SLICE) && self.platform.preempt() {
                 domain.events.ports.lock().reset_at = port;
-                return Err(Stop::Preempted);
+                return Err(Stop::PREEMPTED);
             }
         }
         let mut ports = domain.events.ports.lock();

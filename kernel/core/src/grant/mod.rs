@@ -74,7 +74,7 @@ impl<P: Platform> Core<P> {
             let Some(mapping) = domain.grants.track.lock().take_any() else { return Ok(()) };
             self.end_mapping(&mapping);
             if self.platform.preempt() {
-                return Err(Stop::Preempted);
+                return Err(Stop::PREEMPTED);
             }
         }
     }

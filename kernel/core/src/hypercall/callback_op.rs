@@ -18,7 +18,7 @@ use abi::trap::{TrapInfo, vector};
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [op, argument, ..] = a.0;
+    let [op, argument, ..] = *a;
     match CallbackOp(op as u32) {
         CallbackOp::REGISTER => register(c, c.get(argument)?),
         CallbackOp::UNREGISTER => unregister(c, c.get::<CallbackUnregister>(argument)?.kind),
@@ -28,7 +28,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
 
 /// `nmi_op` (28): the older way to register (0: `xennmi_callback`) or unregister (1) the NMI's callback.
 pub fn nmi_op<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [op, argument, ..] = a.0;
+    let [op, argument, ..] = *a;
     match NmiOp(op as u32) {
         NmiOp::REGISTER_CALLBACK => {
             let address = c.get::<NmiCallback>(argument)?.handler_address;

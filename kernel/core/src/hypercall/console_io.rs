@@ -29,7 +29,7 @@ pub struct Writer {
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [command, ..] = a.0;
+    let [command, ..] = *a;
     match command as u32 {
         0 => write(c, a),
         1 => read(c, a),
@@ -38,7 +38,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
 }
 
 fn write<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [_, count, buffer, ..] = &mut a.0;
+    let [_, count, buffer, ..] = a;
     *count = u64::from(*count as u32);
     while *count > 0 {
         let mut piece = [0u8; PIECE];
@@ -53,7 +53,7 @@ fn write<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         *count -= len as u64;
         *buffer = buffer.wrapping_add(len as u64);
         if *count > 0 && c.core.platform.preempt() {
-            return Err(Stop::Preempted);
+            return Err(Stop::PREEMPTED);
         }
     }
     Ok(0)
@@ -92,7 +92,7 @@ fn end_line<P: Platform>(c: &Caller<'_, P>, writer: &mut Writer) {
 
 fn read<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     c.need(crate::Privilege::CONSOLE)?;
-    let [_, count, buffer, ..] = a.0;
+    let [_, count, buffer, ..] = *a;
     let count = u64::from(count as u32);
     refuse_if(count > i32::MAX as u64, Errno::E2BIG)?;
     let mut piece = [0u8; PIECE];

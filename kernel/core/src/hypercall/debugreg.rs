@@ -19,14 +19,14 @@ const CR4_DE: u64 = 8;
 
 /// `set_debugreg`.
 pub fn set<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [register, value, ..] = a.0;
+    let [register, value, ..] = *a;
     write(c, register as u32, value)?;
     Ok(0)
 }
 
 /// `get_debugreg`.
 pub fn get<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [register, ..] = a.0;
+    let [register, ..] = *a;
     Ok(read(c.run, register as u32).ok_or(Errno::ENODEV)? as i64)
 }
 

@@ -30,7 +30,7 @@ use crate::{
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [at, ..] = a.0;
+    let [at, ..] = *a;
     let mut op: Domctl = c.get(at)?;
     refuse_if(op.interface_version != DOMCTL_INTERFACE_VERSION, Errno::EACCES)?;
     if op.cmd == DomctlOp::CREATEDOMAIN {

@@ -23,7 +23,7 @@ const RESET_GOES_ON: EvtchnOp = EvtchnOp(14);
 
 /// See the head of this file.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [op, arg, ..] = a.0;
+    let [op, arg, ..] = *a;
     let op = EvtchnOp(op as u32);
     // Nearly all calls: apart from the others, so that it saves no more registers than it needs.
     if op == EvtchnOp::SEND {
@@ -37,7 +37,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
 /// All operations but `send`.
 #[inline(never)]
 fn perform<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args, op: EvtchnOp) -> HcResult {
-    let [_, arg, ..] = a.0;
+    let [_, arg, ..] = *a;
     let (core, domain) = (c.core, c.domain);
     match op {
         EvtchnOp::ALLOC_UNBOUND => answer(c, arg, |c, it: AllocUnbound| {
@@ -80,8 +80,8 @@ fn perform<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args, op: EvtchnOp) -> Hc
             let target = c.target(c.get::<Reset>(arg)?.dom)?;
             refuse_if(target.id != domain.id && target.paused.load(Ordering::SeqCst) == 0, Errno::EINVAL)?;
             core.reset_ports(&target, op == RESET_GOES_ON).inspect_err(|stop| {
-                if *stop == Stop::Preempted {
-                    a.0[0] = u64::from(RESET_GOES_ON.0);
+                if *stop == Stop::PREEMPTED {
+                    a[0] = u64::from(RESET_GOES_ON.0);
                 }
             })?;
         }

@@ -11,7 +11,7 @@ use crate::{Args, Caller, HcResult, Platform};
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [set, ..] = a.0;
+    let [set, ..] = *a;
     switch(c, set as u32 != 0);
     Ok(0)
 }

@@ -27,8 +27,8 @@ const BATCH: usize = 16;
 
 /// See the head of this file.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let op = GrantOp(a.0[0] as u32);
-    refuse_if((a.0[2] as i32) < 0, Errno::EINVAL)?;
+    let op = GrantOp(a[0] as u32);
+    refuse_if((a[2] as i32) < 0, Errno::EINVAL)?;
     match op {
         GrantOp::MAP_GRANT_REF => batches(c, a, map)?,
         GrantOp::UNMAP_GRANT_REF => batches(c, a, unmap)?,
@@ -36,8 +36,8 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         GrantOp::COPY => batches(c, a, copy)?,
         GrantOp::SETUP_TABLE => one(c, a, |c, it: &mut SetupTable| it.status = status_of(&setup_table(c, it)))?,
         GrantOp::QUERY_SIZE => one(c, a, |c, it: &mut QuerySize| it.status = status_of(&query_size(c, it)))?,
-        GrantOp::SET_VERSION => set_version(c, a.0[1])?,
-        GrantOp::GET_VERSION => get_version(c, a.0[1])?,
+        GrantOp::SET_VERSION => set_version(c, a[1])?,
+        GrantOp::GET_VERSION => get_version(c, a[1])?,
         _ => return Err(Errno::ENOSYS.into()),
     }
     Ok(0)
@@ -49,7 +49,7 @@ fn batches<P: Platform, T: FromBytes + IntoBytes + Immutable>(
     a: &mut Args,
     done: impl Fn(&mut Caller<'_, P>, &mut [T]) -> Result<(), Stop>,
 ) -> Result<(), Stop> {
-    let (mut at, mut left) = (a.0[1], u64::from(a.0[2] as u32));
+    let (mut at, mut left) = (a[1], u64::from(a[2] as u32));
     if left == 1 {
         let mut op: T = c.get(at)?;
         done(c, core::slice::from_mut(&mut op))?;
@@ -67,9 +67,9 @@ fn batches<P: Platform, T: FromBytes + IntoBytes + Immutable>(
         c.core.platform.copy_to_guest(c.space()?, Vaddr(at), ops.as_bytes())?;
         at = at.wrapping_add((len * size_of::<T>()) as u64);
         left -= len as u64;
-        (a.0[1], a.0[2]) = (at, left);
+        (a[1], a[2]) = (at, left);
         if left != 0 && c.core.platform.preempt() {
-            return Err(Stop::Preempted);
+            return Err(Stop::PREEMPTED);
         }
     }
     Ok(())
@@ -81,10 +81,10 @@ fn one<P: Platform, T: FromBytes + IntoBytes + Immutable>(
     a: &mut Args,
     done: impl Fn(&mut Caller<'_, P>, &mut T),
 ) -> Result<(), Stop> {
-    refuse_if(a.0[2] as u32 != 1, Errno::EINVAL)?;
-    let mut it: T = c.get(a.0[1])?;
+    refuse_if(a[2] as u32 != 1, Errno::EINVAL)?;
+    let mut it: T = c.get(a[1])?;
     done(c, &mut it);
-    c.put(a.0[1], &it)
+    c.put(a[1], &it)
 }
 
 /// What a structure is told of how it went.
@@ -94,8 +94,8 @@ fn status_of<T>(result: &Result<T, GrantStatus>) -> GrantStatus {
 
 /// The domain that a table is asked of.
 fn target<P: Platform>(c: &Caller<'_, P>, id: DomId) -> Result<Arc<Domain<P>>, GrantStatus> {
-    c.target(id).map_err(|stop| match stop {
-        Stop::Error(Errno::EPERM) => GrantStatus::PERMISSION_DENIED,
+    c.target(id).map_err(|stop| match stop.errno() {
+        Some(Errno::EPERM) => GrantStatus::PERMISSION_DENIED,
         _ => GrantStatus::BAD_DOMAIN,
     })
 }

@@ -14,7 +14,7 @@ use crate::cpu::pending;
 use crate::lifecycle::NewDomain;
 use crate::sched::sim::Sim;
 use crate::testing::{self, Guest, TestMachine, WINDOW};
-use crate::{Args, Caller, Platform, Privilege, State, Stop, Vcpu, dispatch};
+use crate::{Caller, Platform, Privilege, State, Stop, Vcpu, dispatch};
 
 const FRAMES: usize = 256;
 const PAGES: usize = 6;
@@ -200,9 +200,8 @@ impl World {
         guest: &Guest,
         vcpu: &Arc<Vcpu<TestMachine>>,
         number: u32,
-        args: [u64; 5],
+        mut args: [u64; 5],
     ) -> Result<i64, Stop> {
-        let mut args = Args(args);
         for _ in 0..20_000 {
             let core = &sim.on(cpu).core;
             let mut run = vcpu.run.lock();
@@ -211,13 +210,13 @@ impl World {
             run.regs.rsp = WINDOW.0;
             let mut c = Caller { core, cpu: &core.cpus[cpu], domain: &guest.domain, vcpu, run: &mut run };
             match dispatch::call(&mut c, number, &mut args) {
-                Err(Stop::Preempted) => {}
+                Err(Stop::PREEMPTED) => {}
                 done => return done,
             }
             drop(run);
             // As on the way back to a guest: who is to end here, ends.
             if core.cpus[cpu].pending.load(SeqCst) & pending::RESCHEDULE != 0 {
-                return Err(Stop::Preempted);
+                return Err(Stop::PREEMPTED);
             }
             (0..CPUS).filter(|other| *other != cpu).for_each(|other| sim.leave(other));
         }
@@ -285,9 +284,9 @@ impl Target for World {
                 assert!(value == 0 || !nothing.contains(&Hypercall(number)), "{name} {args:x?} returned {value}");
                 Tally::OK
             }
-            Err(Stop::Replaced) => Tally::OK,
-            Err(Stop::Preempted) => "preempted",
-            Err(Stop::Error(errno)) => testing::name_of(errno),
+            Err(Stop::REPLACED) => Tally::OK,
+            Err(Stop::PREEMPTED) => "preempted",
+            Err(stop) => stop.errno().map_or("replaced", testing::name_of),
         };
         assert_ne!(outcome, "another", "{name} {args:x?}: {done:?}");
         tally.note(name, outcome);

@@ -24,7 +24,7 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::lifecycle::NewDomain;
 use crate::testing::{self, Guest, READ_ONLY, TestCore, WRITABLE, stale_translations};
-use crate::{Args, Frame, Platform, Privilege, Stage, Stop, dispatch, guest};
+use crate::{Frame, Platform, Privilege, Stage, Stop, dispatch, guest};
 
 /// Tells a machine when to interrupt.
 type How<'a> = &'a dyn Fn(&TestCore);
@@ -64,17 +64,15 @@ fn sound(core: &TestCore) {
 
 /// Makes a call to its end, with an audit and a look at each interruption.
 #[track_caller]
-fn sliced(core: &TestCore, guest: &Guest, number: Hypercall, args: [u64; 5], mut look: impl FnMut()) -> i64 {
-    let mut args = Args(args);
+fn sliced(core: &TestCore, guest: &Guest, number: Hypercall, mut args: [u64; 5], mut look: impl FnMut()) -> i64 {
     for _ in 0..10_000 {
         match guest.run(core, |c| dispatch::call(c, number.0, &mut args)) {
-            Ok(value) => return value,
-            Err(Stop::Error(errno)) => return errno.code(),
-            Err(Stop::Replaced) => panic!("not a way back"),
-            Err(Stop::Preempted) => {
+            Err(Stop::REPLACED) => panic!("not a way back"),
+            Err(Stop::PREEMPTED) => {
                 sound(core);
                 look();
             }
+            Ok(value) | Err(Stop(value)) => return value,
         }
     }
     panic!("no progress");

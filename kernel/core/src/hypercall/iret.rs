@@ -18,12 +18,12 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, _: &mut Args) -> HcResult {
     let sp = c.run.regs.rsp;
     let Ok(frame) = c.get::<IretContext>(sp) else {
         c.core.crash(c, Crash::IretFrame(sp));
-        return Err(Stop::Replaced);
+        return Err(Stop::REPLACED);
     };
     if frame.cs & 3 == 3 {
         if c.run.user_root.is_none() {
             c.core.crash(c, Crash::NoUserRoot);
-            return Err(Stop::Replaced);
+            return Err(Stop::REPLACED);
         }
         c.core.toggle_mode(c);
     }
@@ -47,5 +47,5 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, _: &mut Args) -> HcResult {
     }
     c.run.callbacks.in_nmi = false;
     c.core.set_upcall_mask(c.vcpu, frame.rflags & rflags::IF == 0);
-    Err(Stop::Replaced)
+    Err(Stop::REPLACED)
 }

@@ -35,7 +35,7 @@ const MAX_PFN_WORD: usize = core::mem::offset_of!(abi::shared_info::SharedInfo, 
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [op, at, ..] = a.0;
+    let [op, at, ..] = *a;
     let start = op >> MemoryOp::EXTENT_SHIFT;
     let kind = MemoryOp(op as u32 & MemoryOp::CMD_MASK);
     match kind {
@@ -104,8 +104,8 @@ fn reservation<P: Platform>(c: &Caller<'_, P>, a: &mut Args, kind: MemoryOp, sta
     let mut done = start;
     while done < r.nr_extents {
         if done > start && c.core.platform.preempt() {
-            a.0[0] = u64::from(kind.0) | done << MemoryOp::EXTENT_SHIFT;
-            return Err(Stop::Preempted);
+            a[0] = u64::from(kind.0) | done << MemoryOp::EXTENT_SHIFT;
+            return Err(Stop::PREEMPTED);
         }
         let extent = if kind == MemoryOp::DECREASE_RESERVATION { give_back(done) } else { populate(done) };
         if extent.is_err() {
@@ -144,7 +144,7 @@ fn exchange_all<P: Platform>(c: &Caller<'_, P>, x: &mut MemoryExchange) -> Resul
     let mut pools = Pools { c, domain, input, output, taken: List::EMPTY, new: List::EMPTY };
     for chunk in begin..input.nr_extents / inputs {
         if chunk > begin && c.core.platform.preempt() {
-            return Err(Stop::Preempted);
+            return Err(Stop::PREEMPTED);
         }
         let got = pools.fill(chunk * inputs..(chunk + 1) * inputs, limit);
         let told = pools.settle(chunk << order >> output.extent_order, got.is_ok());

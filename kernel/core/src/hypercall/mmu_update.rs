@@ -27,7 +27,7 @@ const PREEMPTED: u64 = MMU_UPDATE_PREEMPTED as u64;
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let who = a.0[3];
+    let who = a[3];
     let tables = table_owner(c, who as u32)?;
     let tables = tables.as_deref().unwrap_or(c.domain);
     let frames = FrameOwner::find(c, DomId(who as u16))?;
@@ -50,7 +50,7 @@ pub(super) fn batch<'a, P: Platform>(
     bytes: usize,
     run: impl FnOnce(&mut Caller<'a, P>, u64, u32, &mut u32) -> (HcResult, bool),
 ) -> HcResult {
-    let [requests, count, done_at, who, _] = a.0;
+    let [requests, count, done_at, who, _] = *a;
     if requests == 0 && count == PREEMPTED {
         if owner.id != c.domain.id {
             c.need(Privilege::BUILDER)?;
@@ -62,17 +62,16 @@ pub(super) fn batch<'a, P: Platform>(
     let count = count as u32 & !MMU_UPDATE_PREEMPTED;
     let mut made = 0;
     let (mut result, unfinished) = run(c, requests, count, &mut made);
-    if result == Err(Stop::Preempted) {
+    if result == Err(Stop::PREEMPTED) {
         let at = requests.wrapping_add(u64::from(made) * bytes as u64);
-        a.0 = [at, u64::from(count - made) | PREEMPTED, done_at, who, 0];
+        *a = [at, u64::from(count - made) | PREEMPTED, done_at, who, 0];
     } else if unfinished {
         let code = match result {
-            Ok(value) => value,
-            Err(Stop::Error(errno)) => errno.code(),
-            Err(Stop::Preempted | Stop::Replaced) => 0,
+            Err(Stop::PREEMPTED | Stop::REPLACED) => 0,
+            Ok(value) | Err(Stop(value)) => value,
         };
-        a.0 = [0, PREEMPTED, code as u64, who, 0];
-        result = Err(Stop::Preempted);
+        *a = [0, PREEMPTED, code as u64, who, 0];
+        result = Err(Stop::PREEMPTED);
     }
     if done_at != 0 {
         let done: u32 = if resumed { c.get(done_at).unwrap_or(0) } else { 0 };
@@ -145,7 +144,7 @@ impl<'a, P: Platform> Batch<'a, P> {
         let mut chunk = [MmuUpdate::new_zeroed(); CHUNK];
         while *made < count {
             if *made > 0 && c.core.platform.preempt() {
-                return Err(Stop::Preempted);
+                return Err(Stop::PREEMPTED);
             }
             let copied = self.fetch(c, requests, *made, count, &mut chunk)?;
             if foreign {

@@ -19,7 +19,7 @@ use crate::{Args, Caller, CpuSet, Domain, Flush, Frame, HcResult, PageType, Plat
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let frames = FrameOwner::find(c, DomId(a.0[3] as u16))?;
+    let frames = FrameOwner::find(c, DomId(a[3] as u16))?;
     let Some(owner) = frames.domain(c) else { return Err(Errno::EPERM.into()) };
     if owner.id != c.domain.id {
         c.need(Privilege::BUILDER)?;
@@ -42,7 +42,7 @@ fn operations<P: Platform>(
 ) -> HcResult {
     while *made < count {
         if *made > 0 && c.core.platform.preempt() {
-            return Err(Stop::Preempted);
+            return Err(Stop::PREEMPTED);
         }
         let request: MmuextOp = c.get_at(requests, u64::from(*made))?;
         *tables |= request.cmd.0 <= MmuextCmd::NEW_BASEPTR.0 || request.cmd == MmuextCmd::NEW_USER_BASEPTR;

@@ -9,8 +9,11 @@
 //!   (lesson 4): what follows would run with another privilege.
 //! - Source: `xen.h` (`struct multicall_entry`).
 
-use abi::Errno;
+use core::mem::offset_of;
+
 use abi::multicall::MulticallEntry;
+use abi::{Errno, Vaddr};
+use zerocopy::{FromZeros, IntoBytes};
 
 use crate::{Args, Caller, HcResult, Platform, Stage, Stop, dispatch};
 
@@ -18,39 +21,36 @@ const MULTICALL: u64 = 13;
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [at, left, ..] = &mut a.0;
+    let [at, left, ..] = a;
     *left = u64::from(*left as u32);
+    let mut entry = MulticallEntry::new_zeroed();
     while *left > 0 {
-        // The last argument is no hypercall's.
-        let [op, _, a0, a1, a2, a3, a4]: [u64; 7] = c.get(*at)?;
-        let mut args = Args([a0, a1, a2, a3, a4]);
-        let result = match op {
-            MULTICALL => Err(Stop::Error(Errno::EINVAL)),
-            _ => dispatch::call(c, u32::try_from(op).unwrap_or(u32::MAX), &mut args),
+        c.core.platform.copy_from_guest(c.space()?, Vaddr(*at), entry.as_mut_bytes())?;
+        let result = match entry.op {
+            MULTICALL => Err(Errno::EINVAL.into()),
+            number => dispatch::call(c, number, &mut entry.args),
         };
         let result = match result {
-            Ok(value) => value as u64,
-            Err(Stop::Error(errno)) => errno.code() as u64,
-            Err(Stop::Replaced) => return Err(Stop::Replaced),
-            Err(Stop::Preempted) => {
-                c.put(at.wrapping_add(ARGS_AT), &args.0)?;
-                return Err(Stop::Preempted);
+            Err(Stop::REPLACED) => return result,
+            Err(Stop::PREEMPTED) => {
+                c.put(at.wrapping_add(ARGS_AT), &entry.args)?;
+                return result;
             }
+            Ok(value) | Err(Stop(value)) => value,
         };
         c.put(at.wrapping_add(RESULT_AT), &result)?;
         if !c.run.kernel_mode || c.domain.stage() != Stage::Alive {
-            return Err(Stop::Replaced);
+            return Err(Stop::REPLACED);
         }
         (*at, *left) = (at.wrapping_add(ENTRY_BYTES), *left - 1);
         // An event that came up meanwhile does not wait for the rest.
         if *left > 0 && (c.core.platform.preempt() || c.core.upcall_due(c.vcpu)) {
-            return Err(Stop::Preempted);
+            return Err(Stop::PREEMPTED);
         }
     }
     Ok(0)
 }
 
 const ENTRY_BYTES: u64 = size_of::<MulticallEntry>() as u64;
-const RESULT_AT: u64 = core::mem::offset_of!(MulticallEntry, result) as u64;
-const ARGS_AT: u64 = core::mem::offset_of!(MulticallEntry, args) as u64;
-const _: () = assert!(core::mem::offset_of!(MulticallEntry, op) == 0 && RESULT_AT == 8 && ARGS_AT == 16);
+const RESULT_AT: u64 = offset_of!(MulticallEntry, result) as u64;
+const ARGS_AT: u64 = offset_of!(MulticallEntry, args) as u64;

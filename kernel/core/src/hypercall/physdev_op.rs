@@ -20,7 +20,7 @@ use abi::{DomId, Errno};
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [op, arg, ..] = a.0;
+    let [op, arg, ..] = *a;
     match PhysdevOp(op as u32) {
         PhysdevOp::SET_IOPL => {
             let set: SetIopl = c.get(arg)?;

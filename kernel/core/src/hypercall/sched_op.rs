@@ -19,7 +19,7 @@ use crate::{Args, Caller, HcResult, Platform, Privilege, Stop, refuse_if};
 
 /// See the head of this file.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [op, arg, ..] = a.0;
+    let [op, arg, ..] = *a;
     let op = SchedOp(op as u32);
     match op {
         SchedOp::YIELD => c.core.yield_now(c.cpu, c.vcpu),

@@ -12,7 +12,7 @@ use abi::Vaddr;
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [event, failsafe, syscall, ..] = a.0;
+    let [event, failsafe, syscall, ..] = *a;
     let callbacks = &mut c.run.callbacks;
     let slots = [&mut callbacks.event, &mut callbacks.failsafe, &mut callbacks.syscall];
     for (slot, address) in slots.into_iter().zip([event, failsafe, syscall]) {

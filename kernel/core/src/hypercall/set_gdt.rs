@@ -20,7 +20,7 @@ const MAX_ENTRIES: u64 = GDT_FRAMES as u64 * IN_FRAME;
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [list, entries, ..] = a.0;
+    let [list, entries, ..] = *a;
     let entries = u64::from(entries as u32);
     refuse_if(entries > MAX_ENTRIES, Errno::EINVAL)?;
     let mut mfns = [Mfn(0); GDT_FRAMES];

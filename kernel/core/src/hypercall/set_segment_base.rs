@@ -20,7 +20,7 @@ pub const GS_KERNEL: Base = |run| &mut run.gs_base_kernel;
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [which, value, ..] = a.0;
+    let [which, value, ..] = *a;
     match which as u32 {
         0 => set(c, FS, value)?,
         1 => set(c, GS_USER, value)?,

@@ -18,7 +18,7 @@ const INSTEAD: u64 = 100_000_000;
 
 /// See the head of this file.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let deadline = match a.0[0] {
+    let deadline = match a[0] {
         0 => NEVER,
         far if far >= FARTHEST => {
             // Only now is it worth while to read the clock.

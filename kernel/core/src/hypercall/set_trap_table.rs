@@ -13,7 +13,7 @@ use abi::{Errno, Vaddr};
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [traps, ..] = &mut a.0;
+    let [traps, ..] = a;
     if *traps == 0 {
         *c.run.traps = Default::default();
         return Ok(0);
@@ -27,7 +27,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         c.run.traps.set(TrapInfo { cs: info.cs | 3, ..info });
         *traps = traps.wrapping_add(size_of::<TrapInfo>() as u64);
         if c.core.platform.preempt() {
-            return Err(Stop::Preempted);
+            return Err(Stop::PREEMPTED);
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::{Args, Caller, HcResult, Platform};
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [ss, sp, ..] = a.0;
+    let [ss, sp, ..] = *a;
     c.run.kernel_ss = ss | 3;
     c.run.kernel_sp = sp;
     Ok(0)

@@ -21,7 +21,7 @@ const SCHEDULER: u32 = 0xf0;
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [at, ..] = a.0;
+    let [at, ..] = *a;
     let mut op: Sysctl = c.get(at)?;
     refuse_if(op.interface_version != SYSCTL_INTERFACE_VERSION, Errno::EACCES)?;
     c.need(Privilege::BUILDER)?;

@@ -114,9 +114,9 @@ fn a_change_of_privilege_ends_a_batch() {
     s.guest.poke(&s.core, 0, 0, batch.as_bytes());
     s.guest.run(&s.core, |c| {
         c.run.regs.rsp = s.guest.va(1).0;
-        let mut args = crate::Args([s.guest.va(0).0, 3, 0, 0, 0]);
+        let mut args = [s.guest.va(0).0, 3, 0, 0, 0];
         let done = crate::dispatch::call(c, Hypercall::MULTICALL.0, &mut args);
-        assert_eq!(done, Err(crate::Stop::Replaced));
+        assert_eq!(done, Err(crate::Stop::REPLACED));
         assert!(!c.run.kernel_mode && c.run.cr0 & 8 == 0, "the last one was done, too");
     });
     assert_eq!(s.peek::<[[u64; 8]; 3]>().map(|entry| entry[1]), [0, 99, 99], "results");

@@ -13,7 +13,7 @@ use abi::{Errno, Mfn, PAGE_SHIFT, PAGE_SIZE};
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [address, descriptor, ..] = a.0;
+    let [address, descriptor, ..] = *a;
     let safe = segment::admit(descriptor).filter(|_| address % 8 == 0).ok_or(Errno::EINVAL)?;
     let mfn = Mfn(address >> PAGE_SHIFT);
     let held = c.core.get_page_and_type(mfn, c.domain, PageType::Writable);

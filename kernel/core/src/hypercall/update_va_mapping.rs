@@ -23,7 +23,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
 
 /// update_va_mapping_otherdomain.
 pub fn other_domain<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let owner = FrameOwner::find(c, DomId(a.0[3] as u16))?;
+    let owner = FrameOwner::find(c, DomId(a[3] as u16))?;
     if matches!(owner, FrameOwner::Other(_)) {
         c.need(Privilege::BUILDER)?;
     }
@@ -32,7 +32,7 @@ pub fn other_domain<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResul
 }
 
 fn update<P: Platform>(c: &Caller<'_, P>, a: &Args, owner: &MappedOwner<'_, P>) -> HcResult {
-    let [va, entry, flags, ..] = a.0;
+    let [va, entry, flags, ..] = *a;
     {
         let session = c.core.mm(c.domain);
         let root = c.run.kernel_root.ok_or(Errno::EINVAL)?;

@@ -30,7 +30,7 @@ const SHORTEST: u64 = 1_000_000;
 
 /// See the head of this file.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [op, vcpu, arg, ..] = a.0;
+    let [op, vcpu, arg, ..] = *a;
     let op = VcpuOp(op as u32);
     let vcpu = &c.domain.vcpu(VcpuId(vcpu as u32)).ok_or(Errno::ENOENT)?.clone();
     let own = Arc::ptr_eq(vcpu, c.vcpu);

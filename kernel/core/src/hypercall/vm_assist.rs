@@ -16,7 +16,7 @@ pub const KINDS: u64 = 0x3f | 1 << 32;
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [command, kind, ..] = a.0;
+    let [command, kind, ..] = *a;
     let bit = 1u64.checked_shl(kind as u32).filter(|bit| bit & KINDS != 0).ok_or(Errno::EINVAL)?;
     match command as u32 {
         0 => c.domain.assist.fetch_or(bit, Ordering::SeqCst),

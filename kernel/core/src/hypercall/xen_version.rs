@@ -16,7 +16,7 @@ const EXTRA: &str = concat!("-ferrule-", env!("CARGO_PKG_VERSION_MAJOR"), ".", e
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
-    let [op, to, ..] = a.0;
+    let [op, to, ..] = *a;
     // What guests call for its side effect alone is not to pay for the rest.
     if op as u32 == XenVersionOp::VERSION.0 { Ok(VERSION_4_17.into()) } else { other(c, XenVersionOp(op as u32), to) }
 }

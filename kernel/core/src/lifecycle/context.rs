@@ -59,7 +59,7 @@ impl<P: Platform> Core<P> {
         self.drop_root(domain, slot)?;
         if let Some(mfn) = wanted {
             *slot = Some(self.take_root(domain, mfn).map_err(|stop| match stop {
-                Stop::Preempted => stop,
+                Stop::PREEMPTED => stop,
                 _ => Errno::EINVAL.into(),
             })?);
         }

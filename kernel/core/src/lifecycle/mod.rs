@@ -182,7 +182,7 @@ impl<P: Platform> Core<P> {
         if domain.stage() == Stage::Zombie {
             return Ok(());
         }
-        refuse_if(domain.vcpus.iter().any(|vcpu| self.is_running(vcpu)), Stop::Preempted)?;
+        refuse_if(domain.vcpus.iter().any(|vcpu| self.is_running(vcpu)), Stop::PREEMPTED)?;
         self.destroy_ports(domain)?;
         self.release_devices(domain);
         for vcpu in &domain.vcpus {

@@ -471,7 +471,7 @@ fn a_root_that_takes_long_to_validate_is_taken_in_slices() {
     b.core.platform.interrupt_every(1);
     let mut slices = 0;
     while let Err(stop) = b.core.set_context(&domain, &domain.vcpus[0], &context) {
-        assert_eq!(stop, Stop::Preempted);
+        assert_eq!(stop, Stop::PREEMPTED);
         slices += 1;
         assert!(slices < 5000, "no progress");
     }

@@ -84,7 +84,7 @@ impl<P: Platform> Session<'_, P> {
         while let Some((level, frame)) = self.next_abandoned() {
             self.resume_release(frame, level);
             if self.state.unfinished && self.core.platform.preempt() {
-                return Err(Stop::Preempted);
+                return Err(Stop::PREEMPTED);
             }
         }
         Ok(())

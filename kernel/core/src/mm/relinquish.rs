@@ -31,7 +31,7 @@ impl<P: Platform> Core<P> {
             // Most frames are not in use any more by the time that the roots are gone.
             while self.free_unshared(domain, SLICE) == SLICE {
                 if self.platform.preempt() {
-                    return Err(Stop::Preempted);
+                    return Err(Stop::PREEMPTED);
                 }
             }
             let next = domain.memory.lock().next_to_relinquish(&self.frames);
@@ -43,7 +43,7 @@ impl<P: Platform> Core<P> {
             }
             session.finish()?;
             if self.platform.preempt() {
-                return Err(Stop::Preempted);
+                return Err(Stop::PREEMPTED);
             }
         }
     }

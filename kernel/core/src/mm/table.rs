@@ -78,7 +78,7 @@ impl<P: Platform> Session<'_, P> {
             Err((progress, stop)) => {
                 info.set_progress(progress);
                 match stop {
-                    Stop::Preempted => self.suspend(frame),
+                    Stop::PREEMPTED => self.suspend(frame),
                     _ => self.invalidate(frame, level),
                 }
                 Err(stop)
@@ -92,7 +92,7 @@ impl<P: Platform> Session<'_, P> {
         let mut index = begin;
         while index < P::ENTRIES {
             if index > begin && self.core.platform.preempt() {
-                return Err((index, Stop::Preempted));
+                return Err((index, Stop::PREEMPTED));
             }
             let end = (index / Self::L1_SLICE + 1) * Self::L1_SLICE;
             while index < end {
@@ -115,7 +115,7 @@ impl<P: Platform> Session<'_, P> {
                 continue;
             }
             if worked && self.core.platform.preempt() {
-                return Err((index, Stop::Preempted));
+                return Err((index, Stop::PREEMPTED));
             }
             worked = true;
             let stored = self.get_entry(frame, level, pte).map_err(|stop| (index, stop))?;

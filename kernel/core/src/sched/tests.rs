@@ -268,7 +268,7 @@ fn a_domain_is_paused_with_all_its_vcpus_and_stands_still_once_they_left() {
     assert!(each(&sim).iter().all(|(runs, view)| *runs && view.runnable()));
     sim.core.pause_domain(&domain);
     assert!(each(&sim).iter().all(|(runs, view)| *runs && !view.runnable()), "still in the hands of their CPUs");
-    assert_eq!(sim.core.destroy(&domain), Err(crate::Stop::Preempted));
+    assert_eq!(sim.core.destroy(&domain), Err(crate::Stop::PREEMPTED));
     sim.settle();
     assert!(each(&sim).iter().all(|(runs, _)| !runs));
     sim.core.unpause_domain(&domain);

@@ -239,7 +239,7 @@ fn iret(c: &mut Caller<'_, TestMachine>) {
     c.put(rsp, &[0u64, r11, rcx, 0]).unwrap();
     c.run.regs.rsp = rsp;
     let done = crate::hypercall::iret::call(c, &mut Args::default());
-    assert_eq!(done, Err(Stop::Replaced));
+    assert_eq!(done, Err(Stop::REPLACED));
 }
 
 #[test]
@@ -369,7 +369,7 @@ fn device_not_available_is_the_guests_only_if_it_set_ts() {
         let before = c.run.regs;
         c.core.exception(c, vector::NM, 0, 0);
         assert_eq!(c.run.regs, before);
-        assert_eq!(crate::hypercall::fpu_taskswitch::call(c, &mut Args([1, 0, 0, 0, 0])), Ok(0));
+        assert_eq!(crate::hypercall::fpu_taskswitch::call(c, &mut [1, 0, 0, 0, 0]), Ok(0));
         c.core.exception(c, vector::NM, 0, 0);
         assert_eq!((c.run.regs.rip, c.run.cr0), (HANDLER.0, 0));
     });
@@ -563,7 +563,7 @@ fn iret_goes_to_user_mode_by_the_rpl_and_forces_ring_3() {
             ss: 0x2b,
         };
         c.put(sp, &frame).unwrap();
-        assert_eq!(crate::hypercall::iret::call(c, &mut Args::default()), Err(Stop::Replaced));
+        assert_eq!(crate::hypercall::iret::call(c, &mut Args::default()), Err(Stop::REPLACED));
         let r = &c.run.regs;
         assert_eq!((r.rax, r.r11, r.rcx, r.rip, r.cs, r.rsp, r.ss), (1, 2, 3, 0x5000, 0x33, 0x6000, 0x2b));
         assert_eq!(r.rflags, rflags::CF | rflags::IF);

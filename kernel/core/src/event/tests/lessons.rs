@@ -157,10 +157,10 @@ fn lesson_28_a_reset_makes_room_and_goes_on_where_it_was() {
     }
     core.platform.interrupt_every(1);
     assert_eq!(core.reset_ports(&guest.domain, true), Err(Errno::EBUSY.into()), "none is under way");
-    assert_eq!(core.reset_ports(&guest.domain, false), Err(Stop::Preempted));
+    assert_eq!(core.reset_ports(&guest.domain, false), Err(Stop::PREEMPTED));
     assert_eq!(core.reset_ports(&guest.domain, false), Err(Errno::EBUSY.into()), "one is under way");
     let mut slices = 1;
-    while core.reset_ports(&guest.domain, true) == Err(Stop::Preempted) {
+    while core.reset_ports(&guest.domain, true) == Err(Stop::PREEMPTED) {
         slices += 1;
     }
     assert!(slices >= 15, "{slices}");

@@ -273,7 +273,7 @@ fn apply(core: &TestCore, d: &Domains, op: &Op) -> Result<u32, Errno> {
         }
         Op::Reset(a) => {
             let mut done = core.reset_ports(&d[a], false);
-            while done == Err(Stop::Preempted) {
+            while done == Err(Stop::PREEMPTED) {
                 done = core.reset_ports(&d[a], true);
             }
             assert_eq!(done, Ok(()));

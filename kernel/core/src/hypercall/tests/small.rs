@@ -14,7 +14,7 @@ use zerocopy::IntoBytes;
 
 use super::setup;
 use crate::trap::{ARCHITECTURAL_IOPL, ENTRY_SYSCALL};
-use crate::{Args, Privilege, Stop};
+use crate::{Privilege, Stop};
 
 #[test]
 fn an_io_breakpoint_is_the_guests_alone_in_each_place() {
@@ -57,8 +57,8 @@ fn what_iret_restores() {
             c.run.regs.rsp = s.guest.va(1).0;
             c.run.regs.entry_vector = ENTRY_SYSCALL | 7;
             (c.run.iopl, c.run.callbacks.in_nmi) = (1, true);
-            let done = crate::dispatch::call(c, Hypercall::IRET.0, &mut Args([0; 5]));
-            assert_eq!(done, Err(Stop::Replaced));
+            let done = crate::dispatch::call(c, Hypercall::IRET.0, &mut [0; 5]);
+            assert_eq!(done, Err(Stop::REPLACED));
             let r = &c.run.regs;
             // IF is always set, IOPL and VM never; the guest's own IF is its event mask.
             let shown = 0x4fd7 | rflags::IF | 0x2;
@@ -81,7 +81,7 @@ fn what_iret_restores() {
     s.guest.poke(&s.core, 1, 0, IretContext { rflags: 0x1_1000, ..frame }.as_bytes());
     s.guest.run(&s.core, |c| {
         c.run.regs.rsp = s.guest.va(1).0;
-        let _ = crate::dispatch::call(c, Hypercall::IRET.0, &mut Args([0; 5]));
+        let _ = crate::dispatch::call(c, Hypercall::IRET.0, &mut [0; 5]);
         assert_eq!(c.run.iopl, 1);
     });
 }

@@ -3,28 +3,23 @@
 
 use super::*;
 use crate::dispatch::{self};
-use crate::{Args, State, Stop};
+use crate::{State, Stop};
 
 /// Makes a hypercall whose result is `expected`, with `between` called at every interruption; returns how many there
 /// were.
 #[track_caller]
-fn sliced(core: &TestCore, guest: &Guest, number: u32, args: [u64; 5], expected: i64, between: impl Fn()) -> u32 {
-    let mut args = Args(args);
+fn sliced(core: &TestCore, guest: &Guest, number: u32, mut args: [u64; 5], expected: i64, between: impl Fn()) -> u32 {
     let mut slices = 0;
     loop {
         match guest.run(core, |c| dispatch::call(c, number, &mut args)) {
-            Err(Stop::Preempted) => {
+            Err(Stop::PREEMPTED) => {
                 slices += 1;
                 sound(core);
                 between();
                 assert!(slices < 100_000, "no progress");
             }
-            Err(Stop::Error(errno)) => {
-                assert_eq!(errno.code(), expected);
-                return slices;
-            }
-            other => {
-                assert_eq!(other, Ok(expected));
+            Ok(value) | Err(Stop(value)) => {
+                assert_eq!(value, expected);
                 return slices;
             }
         }
@@ -137,7 +132,7 @@ fn lesson_10_a_pin_that_is_given_up_half_way() {
         let (core, guest) = machine(16);
         let tables = tree(&core, &guest, 4, 8);
         core.platform.interrupt_after(step);
-        let mut args = Args([guest.va(0).0, 1, 0, SELF, 0]);
+        let mut args = [guest.va(0).0, 1, 0, SELF, 0];
         guest.poke(&core, 0, 0, pin_op(4, tables[3]).as_bytes());
         if guest.run(&core, |c| dispatch::call(c, Hypercall::MMUEXT_OP.0, &mut args)).is_ok() {
             break;
@@ -174,10 +169,10 @@ fn lesson_10_a_single_update_after_one_that_was_given_up() {
     protect(&core, &guest, 5, READ_ONLY);
     assert_eq!(pin(&core, &guest, 2, tables[1]), 0);
     core.platform.interrupt_every(1);
-    let mut args = Args([guest.va(0).0, 1, 0, SELF, 0]);
+    let mut args = [guest.va(0).0, 1, 0, SELF, 0];
     guest.poke(&core, 0, 0, request(tables[1], 0, Pte::EMPTY).as_bytes());
     let given_up = guest.run(&core, |c| dispatch::call(c, Hypercall::MMU_UPDATE.0, &mut args));
-    assert_eq!(given_up, Err(Stop::Preempted), "512 entries are let go of in slices");
+    assert_eq!(given_up, Err(Stop::PREEMPTED), "512 entries are let go of in slices");
     assert!(core.frames.info(tables[0]).state().has(State::PARTIAL));
     // The table that is let go of is named again, and so is another one.
     for (index, table) in [(2, tables[0]), (1, guest.frames[9])] {

@@ -124,12 +124,12 @@ fn interrupted_between_extents() {
     let (core, guest) = machine(8);
     core.platform.interrupt_every(1);
     set_list(&core, &guest, &[1, 2, 3, 4, 5]);
-    let mut args = crate::Args([u64::from(MemoryOp::POPULATE_PHYSMAP.0), guest.va(0).0, 0, 0, 0]);
+    let mut args = [u64::from(MemoryOp::POPULATE_PHYSMAP.0), guest.va(0).0, 0, 0, 0];
     guest.poke(&core, 0, 0, reservation(&guest, 5, 0).as_bytes());
     let mut slices = 0;
     let done = loop {
         match guest.run(&core, |c| crate::dispatch::call(c, OP, &mut args)) {
-            Err(crate::Stop::Preempted) => slices += 1,
+            Err(crate::Stop::PREEMPTED) => slices += 1,
             other => break other,
         }
         sound(&core);

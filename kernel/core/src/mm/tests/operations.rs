@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::mm::{MapAt, Trapped};
-use crate::{Flush, State, Stop};
+use crate::{Flush, State};
 use abi::mmu::uvmf;
 use abi::{Maddr, Mfn, Vaddr};
 
@@ -429,7 +429,7 @@ fn roots_of_a_vcpu() {
 fn a_dying_domain_pins_nothing() {
     let (core, guest) = machine(16);
     guest.domain.life.store(crate::domain::Stage::Dying as u32, SeqCst);
-    assert_eq!(core.mm(&guest.domain).pin(guest.tables[0].mfn(), 1), Err(Stop::Error(Errno::EINVAL)));
+    assert_eq!(core.mm(&guest.domain).pin(guest.tables[0].mfn(), 1), Err(Errno::EINVAL.into()));
 }
 
 /// A kernel's read-only mapping, which the core gives USER: it takes no reference to a writable frame.

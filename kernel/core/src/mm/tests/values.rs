@@ -288,7 +288,7 @@ fn what_is_finished_at_once_takes_no_second_call() {
         assert_eq!(pin(&core, &guest, 4, tables[3]), 0);
         guest.poke(&core, 0, 0, MmuextOp::new(MmuextCmd::UNPIN_TABLE, tables[3].mfn().0, 0).as_bytes());
         core.platform.interrupt_during(step, times);
-        let mut args = crate::Args([guest.va(0).0, 1, 0, SELF, 0]);
+        let mut args = [guest.va(0).0, 1, 0, SELF, 0];
         let ended = guest.run(&core, |c| crate::dispatch::call(c, Hypercall::MMUEXT_OP.0, &mut args));
         assert_eq!(ended, Ok(0), "step {step}");
         assert!(tables.iter().all(|table| core.frames.info(*table).state().type_refs() == 0));

@@ -205,7 +205,7 @@ impl<const E: usize> World<E> {
     /// Holds what came of an operation against what had to, if that was certain, and takes it into the model.
     pub(super) fn settle(&mut self, who: usize, op: &Op, expected: Option<Expected>, outcome: &Outcome) {
         if let Some(expected) = &expected {
-            assert_eq!(*outcome, expected.result.map_err(Stop::Error), "{op:?} of {who}");
+            assert_eq!(*outcome, expected.result.map_err(Stop::from), "{op:?} of {who}");
             if let Op::Update { .. } = op {
                 assert_eq!(self.told(DONE) as u32, expected.done, "requests done of {op:?}");
             }

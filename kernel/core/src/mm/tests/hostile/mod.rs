@@ -18,7 +18,7 @@ use super::model::{Model, Page, Trial, Use, Whose};
 use super::*;
 use crate::lifecycle::NewDomain;
 use crate::testing::{FIRST_RAM, TestMachine, WINDOW};
-use crate::{Args, Core, Domain, Owner, Stage, State, Stop, Vcpu, dispatch};
+use crate::{Core, Domain, Owner, Stage, State, Stop, Vcpu, dispatch};
 
 const GUESTS: usize = 3;
 /// Frames of a domain to begin with, and at most.
@@ -139,8 +139,7 @@ impl<const E: usize> World<E> {
     }
 
     /// Makes a hypercall to its end; or gives it up when it was interrupted, if asked to.
-    fn call(&self, who: usize, give_up: bool, number: Hypercall, args: [u64; 5]) -> Outcome {
-        let mut args = Args(args);
+    fn call(&self, who: usize, give_up: bool, number: Hypercall, mut args: [u64; 5]) -> Outcome {
         let player = &self.players[who];
         for _ in 0..10_000 {
             let mut run = player.vcpu.run.lock();
@@ -148,9 +147,9 @@ impl<const E: usize> World<E> {
             let mut caller =
                 crate::Caller { core: &self.core, cpu, domain: &player.domain, vcpu: &player.vcpu, run: &mut run };
             match dispatch::call(&mut caller, number.0, &mut args) {
-                Err(Stop::Preempted) if give_up => return Err(Stop::Preempted),
-                Err(Stop::Preempted) => assert!(self.interrupted, "nobody asked for it"),
-                Ok(value) => return Errno::check(value).map(|value| value as i64).map_err(Stop::Error),
+                Err(Stop::PREEMPTED) if give_up => return Err(Stop::PREEMPTED),
+                Err(Stop::PREEMPTED) => assert!(self.interrupted, "nobody asked for it"),
+                Ok(value) => return Errno::check(value).map(|value| value as i64).map_err(Stop::from),
                 other => return other,
             }
         }
@@ -202,7 +201,7 @@ impl<const E: usize> World<E> {
                 let mut caller =
                     crate::Caller { core: &self.core, cpu, domain: &player.domain, vcpu: &player.vcpu, run: &mut run };
                 let va = Vaddr(address(*at).0 + *word as u64 * 8);
-                caller.emulate_write(va, 8, None, *value).map(|_| 0).map_err(Stop::Error)
+                caller.emulate_write(va, 8, None, *value).map(|_| 0).map_err(Stop::from)
             }
             Op::Pin { owner, level, mfn } => {
                 self.extended(who, give_up, MmuextCmd(u32::from(*level) - 1), mfn.0, 0, owned(*owner))
@@ -264,7 +263,7 @@ impl<const E: usize> World<E> {
         self.put(r.as_bytes(), WINDOW.0);
         // How many were done: none means refused.
         let done = self.call(who, false, Hypercall::MEMORY_OP, [u64::from(op.0), WINDOW.0, 0, 0, 0])?;
-        if done == 1 { Ok(1) } else { Err(Stop::Error(Errno::EINVAL)) }
+        if done == 1 { Ok(1) } else { Err(Errno::EINVAL.into()) }
     }
 
     fn look_for_descriptors(&mut self, mfn: Mfn) {
@@ -382,9 +381,8 @@ impl<const E: usize> Target for World<E> {
             op.name(level),
             match outcome {
                 Ok(_) => Tally::OK,
-                Err(Stop::Preempted) => "interrupted",
-                Err(Stop::Error(errno)) => testing::name_of(errno),
-                Err(Stop::Replaced) => "replaced",
+                Err(Stop::PREEMPTED) => "interrupted",
+                Err(stop) => stop.errno().map_or("replaced", testing::name_of),
             },
         );
     }
