@@ -40,7 +40,7 @@ pub fn init() {
     }
 }
 
-/// Puts the instructions that open and close guests' memory where entry.s has room for them, if the CPU has SMAP. While
+/// Puts the instructions that open and close guests' memory where the code has room for them, if the CPU has SMAP. While
 /// the loader's tables, by which the image can be written, are still in force.
 pub fn patch() {
     unsafe extern "C" {
@@ -50,7 +50,7 @@ pub fn patch() {
     if !protection().contains(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION) {
         return;
     }
-    // SAFETY: entry.s names three-byte instructions of its own, each with what is to be there instead; nobody executes them
+    // SAFETY: the table names three-byte instructions of ours, each with what is to be there instead; nobody executes them
     // yet.
     unsafe {
         let start = &raw const smap_places;

@@ -203,38 +203,6 @@ entry_ist:
     wrmsr
     jmp leave_to_core
 
-# ---- Copies to and from guests: a page fault inside is the end of it. -------------------------------------------------
-    .align 16
-    .global user_copy
-user_copy:                                 # rdi to, rsi from, rdx bytes; returns 0 if all were copied
-    movq %rdx, %rcx
-    SMAP cb
-    shrq $3, %rcx
-    andl $7, %edx
-2:  rep movsq
-    jz 4f                                  # of the and
-    movl %edx, %ecx
-3:  rep movsb
-4:  SMAP ca
-    movq %rcx, %rax                        # not 0 where a fault ended the repetition
-    ret
-    FIXUP 2b, 4b
-    FIXUP 3b, 4b
-
-# ---- RDMSR of registers that may not be there. ------------------------------------------------------------------------
-    .align 16
-    .global rdmsr_or_fault
-rdmsr_or_fault:                            # edi the register, rsi where its value goes; returns 0 if there is one
-    movl %edi, %ecx
-2:  rdmsr
-    movl %eax, (%rsi)
-    movl %edx, 4(%rsi)
-    xorl %eax, %eax
-    ret
-3:  movl $1, %eax
-    ret
-    FIXUP 2b, 3b
-
 # ---- A vCPU's selectors. One that does not load becomes 0, and eax is not. ----------------------------------------------
     .align 16
     .global load_selectors

@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use abi::regs::msr::{FS_BASE, KERNEL_GS_BASE};
-use abi::{Mfn, PAGE_SIZE, Vaddr};
+use abi::{Maddr, Mfn, PAGE_SIZE, Vaddr};
 use ferrule_core::frame::Frame;
 use ferrule_core::irq::{Line, PciDevice};
 use ferrule_core::platform::{AddressSpace, Fault, Flush, Halt, Platform};
@@ -48,7 +48,7 @@ pub fn core_if_made() -> Option<&'static Core> {
 
 /// This CPU, as the core's logic sees it.
 pub fn cpu() -> &'static Cpu<Machine> {
-    &core().cpus[percpu::id() as usize]
+    percpu::get().cpu.get_or_init(|| &core().cpus[percpu::id() as usize])
 }
 
 /// In [`Cpu::pending`]: lines of [`RAISED`] wait.
@@ -258,13 +258,15 @@ impl Platform for Machine {
     }
 
     fn rdmsr(&self, msr: u32) -> Option<u64> {
-        unsafe extern "C" {
-            fn rdmsr_or_fault(msr: u32, to: &mut u64) -> u32;
+        let (low, high, fault): (u32, u32, u32);
+        // SAFETY: reading a register that the core asks for by name changes nothing. One that is not there faults, and
+        // `core_trap` goes on behind what takes the mark away.
+        unsafe {
+            ::core::arch::asm!("771: rdmsr", "xor {0:e}, {0:e}", "772:",
+                ".pushsection .fixups, \"a\"; .quad 771b, 772b; .popsection",
+                inout(reg) 1 => fault, in("ecx") msr, out("eax") low, out("edx") high, options(nostack));
         }
-        let mut value = 0;
-        // SAFETY: reading a register that the core asks for by name changes nothing; one that is not there is a fault that
-        // the routine catches.
-        (unsafe { rdmsr_or_fault(msr, &mut value) } == 0).then_some(value)
+        (fault == 0).then_some(u64::from(high) << 32 | u64::from(low))
     }
 
     fn xcr0_offered(&self) -> u64 {
@@ -328,7 +330,6 @@ impl Platform for Machine {
         // Interrupts are off in ring 0: lets those that wait come in here. Their handlers only leave word, and take no
         // lock that a caller can hold.
         interrupts::enable();
-        x86_64::instructions::nop();
         interrupts::disable();
         cpu().pending.load(Ordering::Relaxed) != 0
     }
@@ -368,7 +369,7 @@ impl Platform for Machine {
 
 fn is_loaded(space: AddressSpace) -> bool {
     // SAFETY: this CPU's own, and interrupts are off.
-    unsafe { *percpu::get().root.get() == space.root.mfn().0 * PAGE_SIZE as u64 }
+    unsafe { *percpu::get().root.get() == space.root.mfn() }
 }
 
 /// Loads a page table: all translations that are not the core's own are dropped from the TLB.
@@ -376,7 +377,7 @@ pub fn load_cr3(root: u64) {
     // SAFETY: every root has the core's 16 slots, so the core goes on running; `root` is this CPU's own note of it.
     unsafe {
         ::core::arch::asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags));
-        *percpu::get().root.get() = root;
+        *percpu::get().root.get() = Maddr(root).mfn();
     }
 }
 

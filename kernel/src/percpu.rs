@@ -1,12 +1,13 @@
 //! What each CPU has for itself, found by GS.
 
 use alloc::sync::Arc;
-use core::cell::{Cell, UnsafeCell};
+use core::cell::{Cell, OnceCell, UnsafeCell};
 use core::mem::offset_of;
 use core::ptr::NonNull;
 
+use abi::Mfn;
 use ferrule_core::sync::ArcGuard;
-use ferrule_core::{Caller, Domain, Run, Vcpu};
+use ferrule_core::{Caller, Cpu, Domain, Run, Vcpu};
 
 use crate::descriptors::Tables;
 use crate::machine::Machine;
@@ -37,14 +38,16 @@ pub struct PerCpu {
     pub caller: Cell<Option<Running>>,
     /// Which CPU this is.
     pub id: u32,
+    /// The same, as the core's logic sees it: see [`cpu`](crate::machine::cpu).
+    pub cpu: OnceCell<&'static Cpu<Machine>>,
     /// Who runs here.
     pub current: UnsafeCell<Option<Current>>,
     /// The same as the core's logic sees it: refers into `current`, which nobody else touches while this is there.
     pub seen: UnsafeCell<Option<Caller<'static, Machine>>>,
     /// Its descriptor tables.
     pub tables: UnsafeCell<Tables>,
-    /// The root that is loaded.
-    pub root: UnsafeCell<u64>,
+    /// The frame of the root that is loaded.
+    pub root: UnsafeCell<Mfn>,
 }
 
 const _: () = assert!(offset_of!(PerCpu, scratch) == 8);
@@ -62,10 +65,11 @@ impl PerCpu {
             stack_top,
             caller: Cell::new(None),
             id,
+            cpu: OnceCell::new(),
             current: UnsafeCell::new(None),
             seen: UnsafeCell::new(None),
             tables: UnsafeCell::new(Tables::new()),
-            root: UnsafeCell::new(0),
+            root: UnsafeCell::new(Mfn(0)),
         }
     }
 

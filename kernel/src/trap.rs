@@ -12,7 +12,7 @@ use x86_64::registers::control::Cr2;
 
 use crate::machine::{self, Machine, core};
 use crate::percpu::{self, Running};
-use crate::{apic, apic::FIRST_LINE_VECTOR, flush, keys, switch, world};
+use crate::{apic, apic::FIRST_LINE_VECTOR, flush, keys, layout, switch, world};
 
 /// `int 0x80`: a gate of its own that ring 3 may use, since some CPUs report the wrong vector for one that it may not.
 const SYSTEM_CALL: u8 = 0x80;
@@ -165,7 +165,7 @@ fn fixups() -> &'static [[u64; 2]] {
         static fixups: [u64; 2];
         static fixups_end: [u64; 2];
     }
-    // SAFETY: entry.s puts the table between the two symbols, in read-only data.
+    // SAFETY: image.ld puts the table between the two symbols, in read-only data.
     unsafe {
         let start = &raw const fixups;
         ::core::slice::from_raw_parts(start, (&raw const fixups_end).offset_from_unsigned(start))
@@ -187,25 +187,47 @@ fn machine_nmi() {
     crate::console::write_anyway(format_args!("(core) NMI on CPU {}\n", percpu::id()));
 }
 
+/// A string instruction that touches a guest's memory, as often as is said. True if a page fault was not the end of it.
+macro_rules! repeat {
+    ($instruction:literal, $to:expr, $from:expr, $times:expr) => {{
+        let left: usize;
+        ::core::arch::asm!(
+            // Room for stac and clac, see `cpu::patch`.
+            "771: .byte 0x0f, 0x1f, 0x00",
+            concat!("772: rep ", $instruction),
+            "773: .byte 0x0f, 0x1f, 0x00",
+            ".pushsection .smap, \"a\"; .quad 771b, 0xcb010f, 773b, 0xca010f; .popsection",
+            ".pushsection .fixups, \"a\"; .quad 772b, 773b; .popsection",
+            inout("rdi") $to => _, inout("rsi") $from => _, inout("rcx") $times => left, options(nostack)
+        );
+        left == 0
+    }};
+}
+
 /// Copies between the core and a guest's addresses that are translated by the loaded tables. False if part of it cannot
 /// be reached.
 ///
 /// # Safety
 /// The side in the core is valid for `bytes`; the guest's side lies outside the core's range, or in the M2P for a read.
+#[inline(always)]
 pub unsafe fn user_copy(to: *mut u8, from: *const u8, bytes: usize) -> bool {
-    unsafe extern "C" {
-        fn user_copy(to: *mut u8, from: *const u8, bytes: usize) -> usize;
+    // SAFETY: the core's side is valid by the caller's word; a fault on the guest's side lands behind the instruction
+    // (`core_trap`).
+    unsafe {
+        match bytes % 8 {
+            0 => repeat!("movsq", to, from, bytes / 8),
+            4 => repeat!("movsd", to, from, bytes / 4),
+            _ => repeat!("movsb", to, from, bytes),
+        }
     }
-    // SAFETY: the core's side is valid by the caller's word; a fault on the guest's side lands in `core_trap` above.
-    unsafe { user_copy(to, from, bytes) == 0 }
 }
 
-/// May `bytes` at a guest's address be touched at all? Everything but the core's range; reads may see the M2P.
+/// May `bytes` at a guest's address be touched at all? Everything but the core's range; reads may see its beginning, the
+/// M2P. What is no address, between the halves, faults.
 pub fn guest_range(at: Vaddr, bytes: usize, write: bool) -> bool {
-    let Some(last) = at.0.checked_add((bytes as u64).saturating_sub(1)) else { return false };
-    last < 1 << 47
-        || at.0 >= crate::layout::END
-        || !write && at.0 >= crate::layout::M2P && last < crate::layout::M2P + (1 << 39)
+    let before = (bytes as u64).saturating_sub(1);
+    let start = if write { layout::M2P } else { layout::CPU_AREAS };
+    at.0.wrapping_sub(start - before) >= layout::END - start + before
 }
 
 /// Goes to whatever there is to do on this CPU, and never comes back: from now on it is entered through traps.
