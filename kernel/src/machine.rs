@@ -183,19 +183,23 @@ impl Platform for Machine {
 
     /// Shows the vCPU's descriptor tables in this CPU's windows.
     fn load_tables(&self, run: &Run) {
-        let area = layout::cpu_area(percpu::id());
+        let percpu = percpu::get();
+        let area = layout::cpu_area(percpu.id);
         let zero = ZERO.load(Ordering::Relaxed);
         let entry = |frame: Option<Frame>| {
             let at = frame.map_or(zero, |f| f.mfn().0 * PAGE_SIZE as u64);
             at | paging::PRESENT | paging::NO_EXECUTE | if frame.is_some() { paging::WRITE } else { 0 }
         };
-        set_window(area + layout::GDT_WINDOW, run.gdt.map(entry));
+        let used = run.gdt.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        let pages = used.max(percpu.gdt_pages.replace(used));
+        set_window(area + layout::GDT_WINDOW, run.gdt.iter().take(pages).map(|frame| entry(*frame)));
         if run.ldt_entries != 0 {
             // What is not there is mapped when the guest uses it: see `ldt_offset`.
-            set_window(area + layout::LDT_WINDOW, run.ldt.map(|frame| frame.map_or(0, |frame| entry(Some(frame)))));
+            let entries = run.ldt.iter().map(|frame| frame.map_or(0, |frame| entry(Some(frame))));
+            set_window(area + layout::LDT_WINDOW, entries);
         }
         // SAFETY: this CPU's own tables, and interrupts are off.
-        unsafe { (*percpu::get().tables.get()).load_ldt(percpu::id(), run.ldt_entries) };
+        unsafe { (*percpu.tables.get()).load_ldt(percpu.id, run.ldt_entries) };
     }
 
     fn ldt_offset(&self, address: u64) -> Option<u64> {
@@ -382,9 +386,9 @@ pub fn load_cr3(root: u64) {
 }
 
 /// Changes the pages of a window that are not as they are to be, and drops their translations.
-fn set_window<const N: usize>(at: u64, entries: [u64; N]) {
+fn set_window(at: u64, entries: impl Iterator<Item = u64>) {
     let Some(slots) = paging::entry_of(at) else { return };
-    for (n, entry) in entries.into_iter().enumerate() {
+    for (n, entry) in entries.enumerate() {
         // SAFETY: the last-level entries of this CPU's own window, which lie in one table as it begins at a multiple of 16
         // pages; the CPU may set their accessed and dirty bits.
         unsafe {

@@ -7,6 +7,7 @@ use core::ptr::NonNull;
 
 use abi::Mfn;
 use ferrule_core::sync::ArcGuard;
+use ferrule_core::vcpu::GDT_FRAMES;
 use ferrule_core::{Caller, Cpu, Domain, Run, Vcpu};
 
 use crate::descriptors::Tables;
@@ -46,6 +47,8 @@ pub struct PerCpu {
     pub seen: UnsafeCell<Option<Caller<'static, Machine>>>,
     /// Its descriptor tables.
     pub tables: UnsafeCell<Tables>,
+    /// How many pages of the GDT window, from its first on, may have a frame of a guest's.
+    pub gdt_pages: Cell<usize>,
     /// The frame of the root that is loaded.
     pub root: UnsafeCell<Mfn>,
 }
@@ -69,6 +72,7 @@ impl PerCpu {
             current: UnsafeCell::new(None),
             seen: UnsafeCell::new(None),
             tables: UnsafeCell::new(Tables::new()),
+            gdt_pages: Cell::new(GDT_FRAMES),
             root: UnsafeCell::new(Mfn(0)),
         }
     }

@@ -62,11 +62,17 @@ fn set_gdt(t: &mut Test) -> Page {
     t.err("no frame", gdt(&[Mfn(0xff_ffff)], 512), Errno::EINVAL);
     t.err("frames nowhere", call(Hypercall::SET_GDT, &[0x1000, 512]), Errno::EFAULT);
     t.runs("the GDT stands", load(0xb).0);
+    t.ok("the frame twice", gdt(&[page.mfn, page.mfn], 1024));
+    t.runs("its segment loads by the second, too", load(0x100b).0);
+    t.ok("once", gdt(&[page.mfn], 512));
+    t.traps("the second is gone", load(0x100b).0, GP, 0x1008);
     let bad = probe::page();
+    bad.set(1, DATA3);
     bad.set(3, GATE);
     t.ok("protect", bad.protect(false));
     t.ok("a page with a call gate", gdt(&[bad.mfn], 512));
     t.eq("is nobody's to call", bad.get(3), GATE_MADE_SAFE);
+    t.runs("its other segment loads", load(0xb).0);
     t.ok("no GDT", gdt(&[], 0));
     t.traps("nothing loads", load(0xb).0, GP, 8);
     t.ok("the page is free", page.protect(true));
