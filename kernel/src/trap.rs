@@ -5,9 +5,9 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use abi::Vaddr;
 use abi::regs::CpuUserRegs;
 use abi::trap::vector;
-use ferrule_core::Caller;
 use ferrule_core::cpu::pending;
 use ferrule_core::trap::DR6_DEFAULT;
+use ferrule_core::{Caller, Cpu};
 use x86_64::registers::control::Cr2;
 
 use crate::machine::{self, Machine, core};
@@ -98,35 +98,36 @@ extern "C" fn guest_failed_return(running: Running, fault: *const CpuUserRegs) -
 pub fn leave() -> *const CpuUserRegs {
     let cpu = machine::cpu();
     loop {
-        let bits = cpu.pending.swap(0, SeqCst);
-        if bits & world::REST_PENDING != 0 {
-            world::rest();
-        }
-        if bits & pending::TIMER != 0 {
-            core().run_timers(cpu, percpu::get().caller.get().map(|c| caller(c).vcpu));
-        }
-        if bits & machine::LINES_PENDING != 0 {
-            machine::serve_lines();
-        }
-        if bits & keys::AUDIT_PENDING != 0 {
-            keys::audit();
-        }
-        if bits & pending::RESCHEDULE != 0 {
-            switch::reschedule(cpu);
-        }
-        if bits != 0 {
+        if cpu.pending.load(Relaxed) != 0 {
+            look_after(cpu, cpu.pending.swap(0, SeqCst));
             continue;
         }
         let Some(c) = percpu::get().caller.get().map(caller) else {
             switch::idle(cpu);
             continue;
         };
-        if c.core.has_news(c.vcpu) {
-            c.core.deliver_news(c);
-        }
-        if cpu.pending.load(SeqCst) == 0 {
+        if !c.core.has_news(c.vcpu) || tell(c) {
             return &raw const c.run.regs;
         }
+    }
+}
+
+/// Looks after what waits for this CPU.
+fn look_after(cpu: &'static Cpu<Machine>, bits: u32) {
+    if bits & world::REST_PENDING != 0 {
+        world::rest();
+    }
+    if bits & pending::TIMER != 0 {
+        core().run_timers(cpu, percpu::get().caller.get().map(|c| caller(c).vcpu));
+    }
+    if bits & machine::LINES_PENDING != 0 {
+        machine::serve_lines();
+    }
+    if bits & keys::AUDIT_PENDING != 0 {
+        keys::audit();
+    }
+    if bits & pending::RESCHEDULE != 0 {
+        switch::reschedule(cpu);
     }
 }
 

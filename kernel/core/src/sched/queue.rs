@@ -63,7 +63,7 @@ impl<P: Platform> Queue<P> {
             let vcpu = {
                 let mut waiting = self.waiting.lock();
                 let at = waiting.iter().position(|v| v.sched.affinity().has(cpu))?;
-                let vcpu = waiting.remove(at)?;
+                let vcpu = if at == 0 { waiting.pop_front() } else { waiting.remove(at) }?;
                 self.pressed.store(false, Ordering::SeqCst);
                 self.len.store(waiting.len(), Ordering::SeqCst);
                 vcpu

@@ -22,17 +22,17 @@ fn state_of(view: View) -> i32 {
     }
 }
 
-/// The same with the present state counted up to `now`.
-fn counted(mut times: RunstateInfo, now: u64) -> RunstateInfo {
+/// Counts the present state up to `now`.
+fn count(times: &mut RunstateInfo, now: u64) {
     if let Some(time) = times.time.get_mut(times.state as usize) {
         *time = time.saturating_add(now.saturating_sub(times.state_entry_time));
     }
-    times
 }
 
 /// Counts the present state up to `now`, and enters `state`. So the times always add up to when it was entered.
 fn enter(times: &mut RunstateInfo, state: i32, now: u64) {
-    *times = RunstateInfo { state, state_entry_time: now.max(times.state_entry_time), ..counted(*times, now) };
+    count(times, now);
+    (times.state, times.state_entry_time) = (state, now.max(times.state_entry_time));
 }
 
 impl<P: Platform> Core<P> {
@@ -49,7 +49,9 @@ impl<P: Platform> Core<P> {
 
     /// A vCPU's times up to `now`.
     pub fn run_times(&self, vcpu: &Vcpu<P>, now: u64) -> RunstateInfo {
-        counted(*vcpu.time.times.lock(), now)
+        let mut times = *vcpu.time.times.lock();
+        count(&mut times, now);
+        times
     }
 
     /// Sets where a vCPU wants its runstate written: an address in its kernel; 0 for nowhere. Written now in the
@@ -99,7 +101,7 @@ mod tests {
         enter(&mut t, RunstateInfo::RUNNING, 40);
         assert_eq!(t.time, [0, 5, 25, 10]);
         assert_eq!(t.time.iter().sum::<u64>(), t.state_entry_time);
-        assert_eq!(counted(t, 50).time, [10, 5, 25, 10]);
-        assert_eq!((counted(t, 50).state, counted(t, 50).state_entry_time), (0, 40));
+        count(&mut t, 50);
+        assert_eq!((t.time, t.state, t.state_entry_time), ([10, 5, 25, 10], 0, 40));
     }
 }
