@@ -199,11 +199,8 @@ async fn network(context: Context, store: Store, to: Option<(Mac, Manner<'_>)>, 
 /// The next packet.
 async fn receive(device: &mut Device) -> [u8; 32] {
     poll_fn(|context| match device.receive(context) {
-        Some((packet, _)) => Poll::Ready(packet.consume(|bytes| {
-            let mut head = [0; 32];
-            head.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-            head
-        })),
+        // No frame is shorter.
+        Some((packet, _)) => Poll::Ready(packet.consume(|bytes| bytes.first_chunk().copied().unwrap_or([0; 32]))),
         None => Poll::Pending,
     })
     .await
@@ -212,9 +209,12 @@ async fn receive(device: &mut Device) -> [u8; 32] {
 async fn transmit(device: &mut Device, to: Mac, from: Mac, len: usize, number: u64) {
     let token = poll_fn(|context| device.transmit(context).map_or(Poll::Pending, Poll::Ready)).await;
     token.consume(len, |bytes| {
-        let number = number.to_le_bytes();
-        let head = to.0.iter().chain(&from.0).chain(&[0x88, 0xb5]).chain(&number);
-        bytes.iter_mut().zip(head).for_each(|(to, from)| *to = *from);
+        if let Some(head) = bytes.first_chunk_mut::<22>() {
+            head[..6].copy_from_slice(&to.0);
+            head[6..12].copy_from_slice(&from.0);
+            head[12..14].copy_from_slice(&[0x88, 0xb5]);
+            head[14..].copy_from_slice(&number.to_le_bytes());
+        }
     });
 }
 

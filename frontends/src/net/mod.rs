@@ -39,6 +39,9 @@ struct Shared {
     rings: Option<Rings>,
     event: Option<Rc<Event>>,
     counters: Counters,
+    /// The packet that the stack takes, and the one that it makes: kept, so that none is allocated for each.
+    received: Vec<u8>,
+    sent: Vec<u8>,
     /// The link is up from the first connection on. A backend that dies loses packets, as networks do; a stack that saw
     /// the link go down would drop its address and its connections.
     up: bool,
@@ -121,8 +124,16 @@ impl core::fmt::Debug for Device {
 }
 
 /// A packet, copied out of its pages.
-#[derive(Debug)]
-pub struct Received(Vec<u8>);
+pub struct Received {
+    packet: Vec<u8>,
+    shared: Rc<RefCell<Shared>>,
+}
+
+impl core::fmt::Debug for Received {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Received({} bytes)", self.packet.len())
+    }
+}
 
 /// The right to send one packet: there is a page for it.
 pub struct Sending(Rc<RefCell<Shared>>);
@@ -135,30 +146,28 @@ impl core::fmt::Debug for Sending {
 
 impl embassy_net_driver::RxToken for Received {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(mut self, f: F) -> R {
-        f(&mut self.0)
+        let result = f(&mut self.packet);
+        self.shared.borrow_mut().received = self.packet;
+        result
     }
 }
 
 impl embassy_net_driver::TxToken for Sending {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut large = Vec::new();
-        let mut frame = [0; FRAME];
-        let frame = match frame.get_mut(..len) {
-            Some(frame) => frame,
-            None => {
-                assert!(len <= self.0.borrow().longest, "the stack keeps to the MTU");
-                large.resize(len, 0);
-                &mut large[..]
-            }
-        };
-        let result = f(frame);
+        assert!(len <= self.0.borrow().longest, "the stack keeps to the MTU");
+        let mut frame = core::mem::take(&mut self.0.borrow_mut().sent);
+        // What the stack leaves as it is does not show another packet.
+        frame.clear();
+        frame.resize(len, 0);
+        let result = f(&mut frame);
         let mut shared = self.0.borrow_mut();
         let Shared { rings, counters, .. } = &mut *shared;
         // A connection that is not there loses the packet, as a cable does.
         if let Some(rings) = rings.as_mut().filter(|rings| rings.has_room()) {
-            rings.send(frame, counters);
+            rings.send(&frame, counters);
             shared.mark_dirty();
         }
+        shared.sent = frame;
         result
     }
 }
@@ -169,21 +178,15 @@ impl Driver for Device {
 
     fn receive(&mut self, context: &mut Context<'_>) -> Option<(Received, Sending)> {
         let mut shared = self.shared.borrow_mut();
-        let Shared { rings, counters, .. } = &mut *shared;
-        let packet = rings.as_mut().and_then(|rings| {
-            // An answer needs a page too.
-            if rings.can_send() { rings.receive(counters) } else { None }
-        });
-        match packet {
-            Some(packet) => {
-                shared.mark_dirty();
-                Some((Received(packet), Sending(self.shared.clone())))
-            }
-            None => {
-                shared.receiver = Some(context.waker().clone());
-                None
-            }
+        let Shared { rings, counters, received, .. } = &mut *shared;
+        // An answer needs a page too.
+        if rings.as_mut().is_some_and(|rings| rings.can_send() && rings.receive(counters, received)) {
+            let packet = core::mem::take(received);
+            shared.mark_dirty();
+            return Some((Received { packet, shared: self.shared.clone() }, Sending(self.shared.clone())));
         }
+        shared.receiver = Some(context.waker().clone());
+        None
     }
 
     fn transmit(&mut self, context: &mut Context<'_>) -> Option<Sending> {

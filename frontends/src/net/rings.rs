@@ -224,36 +224,35 @@ impl Rings {
         pushed
     }
 
-    /// The next frame. If there is none, an event comes when there is.
-    pub(super) fn receive(&mut self, counters: &mut Counters) -> Option<Vec<u8>> {
+    /// Copies the next frame out. False if there is none: then an event comes when there is.
+    pub(super) fn receive(&mut self, counters: &mut Counters, frame: &mut Vec<u8>) -> bool {
         loop {
             match self.reader.next(&mut self.rx) {
                 Ok(packet) => {
                     let known = packet.checksum;
-                    let frame = self.take(&packet);
+                    let whole = self.take(&packet, frame);
                     self.offer();
-                    match frame {
-                        Some(frame) if known != Checksum::Unknown || checksum::holds(&frame) => {
-                            counters.received += 1;
-                            counters.received_bytes += frame.len() as u64;
-                            return Some(frame);
-                        }
-                        _ => counters.dropped += 1,
+                    if whole && (known != Checksum::Unknown || checksum::holds(frame)) {
+                        counters.received += 1;
+                        counters.received_bytes += frame.len() as u64;
+                        return true;
                     }
+                    counters.dropped += 1;
                 }
                 Err(PopError::Empty) => {
                     if !self.rx.final_check().unwrap_or(false) {
-                        return None;
+                        return false;
                     }
                 }
-                Err(PopError::Corrupt(_)) => return None,
+                Err(PopError::Corrupt(_)) => return false,
             }
         }
     }
 
-    /// Copies a packet out and frees its pages; `None` if the backend dropped it.
-    fn take(&mut self, packet: &RxPacket) -> Option<Vec<u8>> {
-        let mut frame = vec![0; packet.len()];
+    /// Copies a packet out and frees its pages; false if the backend dropped it, or part of it is nowhere.
+    fn take(&mut self, packet: &RxPacket, frame: &mut Vec<u8>) -> bool {
+        frame.resize(packet.len(), 0);
+        let mut whole = !packet.is_empty();
         let mut rest = frame.as_mut_slice();
         for part in &packet.parts {
             let (now, later) = rest.split_at_mut(usize::from(part.len));
@@ -263,7 +262,10 @@ impl Rings {
                     self.rx_pages.read(usize::from(page) * PAGE + usize::from(part.offset), now);
                     self.rx_free.push(page);
                 }
-                None => self.rx.close(Corrupt::Protocol("rx response in an empty slot")),
+                None => {
+                    self.rx.close(Corrupt::Protocol("rx response in an empty slot"));
+                    whole = false;
+                }
             }
             rest = later;
         }
@@ -272,7 +274,7 @@ impl Rings {
                 self.rx_free.push(page);
             }
         }
-        (!packet.is_empty()).then_some(frame)
+        whole
     }
 
     /// Shows the backend what was pushed on either ring.
