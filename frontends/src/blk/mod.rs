@@ -18,7 +18,7 @@ use core::future::{pending, poll_fn};
 use core::task::{Poll, Waker};
 use domain_rt::frontend::{self, Frontend};
 use domain_rt::store::{Error as StoreFailure, KeySet, Store};
-use ring_proto::blk::{BlkOp, BlkStatus, SECTOR, info};
+use ring_proto::blk::{BlkOp, BlkStatus, DIRECT_SEGMENTS, SECTOR, info};
 use ring_proto::blk_keys::{Features, Properties};
 use ring_proto::keys::Put;
 use ring_proto::path::Class;
@@ -26,7 +26,7 @@ use ring_proto::path::Class;
 /// Bytes of a sector.
 pub const SECTOR_SIZE: usize = SECTOR as usize;
 /// Most bytes of one request: what a ring slot can name.
-const MAX_TRANSFER: usize = ring_proto::blk::DIRECT_SEGMENTS * abi::PAGE_SIZE;
+const MAX_TRANSFER: usize = DIRECT_SEGMENTS * abi::PAGE_SIZE;
 
 /// Why a transfer failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ struct Request {
     op: BlkOp,
     sector: u64,
     /// Pages of the pool, in order, and bytes in all of them.
-    pages: Vec<usize>,
+    pages: heapless::Vec<usize, DIRECT_SEGMENTS>,
     bytes: usize,
     answer: Option<BlkStatus>,
     waiter: Option<Waker>,
@@ -107,7 +107,7 @@ impl Shared {
         while let Some((id, status)) = connection.answer() {
             match self.requests.get_mut(id) {
                 Some(slot @ Some(Request { abandoned: true, .. })) => {
-                    slot.take().into_iter().for_each(|mut request| self.free.append(&mut request.pages));
+                    slot.take().into_iter().for_each(|request| self.free.extend(request.pages));
                 }
                 Some(Some(request @ Request { answer: None, .. })) => {
                     request.answer = Some(status);
@@ -236,7 +236,7 @@ impl Disk {
         if free.len() < needed || connection.room() == 0 {
             return None;
         }
-        let pages = free.split_off(free.len() - needed);
+        let pages: heapless::Vec<_, DIRECT_SEGMENTS> = free.drain(free.len() - needed..).collect();
         fill(connection, &pages);
         let request = Request { op, sector, pages, bytes, answer: None, waiter: None, abandoned: false };
         let id = requests.iter().position(Option::is_none).unwrap_or(requests.len());
@@ -375,7 +375,7 @@ impl Drop for Started<'_> {
         let Some(slot) = requests.get_mut(self.id) else { return };
         match slot {
             Some(Request { answer: Some(_), pages, .. }) => {
-                free.append(pages);
+                free.extend_from_slice(pages);
                 *slot = None;
                 shared.wake();
             }
