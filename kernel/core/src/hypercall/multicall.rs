@@ -33,12 +33,12 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         let result = match result {
             Err(Stop::REPLACED) => return result,
             Err(Stop::PREEMPTED) => {
-                c.put(at.wrapping_add(ARGS_AT), &entry.args)?;
+                c.put(at.wrapping_add(offset_of!(MulticallEntry, args) as u64), &entry.args)?;
                 return result;
             }
             Ok(value) | Err(Stop(value)) => value,
         };
-        c.put(at.wrapping_add(RESULT_AT), &result)?;
+        c.put(at.wrapping_add(offset_of!(MulticallEntry, result) as u64), &result)?;
         if !c.run.kernel_mode || c.domain.stage() != Stage::Alive {
             return Err(Stop::REPLACED);
         }
@@ -52,5 +52,3 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
 }
 
 const ENTRY_BYTES: u64 = size_of::<MulticallEntry>() as u64;
-const RESULT_AT: u64 = offset_of!(MulticallEntry, result) as u64;
-const ARGS_AT: u64 = offset_of!(MulticallEntry, args) as u64;
