@@ -59,6 +59,7 @@ fn classes() {
         assert_eq!(Class::parse(name), None, "{name}");
     }
     assert_eq!(Class::parse("vif"), Some(Class::VIF));
+    assert_eq!(std::format!("{:?}", Class::VIF), "vif");
 }
 
 #[test]
