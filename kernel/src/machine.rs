@@ -153,7 +153,7 @@ impl Platform for Machine {
             return core().copy_from_space(space, from, to);
         }
         // SAFETY: the range check keeps it out of the core's addresses.
-        let done = trap::guest_range(from, to.len(), false)
+        let done = trap::guest_range(from, to.len())
             && unsafe { trap::user_copy(to.as_mut_ptr(), from.0 as *const u8, to.len()) };
         if done { Ok(()) } else { Err(Fault) }
     }
@@ -163,8 +163,8 @@ impl Platform for Machine {
             return core().copy_to_space(space, to, from);
         }
         // SAFETY: the range check keeps it out of the core's addresses; CR0.WP makes read-only pages fault.
-        let done = trap::guest_range(to, from.len(), true)
-            && unsafe { trap::user_copy(to.0 as *mut u8, from.as_ptr(), from.len()) };
+        let done =
+            trap::guest_range(to, from.len()) && unsafe { trap::user_copy(to.0 as *mut u8, from.as_ptr(), from.len()) };
         if done { Ok(()) } else { Err(Fault) }
     }
 

@@ -209,7 +209,7 @@ macro_rules! repeat {
 /// be reached.
 ///
 /// # Safety
-/// The side in the core is valid for `bytes`; the guest's side lies outside the core's range, or in the M2P for a read.
+/// The side in the core is valid for `bytes`; the guest's side lies outside the core's range.
 #[inline(always)]
 pub unsafe fn user_copy(to: *mut u8, from: *const u8, bytes: usize) -> bool {
     // SAFETY: the core's side is valid by the caller's word; a fault on the guest's side lands behind the instruction
@@ -223,12 +223,11 @@ pub unsafe fn user_copy(to: *mut u8, from: *const u8, bytes: usize) -> bool {
     }
 }
 
-/// May `bytes` at a guest's address be touched at all? Everything but the core's range; reads may see its beginning, the
-/// M2P. What is no address, between the halves, faults.
-pub fn guest_range(at: Vaddr, bytes: usize, write: bool) -> bool {
+/// May `bytes` at a guest's address be touched at all? Everything but the core's range, whose beginning, the M2P, guests
+/// read by themselves alone, as under Xen. What is no address, between the halves, faults.
+pub fn guest_range(at: Vaddr, bytes: usize) -> bool {
     let before = (bytes as u64).saturating_sub(1);
-    let start = if write { layout::M2P } else { layout::CPU_AREAS };
-    at.0.wrapping_sub(start - before) >= layout::END - start + before
+    at.0.wrapping_sub(layout::M2P - before) >= layout::END - layout::M2P + before
 }
 
 /// Goes to whatever there is to do on this CPU, and never comes back: from now on it is entered through traps.

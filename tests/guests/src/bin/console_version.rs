@@ -12,6 +12,18 @@ guest!(run);
 
 /// An address that nothing maps.
 const BAD: u64 = 0x1000;
+/// Nowhere that a guest's bytes can be: around the edges of the address space's halves and of the hypervisor's range, and in it.
+const EDGES: [u64; 9] = [
+    0x7fff_ffff_fffc,
+    0x8000_0000_0000,
+    0xffff_7fff_ffff_fffc,
+    layout::HYPERVISOR_VIRT_START.0,
+    0xffff_8080_0000_0000,
+    0xffff_82d0_8020_0000,
+    0xffff_87ff_ffff_fffc,
+    0xffff_8800_0000_0000,
+    u64::MAX - 3,
+];
 
 fn run(t: &mut Test) {
     console(t);
@@ -29,6 +41,9 @@ fn console(t: &mut Test) {
     t.ok("write of nothing", io(&[0, 0, BAD]));
     t.err("write from a bad address", io(&[0, 4, BAD]), Errno::EFAULT);
     t.err("write from the hypervisor", io(&[0, 4, 0xffff_8300_0000_0000]), Errno::EFAULT);
+    for at in EDGES {
+        t.err("write from nowhere", io(&[0, 8, at]), Errno::EFAULT);
+    }
     t.ok("read of nothing there", call_with(Hypercall::CONSOLE_IO, &[1, 11], &mut text));
     t.err("read of 2 GiB", io(&[1, 1 << 31, BAD]), Errno::E2BIG);
     t.err("unknown op", io(&[2, 0, 0]), Errno::ENOSYS);
@@ -43,6 +58,9 @@ fn version(t: &mut Test) {
     t.yes("extraversion is text", text.iter().take(16).any(|&b| b == 0));
     t.eq("extraversion is 16 bytes", text.get(16), Some(&0xaa));
     t.err("extraversion to a bad address", v(&[1, BAD]), Errno::EFAULT);
+    for at in EDGES {
+        t.err("extraversion to nowhere", v(&[1, at]), Errno::EFAULT);
+    }
     let mut info = CompileInfo::default();
     t.ok("compile_info", call_with(Hypercall::XEN_VERSION, &[2], &mut info));
     t.yes("compiler", info.compiler.first().is_some_and(|&b| b != 0));
