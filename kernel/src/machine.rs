@@ -331,8 +331,8 @@ impl Platform for Machine {
     }
 
     fn preempt(&self) -> bool {
-        // Interrupts are off in ring 0: lets those that wait come in here. Their handlers only leave word, and take no
-        // lock that a caller can hold.
+        // Interrupts are off in ring 0: lets those that wait come in here, behind the NOP that `enable` ends with. Their
+        // handlers only leave word, and take no lock that a caller can hold.
         interrupts::enable();
         interrupts::disable();
         cpu().pending.load(Ordering::Relaxed) != 0

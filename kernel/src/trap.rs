@@ -188,7 +188,7 @@ fn machine_nmi() {
     crate::console::write_anyway(format_args!("(core) NMI on CPU {}\n", percpu::id()));
 }
 
-/// A string instruction that touches a guest's memory, as often as is said. True if a page fault was not the end of it.
+/// A string instruction that touches a guest's memory, as often as is said. True if a fault was not the end of it.
 macro_rules! repeat {
     ($instruction:literal, $to:expr, $from:expr, $times:expr) => {{
         let left: usize;

@@ -3,7 +3,8 @@
 //! Command line: without a word it receives packets and acknowledges each 32nd; `send=MAC` sends `count=N` packets of
 //! `bytes=N` to such a one, at most 64 ahead of what was acknowledged; with `away` nobody acknowledges; with `ping`, each
 //! packet waits for its acknowledgement. `disk=read` or `disk=write` asks its first disk for `count=N` blocks of `kib=N`,
-//! `depth=N` at a time. `large`: packets may be of 64 KiB, to be segmented. It prints how long all took; with `latency` or `ping` it prints how long how many took: `latency AT_MOST COUNT`, nanoseconds.
+//! `depth=N` at a time. `large`: packets may be of 64 KiB, to be segmented.
+//! `broken=N`: as many frames before, with a checksum that does not hold. It prints how long all took; with `latency` or `ping` it prints how long how many took: `latency AT_MOST COUNT`, nanoseconds.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![forbid(unsafe_code)]
 
@@ -88,7 +89,13 @@ async fn bench(context: Context) {
             };
             let to = value(line, "send").and_then(Mac::parse).map(|to| (to, manner));
             let longest = if has("large") { net::LARGE } else { net::FRAME };
-            network(context, store, to, Packets { bytes: number("bytes", 1500), count, longest }).await
+            network(
+                context,
+                store,
+                to,
+                Packets { bytes: number("bytes", 1500), count, longest, broken: number("broken", 0) },
+            )
+            .await
         }
     };
     latencies.print();
@@ -163,6 +170,7 @@ struct Packets {
     bytes: usize,
     count: u64,
     longest: usize,
+    broken: usize,
 }
 
 /// How packets are sent.
@@ -190,7 +198,12 @@ async fn network(context: Context, store: Store, to: Option<(Mac, Manner<'_>)>, 
     .await;
     println!("bench-rings: up");
     match to {
-        Some((to, manner)) => send_all(&mut device, to, manner, packets).await,
+        Some((to, manner)) => {
+            for _ in 0..packets.broken {
+                transmit_broken(&mut device, to).await;
+            }
+            send_all(&mut device, to, manner, packets).await;
+        }
         None => sink(&mut device).await,
     }
     Some(())
@@ -215,6 +228,18 @@ async fn transmit(device: &mut Device, to: Mac, from: Mac, len: usize, number: u
             head[12..14].copy_from_slice(&[0x88, 0xb5]);
             head[14..].copy_from_slice(&number.to_le_bytes());
         }
+    });
+}
+
+/// A UDP datagram of 18 zeros whose checksum does not hold.
+async fn transmit_broken(device: &mut Device, to: Mac) {
+    const HEADERS: [u8; 30] =
+        [8, 0, 0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0, 9, 0, 9, 0, 26, 0, 1];
+    let from = device.mac();
+    let token = poll_fn(|context| device.transmit(context).map_or(Poll::Pending, Poll::Ready)).await;
+    token.consume(60, |bytes| {
+        let head = to.0.iter().chain(&from.0).chain(&HEADERS);
+        bytes.iter_mut().zip(head).for_each(|(to, from)| *to = *from);
     });
 }
 

@@ -179,6 +179,7 @@ impl Driver for Device {
     fn receive(&mut self, context: &mut Context<'_>) -> Option<(Received, Sending)> {
         let mut shared = self.shared.borrow_mut();
         let Shared { rings, counters, received, .. } = &mut *shared;
+        let dropped = counters.dropped;
         // An answer needs a page too.
         if rings.as_mut().is_some_and(|rings| rings.can_send() && rings.receive(counters, received)) {
             let packet = core::mem::take(received);
@@ -186,6 +187,10 @@ impl Driver for Device {
             return Some((Received { packet, shared: self.shared.clone() }, Sending(self.shared.clone())));
         }
         shared.receiver = Some(context.waker().clone());
+        // The pages of those that were dropped are to be offered all the same.
+        if shared.counters.dropped != dropped {
+            shared.mark_dirty();
+        }
         None
     }
 

@@ -65,13 +65,20 @@ impl<P: Platform> Caller<'_, P> {
         self.run.space().ok_or(Errno::EFAULT.into())
     }
 
-    /// Copies an argument in.
+    /// Copies an argument in. The copy is the only one: check it, not the original.
     pub fn get<T: FromBytes + IntoBytes>(&self, from: u64) -> Result<T, Stop> {
-        Ok(guest::get(&self.core.platform, self.space()?, Vaddr(from))?)
+        let mut value = T::new_zeroed();
+        self.get_to(from, &mut value)?;
+        Ok(value)
+    }
+
+    /// The same, to where it is to lie.
+    pub fn get_to<T: FromBytes + IntoBytes + ?Sized>(&self, from: u64, to: &mut T) -> Result<(), Stop> {
+        Ok(self.core.platform.copy_from_guest(self.space()?, Vaddr(from), to.as_mut_bytes())?)
     }
 
     /// Copies a result out.
-    pub fn put<T: IntoBytes + Immutable>(&self, to: u64, value: &T) -> Result<(), Stop> {
+    pub fn put<T: IntoBytes + Immutable + ?Sized>(&self, to: u64, value: &T) -> Result<(), Stop> {
         Ok(guest::put(&self.core.platform, self.space()?, Vaddr(to), value)?)
     }
 

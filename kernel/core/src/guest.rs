@@ -8,7 +8,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use abi::{PAGE_SIZE, Vaddr};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::{Immutable, IntoBytes};
 
 use crate::{AddressSpace, Core, Fault, Frame, Platform, refuse_if};
 
@@ -71,13 +71,6 @@ pub fn write<P: Platform>(platform: &P, frame: Frame, offset: usize, from: &[u8]
 pub fn copy<P: Platform>(platform: &P, from: (Frame, usize), to: (Frame, usize), len: usize) {
     dirtied(to.0);
     platform.copy(from, to, len);
-}
-
-/// Copies a value in from a guest's address. The copy is the only one: check it, not the original.
-pub fn get<P: Platform, T: FromBytes + IntoBytes>(platform: &P, space: AddressSpace, from: Vaddr) -> Result<T, Fault> {
-    let mut value = T::new_zeroed();
-    platform.copy_from_guest(space, from, value.as_mut_bytes())?;
-    Ok(value)
 }
 
 /// Copies a value out to a guest's address.

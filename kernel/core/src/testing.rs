@@ -22,7 +22,7 @@ use abi::layout::{FIRST_XEN_SLOT, LAST_XEN_SLOT, MACH2PHYS_VIRT_END, MACH2PHYS_V
 use abi::{Errno, Mfn, PAGE_SIZE, Pte, PteFlags, TABLE_ENTRIES, Vaddr};
 
 use crate::buddy::Blocks;
-use crate::dispatch::{self};
+use crate::dispatch;
 use crate::domain::Domains;
 use crate::frame::{FrameTable, PageInfo};
 use crate::guest::WORDS;
@@ -702,6 +702,13 @@ impl Guest {
                 Ok(value) | Err(Stop(value)) => return value,
             }
         }
+    }
+
+    /// Reads from the beginning of one of its pages, as itself.
+    pub fn peek<T: zerocopy::FromBytes + zerocopy::IntoBytes>(&self, core: &TestCore, page: usize) -> T {
+        let mut value = T::new_zeroed();
+        core.platform.copy_from_guest(self.space(), self.va(page), value.as_mut_bytes()).expect("a page of its own");
+        value
     }
 
     /// Writes to one of its pages, as itself.

@@ -2,8 +2,8 @@
 
 use super::tally::Tally;
 use super::{
-    audit, balloon, chaos, copies, features, figures, flood, guided, iso, linux, memory, refusals, restart, routes,
-    runtime, shell, signals, system, time, tool, unpacking,
+    audit, balloon, broken_frames, chaos, copies, features, figures, flood, guided, iso, linux, memory, refusals,
+    restart, routes, runtime, shell, signals, system, time, tool, unpacking,
 };
 use crate::build::{Part, build, built};
 use crate::place::Place;
@@ -71,6 +71,7 @@ const ONCE: &[&[Case]] = &[
     system::ONCE,
     restart::ONCE,
     features::CASES,
+    broken_frames::CASES,
     unpacking::CASES,
     balloon::CASES,
     chaos::ONCE,

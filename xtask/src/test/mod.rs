@@ -2,6 +2,7 @@
 
 mod audit;
 mod balloon;
+mod broken_frames;
 mod chaos;
 mod copies;
 mod e2e;

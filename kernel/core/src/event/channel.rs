@@ -182,7 +182,7 @@ impl<P: Platform> Core<P> {
         Some(was)
     }
 
-    /// Closes all ports of a domain, a slice at a time, and goes back to the 2-level layout: `Preempted` while there are
+    /// Closes all ports of a domain, a slice at a time, and goes back to the 2-level layout: `PREEMPTED` while there are
     /// more. A reset of a live domain that was preempted is `resumed`; EBUSY for a second one meanwhile; EAGAIN if the
     /// guest bound ports behind its back, which are open still.
     pub fn reset_ports(&self, domain: &Arc<Domain<P>>, resumed: bool) -> Result<(), Stop> {
@@ -208,7 +208,7 @@ impl<P: Platform> Core<P> {
         Ok(())
     }
 
-    /// Closes all ports of a dying domain, a slice at a time: `Preempted` while there are more. May be called as often
+    /// Closes all ports of a dying domain, a slice at a time: `PREEMPTED` while there are more. May be called as often
     /// as one likes.
     pub fn destroy_ports(&self, domain: &Arc<Domain<P>>) -> Result<(), Stop> {
         // Nothing can be bound any more, whatever reset was under way.

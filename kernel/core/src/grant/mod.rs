@@ -67,7 +67,7 @@ impl<P: Platform> Grants<P> {
 }
 
 impl<P: Platform> Core<P> {
-    /// Gives up all that a dying domain maps of others, a slice at a time: `Preempted` while there is more. Its page
+    /// Gives up all that a dying domain maps of others, a slice at a time: `PREEMPTED` while there is more. Its page
     /// tables are gone, and with them the references of its host mappings.
     pub fn release_mappings(&self, domain: &Arc<Domain<P>>) -> Result<(), Stop> {
         loop {

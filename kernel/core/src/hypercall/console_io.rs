@@ -44,7 +44,7 @@ fn write<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         let mut piece = [0u8; PIECE];
         let len = (*count).min(PIECE as u64) as usize;
         let piece = piece.get_mut(..len).unwrap_or_default();
-        c.core.platform.copy_from_guest(c.space()?, Vaddr(*buffer), piece)?;
+        c.get_to(*buffer, piece)?;
         if c.domain.privilege.contains(crate::Privilege::CONSOLE) {
             c.core.owner_writes(piece);
         } else {

@@ -208,7 +208,7 @@ fn context<P: Platform>(
     // 5 KiB: not for the stack.
     let mut context: Box<VcpuGuestContext> = VcpuGuestContext::new_box_zeroed().map_err(|_| Errno::ENOMEM)?;
     if set {
-        c.core.platform.copy_from_guest(c.space()?, which.ctxt, context.as_mut_bytes())?;
+        c.get_to(which.ctxt.0, &mut *context)?;
     }
     // Held still by its pause; its lock is given up by the CPU that still runs it as soon as that sees the pause.
     c.core.pause(vcpu);
@@ -235,6 +235,6 @@ fn affinity<P: Platform>(c: &Caller<'_, P>, vcpu: &Arc<Vcpu<P>>, which: VcpuAffi
     if !set {
         return Ok(c.core.platform.copy_to_guest(c.space()?, which.hard.bitmap, part)?);
     }
-    c.core.platform.copy_from_guest(c.space()?, which.hard.bitmap, part)?;
+    c.get_to(which.hard.bitmap.0, part)?;
     Ok(c.core.set_affinity(vcpu, CpuSet(u64::from_le_bytes(map)))?)
 }

@@ -15,7 +15,7 @@ use abi::grant::{
     Copy, GetVersion, GrantOp, GrantStatus, MapGrantRef, QuerySize, SetVersion, SetupTable, UnmapAndReplace,
     UnmapGrantRef,
 };
-use abi::{DomId, Errno, Maddr, Vaddr};
+use abi::{DomId, Errno, Maddr};
 use alloc::sync::Arc;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
@@ -58,13 +58,12 @@ fn batches<P: Platform, T: FromBytes + IntoBytes + Immutable>(
     let mut batch: [T; BATCH] = FromZeros::new_zeroed();
     while left != 0 {
         let len = left.min(BATCH as u64) as usize;
-        let space = c.space()?;
-        let mut fetch = |len: usize| c.core.platform.copy_from_guest(space, Vaddr(at), batch[..len].as_mut_bytes());
+        let mut fetch = |len: usize| c.get_to(at, &mut batch[..len]);
         // Where the array ends in the middle of a batch, what is in front of that is done.
         let len = fetch(len).map(|()| len).or_else(|_| fetch(1).map(|()| 1))?;
         let ops = &mut batch[..len];
         done(c, ops)?;
-        c.core.platform.copy_to_guest(c.space()?, Vaddr(at), ops.as_bytes())?;
+        c.put(at, ops)?;
         at = at.wrapping_add((len * size_of::<T>()) as u64);
         left -= len as u64;
         (a[1], a[2]) = (at, left);

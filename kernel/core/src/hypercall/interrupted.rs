@@ -24,7 +24,7 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::lifecycle::NewDomain;
 use crate::testing::{self, Guest, READ_ONLY, TestCore, WRITABLE, stale_translations};
-use crate::{Frame, Platform, Privilege, Stage, Stop, dispatch, guest};
+use crate::{Frame, Platform, Privilege, Stage, Stop, dispatch};
 
 /// Tells a machine when to interrupt.
 type How<'a> = &'a dyn Fn(&TestCore);
@@ -79,7 +79,7 @@ fn sliced(core: &TestCore, guest: &Guest, number: Hypercall, mut args: [u64; 5],
 }
 
 fn read<T: FromBytes + IntoBytes>(core: &TestCore, guest: &Guest, page: usize) -> T {
-    guest::get(&core.platform, guest.space(), guest.va(page)).unwrap()
+    guest.peek(core, page)
 }
 
 /// Four fresh frames of a domain's that are the tables of an address space, in which `page` is 512 times; the L2 names

@@ -12,14 +12,16 @@ use crate::trap::{ARCHITECTURAL_IOPL, Crash, ENTRY_SYSCALL};
 use crate::{Args, Caller, HcResult, Platform, Stop};
 use abi::regs::{IretContext, rflags};
 use core::sync::atomic::Ordering;
+use zerocopy::FromZeros;
 
 /// The hypercall.
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, _: &mut Args) -> HcResult {
     let sp = c.run.regs.rsp;
-    let Ok(frame) = c.get::<IretContext>(sp) else {
+    let mut frame = IretContext::new_zeroed();
+    if c.get_to(sp, &mut frame).is_err() {
         c.core.crash(c, Crash::IretFrame(sp));
         return Err(Stop::REPLACED);
-    };
+    }
     if frame.cs & 3 == 3 {
         if c.run.user_root.is_none() {
             c.core.crash(c, Crash::NoUserRoot);

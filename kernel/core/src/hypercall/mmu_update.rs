@@ -15,8 +15,8 @@
 use alloc::sync::Arc;
 
 use abi::mmu::{MMU_UPDATE_PREEMPTED, MmuUpdate, MmuUpdateKind};
-use abi::{DomId, Errno, Mfn, PAGE_SHIFT, Pte, Vaddr};
-use zerocopy::{FromZeros, IntoBytes};
+use abi::{DomId, Errno, Mfn, PAGE_SHIFT, Pte};
+use zerocopy::FromZeros;
 
 use crate::mm::{MappedOwner, Session, Store};
 use crate::{Args, Caller, Domain, Frame, HcResult, PageType, Platform, Privilege, Stop, guest, refuse_if};
@@ -172,7 +172,7 @@ impl<'a, P: Platform> Batch<'a, P> {
         let from = u64::from(made).wrapping_mul(size_of::<MmuUpdate>() as u64).wrapping_add(requests);
         for wanted in [CHUNK.min((count - made) as usize), 1] {
             let Some(some) = chunk.get_mut(..wanted) else { continue };
-            if c.core.platform.copy_from_guest(c.space()?, Vaddr(from), some.as_mut_bytes()).is_ok() {
+            if c.get_to(from, some).is_ok() {
                 return Ok(wanted);
             }
         }

@@ -11,9 +11,9 @@
 
 use core::mem::offset_of;
 
+use abi::Errno;
 use abi::multicall::MulticallEntry;
-use abi::{Errno, Vaddr};
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::FromZeros;
 
 use crate::{Args, Caller, HcResult, Platform, Stage, Stop, dispatch};
 
@@ -25,7 +25,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     *left = u64::from(*left as u32);
     let mut entry = MulticallEntry::new_zeroed();
     while *left > 0 {
-        c.core.platform.copy_from_guest(c.space()?, Vaddr(*at), entry.as_mut_bytes())?;
+        c.get_to(*at, &mut entry)?;
         let result = match entry.op {
             MULTICALL => Err(Errno::EINVAL.into()),
             number => dispatch::call(c, number, &mut entry.args),

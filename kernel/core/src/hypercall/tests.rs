@@ -43,7 +43,7 @@ impl Setup {
     }
 
     fn peek<T: FromBytes + IntoBytes>(&self) -> T {
-        guest::get(&self.core.platform, self.guest.space(), self.guest.va(0)).unwrap()
+        self.guest.peek(&self.core, 0)
     }
 
     /// Makes frame `page` something that can hold descriptors: it is mapped nowhere.

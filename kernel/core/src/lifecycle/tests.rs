@@ -13,7 +13,7 @@ use super::NewDomain;
 use crate::irq::Line;
 use crate::platform::Halt;
 use crate::testing::{self, Guest, LineEvent, TestCore};
-use crate::{PageType, Platform, Privilege, Stage, Stop, guest};
+use crate::{PageType, Platform, Privilege, Stage, Stop};
 
 /// A toolstack's domain: it has a page for arguments, and one for buffers.
 struct Builder {
@@ -44,7 +44,7 @@ impl Builder {
     }
 
     fn peek<T: FromBytes + IntoBytes>(&self, page: usize) -> T {
-        guest::get(&self.core.platform, self.guest.space(), self.guest.va(page)).unwrap()
+        self.guest.peek(&self.core, page)
     }
 
     fn create(&self, wanted: DomId) -> Result<DomId, Errno> {

@@ -73,7 +73,7 @@ impl<P: Platform> Core<P> {
 }
 
 impl<P: Platform> Session<'_, P> {
-    /// Finishes what an interruption left of tables that were let go of. Preempted where that takes too long too.
+    /// Finishes what an interruption left of tables that were let go of. PREEMPTED where that takes too long too.
     #[inline(always)]
     pub fn finish(&mut self) -> Result<(), Stop> {
         if self.state.unfinished { self.finish_slowly() } else { Ok(()) }

@@ -18,7 +18,7 @@ impl<P: Platform> Session<'_, P> {
 }
 
 impl<P: Platform> Core<P> {
-    /// Gives back a dying domain's memory, a slice at a time: Preempted means call again. Its vCPUs have let go of
+    /// Gives back a dying domain's memory, a slice at a time: PREEMPTED means call again. Its vCPUs have let go of
     /// their roots and descriptor tables before.
     ///
     /// Frames that others still map stay on the domain's account until they are let go of; see

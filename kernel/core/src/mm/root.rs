@@ -77,12 +77,12 @@ impl<P: Platform> Core<P> {
     }
 
     /// Takes a general and an L4 reference on a frame of `domain`'s, for a context that is being set. EINVAL where it
-    /// cannot be a root; Preempted: call again.
+    /// cannot be a root; PREEMPTED: call again.
     pub fn take_root(&self, domain: &Domain<P>, mfn: Mfn) -> Result<Frame, Stop> {
         self.mm(domain).take_table(mfn, 4)
     }
 
-    /// Gives them back. Preempted: call again, but with what this left in `root`.
+    /// Gives them back. PREEMPTED: call again, but with what this left in `root`.
     pub fn drop_root(&self, domain: &Domain<P>, root: &mut Option<Frame>) -> Result<(), Stop> {
         let mut session = self.mm(domain);
         session.finish()?;

@@ -17,7 +17,7 @@ impl<P: Platform> Session<'_, P> {
 
     /// Takes a general reference and one of type L1 to L4 on a frame of this domain's, once nothing is unfinished.
     ///
-    /// EINVAL: not a frame of the domain's, or one that cannot be such a table. Preempted: nothing was taken.
+    /// EINVAL: not a frame of the domain's, or one that cannot be such a table. PREEMPTED: nothing was taken.
     pub(super) fn take_table(&mut self, mfn: Mfn, level: u8) -> Result<Frame, Stop> {
         self.finish()?;
         let frame = self.core.get_page(mfn, self.domain)?;
@@ -29,7 +29,7 @@ impl<P: Platform> Session<'_, P> {
     /// caller holds a general reference, which it keeps, and which goes with the type reference if that is got.
     ///
     /// EINVAL where the frame is in use as something else, or an entry may not be there; then nothing was taken.
-    /// Preempted: nothing was taken either, but the next attempt has less to do.
+    /// PREEMPTED: nothing was taken either, but the next attempt has less to do.
     fn get_table(&mut self, frame: Frame, level: u8) -> Result<(), Stop> {
         let info = self.core.frames.info(frame);
         let kind = PageType::table(level);

@@ -156,7 +156,7 @@ impl<P: Platform> Core<P> {
     }
 
     /// Does a CPU run it, or hold its state? A hypercall that needs a paused vCPU to stand still ends with
-    /// `Preempted` until this is false.
+    /// `PREEMPTED` until this is false.
     pub fn is_running(&self, vcpu: &Vcpu<P>) -> bool {
         vcpu.sched.state.view().running()
     }

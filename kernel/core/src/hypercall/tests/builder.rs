@@ -1,7 +1,6 @@
 //! `domctl` and `sysctl`: what a builder is told of domains and of the machine.
 
 use std::sync::atomic::Ordering::SeqCst;
-use std::vec::Vec;
 
 use abi::domctl::*;
 use abi::hypercall::Hypercall;
@@ -155,7 +154,7 @@ fn affinity_is_read_and_set_where_it_is_hard() {
     assert_eq!(domain.vcpus[0].sched.affinity().0, 0x101);
     s.guest.poke(&s.core, 1, 0, &[0xee; 16]);
     assert_eq!(op(get, VcpuAffinity::HARD, CtlBitmap { nr_bits: 640, ..map }), Ok(()), "64 CPUs at most");
-    let told: u128 = crate::guest::get(&s.core.platform, s.guest.space(), s.guest.va(1)).unwrap();
+    let told: u128 = s.guest.peek(&s.core, 1);
     assert_eq!(told, 0xeeee_eeee_eeee_eeee_0000_0000_0000_0101);
 }
 
@@ -169,7 +168,7 @@ fn a_vcpu_is_online_in_the_context_that_it_has() {
             s.core.bring_up(&domain.vcpus[0]);
         }
         s.domctl(DomctlOp::GETVCPUCONTEXT, domain.id, &which).unwrap();
-        let context: VcpuGuestContext = crate::guest::get(&s.core.platform, s.guest.space(), s.guest.va(2)).unwrap();
+        let context: VcpuGuestContext = s.guest.peek(&s.core, 2);
         assert_eq!(context.flags & VcpuGuestContext::VGCF_ONLINE, online);
     }
 }
@@ -196,10 +195,8 @@ fn the_machine_its_cpus_and_what_is_free() {
         let ask = GetCpuInfo { max_cpus, info: two.guest.va(1), ..Default::default() };
         let got: GetCpuInfo = two.sysctl(SysctlOp::GETCPUINFO, &ask).unwrap().payload.get();
         assert_eq!(got.nr_cpus as usize, idle.len());
-        let at = |n: usize| abi::Vaddr(two.guest.va(1).0 + 8 * n as u64);
-        let told: Vec<u64> =
-            (0..idle.len()).map(|n| crate::guest::get(&two.core.platform, two.guest.space(), at(n)).unwrap()).collect();
-        assert_eq!(told, idle);
+        let told: [u64; 2] = two.guest.peek(&two.core, 1);
+        assert_eq!(told[..idle.len()], idle);
     }
 }
 
@@ -213,7 +210,7 @@ fn the_log_is_read_as_far_as_there_is_room_and_cleared_when_asked() {
         let ask = ReadConsole { buffer: s.guest.va(1), count, clear, ..Default::default() };
         s.guest.poke(&s.core, 1, 0, &[0; 512]);
         let got: ReadConsole = s.sysctl(SysctlOp::READCONSOLE, &ask).unwrap().payload.get();
-        let text: [u8; 512] = crate::guest::get(&s.core.platform, s.guest.space(), s.guest.va(1)).unwrap();
+        let text: [u8; 512] = s.guest.peek(&s.core, 1);
         (got.count, text.iter().filter(|byte| **byte != 0).count())
     };
     let all = 10 * "(core) 0 xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\n".len() as u32;
