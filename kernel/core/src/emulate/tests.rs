@@ -96,6 +96,7 @@ fn control_registers_read_and_write() {
     // mov %rax,%cr3: the same root again, then something that can be none.
     assert!(s.privileged(&[0x0f, 0x22, 0xd8], |_| ()));
     assert!(!s.privileged(&[0x0f, 0x22, 0xd8], |r| r.rax = s.guest.frames[0].mfn().0 << 12));
+    assert_ne!(s.regs().rip, s.guest.va(CODE).0 + 0x100, "a fault, not to be tried again");
     // mov %rax,%cr4; mov %cr4,%rcx: own bits stay, the core's are shown.
     assert!(s.privileged(&[0x0f, 0x22, 0xe0], |r| r.rax = 1 << 18 | 1 << 16 | 1 << 20 | 1 << 7));
     assert!(s.privileged(&[0x0f, 0x20, 0xe1], |_| ()));

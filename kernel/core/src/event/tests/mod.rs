@@ -5,11 +5,14 @@ mod lessons;
 mod model;
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering::SeqCst;
 
-use super::layout;
+use abi::{VcpuId, Virq};
+
+use super::{Bound, Channel, layout};
 use crate::lifecycle::NewDomain;
-use crate::testing::{TestCore, TestMachine};
+use crate::testing::{self, TestCore, TestMachine};
 use crate::{Domain, Platform};
 
 /// A domain that runs.
@@ -17,6 +20,31 @@ fn domain(core: &TestCore, vcpus: u32) -> Arc<Domain<TestMachine>> {
     let domain = core.create_domain(&NewDomain::ordinary(vcpus)).unwrap();
     core.unpause_from_outside(&domain).unwrap();
     domain
+}
+
+/// The audit follows each channel there and back, and looks for the slot of each virtual interrupt.
+#[test]
+fn the_audit_complains_of_what_does_not_correspond() {
+    let core = testing::core(512, 1);
+    let domain = domain(&core, 3);
+    let complaints = || {
+        let mut found = Vec::new();
+        core.audit_ports(&domain, |port| found.push(port));
+        found
+    };
+    let channel = || {
+        let near = core.alloc_unbound(&domain, domain.id).unwrap();
+        (near, core.bind_interdomain(&domain, &domain, near).unwrap())
+    };
+    let ((near, far), (_, other)) = (channel(), channel());
+    let timer = core.bind_virq(&domain, Virq::TIMER, VcpuId(1)).unwrap();
+    assert_eq!(complaints(), []);
+    if let Some(Channel { bound: Bound::Interdomain(peer), .. }) = domain.events.ports.lock().get_mut(near) {
+        peer.port = other;
+    }
+    assert_eq!(complaints(), [near, far]);
+    domain.vcpus[2].events.virq(Virq::TIMER).unwrap().store(timer.0, SeqCst);
+    assert_eq!(complaints(), [near, far, timer]);
 }
 
 /// A word of a domain's `shared_info`.

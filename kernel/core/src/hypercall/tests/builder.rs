@@ -121,6 +121,11 @@ fn kinds_of_domains_that_may_be_created() {
         privilege(create(CreateDomain { flags: CreateDomain::CDF_XS_DOMAIN, ..config }).unwrap()),
         Privilege::STORE
     );
+    let small = create(CreateDomain { max_evtchn_port: 7, max_grant_frames: 2, ..config }).unwrap();
+    let small = s.core.domains.get(small).unwrap();
+    let ports = core::iter::from_fn(|| s.core.alloc_unbound(&small, DomId(1)).ok());
+    assert_eq!((ports.count(), s.core.grow_grant_table(&small, 2)), (7, Ok(())));
+    assert!(s.core.grow_grant_table(&small, 3).is_err());
     let relaxed = ArchDomainConfig { emulation_flags: 0, misc_flags: ArchDomainConfig::MSR_RELAXED };
     assert!(create(CreateDomain { arch: relaxed, ..config }).is_ok());
     let strange = ArchDomainConfig { emulation_flags: 1, misc_flags: 0 };

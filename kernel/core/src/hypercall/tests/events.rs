@@ -36,6 +36,9 @@ fn every_kind_of_port_is_bound_and_says_so() {
     let port = unbound(DomId::SELF).unwrap();
     assert_eq!((s.status(port).status, s.status(port).detail), (PortStatus::UNBOUND, own.0.into()));
     assert_eq!(s.status(unbound(DomId(7)).unwrap()).detail, 7);
+    // What was asked comes back as it was.
+    let asked = s.event(EvtchnOp::STATUS, Status { dom: DomId::SELF, _pad: 5, port, ..Status::new_zeroed() }).unwrap();
+    assert_eq!((asked.dom, asked._pad, asked.port), (DomId::SELF, 5, port));
     let bind = |remote_dom, remote_port| {
         s.event(EvtchnOp::BIND_INTERDOMAIN, BindInterdomain { remote_dom, _pad: 0, remote_port, local_port: Port(0) })
     };

@@ -105,7 +105,13 @@ fn vcpu_info_moves_to_where_it_fits() {
     }
     assert_eq!(register(0, last), Ok(0));
     assert_eq!(register(0, 0), Err(Errno::EINVAL), "once only");
+    let cr2 = || {
+        let (frame, at) = s.guest.domain.vcpus[1].info.get();
+        crate::guest::shared_word(&s.core.platform, frame, at + crate::event::layout::CR2)
+    };
+    cr2().store(0x1234, SeqCst);
     assert_eq!(register(1, 0), Ok(0), "one that is down");
+    assert_eq!(cr2().load(SeqCst), 0x1234, "it has come along");
     s.core.bring_up(&s.guest.domain.vcpus[2]);
     assert_eq!(register(2, 128), Err(Errno::EINVAL), "another that is up");
 }
