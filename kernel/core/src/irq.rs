@@ -205,7 +205,7 @@ impl<P: Platform> Core<P> {
     /// Makes a pirq of the domain's stand for a message of a device (an MSI-X entry, or MSI), and programs it. The
     /// caller has checked that the domain has the device.
     ///
-    /// ENOSPC: no line or pirq is free. ENODEV: the device has no such message. EEXIST: the pirq is taken.
+    /// ESRCH: the domain is dying. ENOSPC: no line or pirq is free. ENODEV: the device has no such message. EEXIST: the pirq is taken.
     pub fn map_message(
         &self,
         domain: &Arc<Domain<P>>,
@@ -215,6 +215,8 @@ impl<P: Platform> Core<P> {
     ) -> Result<u32, Errno> {
         self.protect_msix(device)?;
         let mut devices = domain.devices.lock();
+        // Looked at under the lock: a domain's lines are taken back for good only after it began to die.
+        refuse_if(domain.is_dying(), Errno::ESRCH)?;
         if let Some(same) = devices.pirqs.iter().find(|p| p.message == Some((device, entry))) {
             return if wanted.is_none_or(|n| n == same.number) { Ok(same.number) } else { Err(Errno::EEXIST) };
         }

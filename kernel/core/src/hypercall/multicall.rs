@@ -42,7 +42,7 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         if !c.run.kernel_mode || c.domain.stage() != Stage::Alive {
             return Err(Stop::REPLACED);
         }
-        (*at, *left) = (at.wrapping_add(ENTRY_BYTES), *left - 1);
+        (*at, *left) = (at.wrapping_add(size_of::<MulticallEntry>() as u64), *left - 1);
         // An event that came up meanwhile does not wait for the rest.
         if *left > 0 && (c.core.platform.preempt() || c.core.upcall_due(c.vcpu)) {
             return Err(Stop::PREEMPTED);
@@ -50,5 +50,3 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
     }
     Ok(0)
 }
-
-const ENTRY_BYTES: u64 = size_of::<MulticallEntry>() as u64;

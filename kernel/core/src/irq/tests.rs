@@ -97,6 +97,9 @@ fn a_message_keeps_its_pirq() {
     assert_eq!(map(1, Some(first)), Err(Errno::EEXIST), "which is taken");
     assert_eq!(map(1, Some(PIRQS)), Err(Errno::ENOSPC));
     assert_eq!(map(1, Some(PIRQS - 1)), Ok(PIRQS - 1));
+    // Those of a domain that is gone are given back, and it gets no more.
+    core.destroy(&domain).unwrap();
+    assert_eq!((map(0, None), core.lines.lock().lines.len()), (Err(Errno::ESRCH), 0));
 }
 
 /// Ring 3 may use `int 0x80`, and no device may look like it: line 0 is vector 0x30.
