@@ -38,6 +38,9 @@ fn the_audit_complains_of_what_does_not_correspond() {
     };
     let ((near, far), (_, other)) = (channel(), channel());
     let timer = core.bind_virq(&domain, Virq::TIMER, VcpuId(1)).unwrap();
+    domain.devices.lock().lines.set(9..10, true).unwrap();
+    core.map_gsi(&domain, 9, None).unwrap();
+    core.bind_pirq(&domain, 9, false).unwrap();
     assert_eq!(complaints(), []);
     if let Some(Channel { bound: Bound::Interdomain(peer), .. }) = domain.events.ports.lock().get_mut(near) {
         peer.port = other;
