@@ -3,8 +3,9 @@
 //! Command line: without a word it receives packets and acknowledges each 32nd; `send=MAC` sends `count=N` packets of
 //! `bytes=N` to such a one, at most 64 ahead of what was acknowledged; with `away` nobody acknowledges; with `ping`, each
 //! packet waits for its acknowledgement. `disk=read` or `disk=write` asks its first disk for `count=N` blocks of `kib=N`,
-//! `depth=N` at a time. `large`: packets may be of 64 KiB, to be segmented.
-//! `broken=N`: as many frames before, with a checksum that does not hold. It prints how long all took; with `latency` or `ping` it prints how long how many took: `latency AT_MOST COUNT`, nanoseconds.
+//! `depth=N` at a time. `large`: packets may be of 64 KiB, to be segmented. `broken=N`: so many frames come before, with a
+//! checksum that does not hold. It prints how long all took; with `latency` or `ping` it prints how long how many took:
+//! `latency AT_MOST COUNT`, nanoseconds.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![forbid(unsafe_code)]
 
@@ -89,13 +90,8 @@ async fn bench(context: Context) {
             };
             let to = value(line, "send").and_then(Mac::parse).map(|to| (to, manner));
             let longest = if has("large") { net::LARGE } else { net::FRAME };
-            network(
-                context,
-                store,
-                to,
-                Packets { bytes: number("bytes", 1500), count, longest, broken: number("broken", 0) },
-            )
-            .await
+            let packets = Packets { bytes: number("bytes", 1500), count, longest, broken: number("broken", 0) };
+            network(context, store, to, packets).await
         }
     };
     latencies.print();
@@ -164,7 +160,8 @@ fn print_time(start: u64) {
     println!("bench-rings: took {} ns", time::now() - start);
 }
 
-/// What is sent: so many packets of so many bytes, over an interface with frames of at most so many.
+/// What is sent: so many packets of so many bytes, over an interface with frames of at most so many, and before them so
+/// many that are broken.
 #[derive(Clone, Copy)]
 struct Packets {
     bytes: usize,

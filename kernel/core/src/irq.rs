@@ -205,7 +205,8 @@ impl<P: Platform> Core<P> {
     /// Makes a pirq of the domain's stand for a message of a device (an MSI-X entry, or MSI), and programs it. The
     /// caller has checked that the domain has the device.
     ///
-    /// ESRCH: the domain is dying. ENOSPC: no line or pirq is free. ENODEV: the device has no such message. EEXIST: the pirq is taken.
+    /// ESRCH: the domain is dying. ENOSPC: no line or pirq is free. ENODEV: the device has no such message. EEXIST: the
+    /// pirq is taken.
     pub fn map_message(
         &self,
         domain: &Arc<Domain<P>>,

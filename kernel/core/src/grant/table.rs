@@ -115,8 +115,8 @@ impl<P: Platform> Core<P> {
     /// Takes an entry of `granter`'s table into use for `who`: marks it, and takes the references of one use on the
     /// frame.
     ///
-    /// BAD_DOMAIN: the granter is dying. BAD_GNTREF: no such entry. GENERAL_ERROR: it does not grant that, is in use too often, or the frame cannot be
-    /// writable. BAD_PAGE: no frame of the granter's. NO_SPACE: no memory to note it.
+    /// BAD_DOMAIN: the granter is dying. BAD_GNTREF: no such entry. GENERAL_ERROR: it does not grant that, is in use too
+    /// often, or the frame cannot be writable. BAD_PAGE: no frame of the granter's. NO_SPACE: no memory to note it.
     pub(super) fn pin_grant(
         &self,
         granter: &Domain<P>,
