@@ -100,9 +100,9 @@ fn change_space(cpu: &Cpu<Machine>, left: Option<&Arc<Domain<Machine>>>, entered
 /// Waits for something to do, with nobody running here.
 pub fn idle(cpu: &Cpu<Machine>) {
     while cpu.pending.load(Ordering::SeqCst) == 0 {
-        let since = core().platform.now();
+        counters::add(&cpu.idle, core().platform.now().wrapping_neg());
         interrupts::enable_and_hlt();
         interrupts::disable();
-        counters::add(&cpu.idle, core().platform.now().saturating_sub(since));
+        counters::add(&cpu.idle, core().platform.now());
     }
 }

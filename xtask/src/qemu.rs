@@ -213,6 +213,11 @@ impl Ending {
     }
 }
 
+/// Turns the debug keys of ours and of Xen on and off.
+pub const KEYS: &[u8] = b"\x01\x01\x01";
+/// How long a machine may talk of itself once it has kept somebody waiting in vain.
+const ANSWER: Duration = Duration::from_secs(2);
+
 /// How long the thread that reads the serial line of an ended machine may be kept from it by a busy host.
 const LATE: Duration = Duration::from_secs(30);
 
@@ -334,10 +339,23 @@ impl Running {
                 return Some(from + index);
             }
             let left = end.saturating_duration_since(Instant::now());
-            if ended || left.is_zero() {
+            if ended {
+                return None;
+            }
+            if left.is_zero() {
+                self.ask_why();
                 return None;
             }
             self.read(left.min(Duration::from_millis(100)));
+        }
+    }
+
+    /// What was waited for did not come: has the hypervisor, ours or Xen, tell the log what runs and which events are
+    /// pending.
+    fn ask_why(&mut self) {
+        if self.send(&[KEYS, b"qe", KEYS].concat()).is_ok() {
+            let end = Instant::now() + ANSWER;
+            while Instant::now() < end && self.read(ANSWER).is_some() {}
         }
     }
 

@@ -69,7 +69,7 @@ pub struct Cpu<P: Platform> {
     pub flushed: AtomicU64,
     /// Who is to run here, and who does.
     pub queue: crate::sched::Queue<P>,
-    /// Nanoseconds that it has been halted, with nobody to run.
+    /// Nanoseconds that it has been halted, with nobody to run; while it is, less the moment since when, so negative.
     pub idle: AtomicU64,
     /// How often another vCPU than before was put on it.
     pub switches: AtomicU64,
@@ -105,6 +105,12 @@ impl<P: Platform> Cpu<P> {
         }
     }
 
+    /// Nanoseconds that it has been halted, until `now`.
+    pub fn idle_until(&self, now: u64) -> u64 {
+        let idle = self.idle.load(Ordering::Relaxed).cast_signed();
+        if idle < 0 { idle.saturating_add_unsigned(now).max(0) } else { idle }.cast_unsigned()
+    }
+
     /// Leaves word for the CPU; the caller kicks it where it is another.
     pub fn post(&self, bits: u32) {
         self.pending.fetch_or(bits, Ordering::SeqCst);
@@ -119,6 +125,20 @@ mod tests {
     fn a_cpu_leaves_a_set() {
         let set = CpuSet(0b1011);
         assert_eq!([0, 1, 2].map(|cpu| set.without(CpuId(cpu)).0), [0b1010, 0b1001, 0b1011]);
+    }
+
+    #[test]
+    fn a_cpu_that_is_halted_is_idle_until_now() {
+        let cpu = Cpu::<crate::testing::TestMachine>::new(CpuId(0));
+        let add = |more| crate::counters::add(&cpu.idle, more);
+        let told = |now| cpu.idle_until(now);
+        add(100_u64.wrapping_neg());
+        assert_eq!([100, 101, 170].map(told), [0, 1, 70]);
+        assert_eq!(told(99), 0, "by a clock that is behind");
+        add(180);
+        assert_eq!([180, 999].map(told), [80, 80]);
+        add(200_u64.wrapping_neg());
+        assert_eq!([200, 250].map(told), [80, 130]);
     }
 
     #[test]

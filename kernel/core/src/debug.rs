@@ -12,40 +12,36 @@ impl<P: Platform> Core<P> {
     /// One line a CPU, one a domain, and one a vCPU.
     pub fn dump_domains(&self) {
         self.log(format_args!("{} frames are free", self.free_frames()));
-        let now = self.platform.now() / 1000;
+        let now = self.platform.now();
         for cpu in &self.cpus {
-            let [idle, switches, timers, kicks] =
-                [&cpu.idle, &cpu.switches, &cpu.timed, &cpu.kicks].map(|counter| counter.load(Relaxed));
-            let (id, idle) = (cpu.id.0, idle / 1000);
+            let [switches, timers, kicks] = [&cpu.switches, &cpu.timed, &cpu.kicks].map(|count| count.load(Relaxed));
+            let (id, idle, of) = (cpu.id.0, cpu.idle_until(now) / 1000, now / 1000);
             self.log(format_args!(
-                "CPU {id}: idle {idle} of {now} us, {switches} switches, {timers} timers, {kicks} kicks"
+                "CPU {id}: idle {idle} of {of} us, {switches} switches, {timers} timers, {kicks} kicks"
             ));
         }
-        for domain in self.domains.from(0) {
+        for d in self.domains.from(0) {
             let (pages, most, own) = {
-                let account = domain.memory.lock();
+                let account = d.memory.lock();
                 (account.pages, account.max_pages, account.core_pages)
             };
+            let (id, stage, kib, cpus) = (d.id.0, d.stage(), self.footprint(&d).div_ceil(1024), d.dirty().0);
             self.log(format_args!(
-                "d{}: {:?}, {pages} of {most} pages, {} KiB of the core, {own} pages among it, on CPUs {:#x}",
-                domain.id.0,
-                domain.stage(),
-                self.footprint(&domain).div_ceil(1024),
-                domain.dirty().0
+                "d{id}: {stage:?}, {pages} of {most} pages, {kib} KiB of the core, {own} pages among it, on CPUs {cpus:#x}"
             ));
-            for vcpu in &domain.vcpus {
+            for vcpu in &d.vcpus {
                 let view = vcpu.sched.state.view();
-                self.log(format_args!(
-                    "d{}v{}: {}{}{}{}paused {} times, CPU {}",
-                    domain.id.0,
-                    vcpu.id.0,
-                    if view.running() { "running, " } else { "" },
-                    if view.queued() { "queued, " } else { "" },
-                    if view.blocked() { "blocked, " } else { "" },
-                    if view.down() { "down, " } else { "" },
-                    view.pauses(),
-                    vcpu.sched.cpu().0
-                ));
+                let is = [
+                    (view.running(), "running, "),
+                    (view.queued(), "queued, "),
+                    (view.blocked(), "blocked, "),
+                    (view.down(), "down, "),
+                    (self.upcall_due(vcpu), "upcall due, "),
+                    (self.upcall_mask(vcpu), "upcalls masked, "),
+                ];
+                let is = is.map(|(is, word)| if is { word } else { "" }).concat();
+                let (vcpu, cpu) = (vcpu.id.0, vcpu.sched.cpu().0);
+                self.log(format_args!("d{id}v{vcpu}: {is}paused {} times, CPU {cpu}", view.pauses()));
             }
         }
     }
@@ -97,7 +93,7 @@ mod tests {
         let printed = core.platform.take_printed();
         assert!(printed.contains("CPU 0: idle 2 of 1000000 us, 0 switches, 1 timers, 0 kicks\n"), "{printed}");
         assert!(printed.contains(&std::format!("d{id}: Alive, 8 of 72 pages, ")), "{printed}");
-        assert!(printed.contains(&std::format!("d{id}v0: down, paused 1 times, CPU 0\n")), "{printed}");
+        assert!(printed.contains(&std::format!("d{id}v0: down, upcalls masked, paused 1 times, CPU 0\n")), "{printed}");
         core.bind_ipi(d, VcpuId(0)).unwrap();
         let other = core.alloc_unbound(d, abi::DomId(7)).unwrap();
         core.send_event(d, other);
@@ -106,6 +102,10 @@ mod tests {
         let lines: std::vec::Vec<&str> = printed.lines().collect();
         assert!(lines.len() == 2 && lines[0].contains("port 1: p0 m0"), "{printed}");
         assert!(lines[1].contains("port 2: p1 m0") && lines[1].ends_with(" 7/0, v0"), "{printed}");
+        core.set_upcall_mask(&d.vcpus[0], false);
+        core.dump_domains();
+        let printed = core.platform.take_printed();
+        assert!(printed.ends_with(&std::format!("d{id}v0: down, upcall due, paused 1 times, CPU 0\n")), "{printed}");
         core.grow_grant_table(d, 2).unwrap();
         core.dump_grants();
         let printed = core.platform.take_printed();

@@ -1,12 +1,10 @@
 //! The core's debug keys at the other end of the serial line: Ctrl-A three times, a key, Ctrl-A three times.
 
 use super::log::number_before;
-use crate::qemu::Running;
+use crate::qemu::{KEYS, Running};
 use anyhow::{Context, Result};
 use std::time::Duration;
 
-/// Turns the keys on and off.
-pub const KEYS: &[u8] = b"\x01\x01\x01";
 /// How long an answer may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 

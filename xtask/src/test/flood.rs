@@ -3,7 +3,7 @@
 
 use super::e2e::{Case, PATIENCE, Setting, expect_ending, expect_line};
 use crate::build::{Part, built};
-use crate::qemu::{Ending, Running};
+use crate::qemu::{Ending, KEYS, Running};
 use crate::run::console::{attach, command};
 use crate::run::log::number_before;
 use crate::run::world;
@@ -88,7 +88,7 @@ fn event_flood(setting: &Setting<'_>) -> Result<()> {
     command(&mut machine, "destroy attacker", PATIENCE)?;
     command(&mut machine, "destroy victim", PATIENCE)?;
     let from = machine.lines().len();
-    machine.send(b"\x01\x01\x01a\x01\x01\x01")?;
+    machine.send(&[KEYS, b"a", KEYS].concat())?;
     let told = machine.wait_line(from, PATIENCE, |line| line.contains("audit: ")).context("no audit")?;
     let told = machine.lines().get(told).map(|line| line.text.clone()).unwrap_or_default();
     ensure!(told.contains("audit: ok, 0 findings"), "{told}");

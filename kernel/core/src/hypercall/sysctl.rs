@@ -11,7 +11,6 @@ use abi::sysctl::{
     Sysctl, SysctlOp,
 };
 use abi::{Errno, Vaddr};
-use core::sync::atomic::Ordering;
 
 use crate::hypercall::domctl;
 use crate::{Args, Caller, HcResult, Platform, Privilege, Stop, refuse_if};
@@ -40,10 +39,11 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
         }
         SysctlOp::GETCPUINFO => {
             let mut list: GetCpuInfo = op.payload.get();
+            let now = c.core.platform.now();
             let cpus = c.core.cpus.iter().take(list.max_cpus as usize);
             list.nr_cpus = cpus.len() as u32;
             for (n, cpu) in (0..).zip(cpus) {
-                c.put_at(list.info.0, n, &cpu.idle.load(Ordering::Relaxed))?;
+                c.put_at(list.info.0, n, &cpu.idle_until(now))?;
             }
             op.payload.set(&list);
         }
