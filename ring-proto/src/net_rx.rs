@@ -49,10 +49,11 @@ impl RxPacket {
     }
 }
 
-/// Takes packets from a receive ring; what is incomplete waits here for the rest.
+/// Takes packets from a receive ring, and puts one together at a time.
 #[derive(Debug)]
 pub struct RxReader {
     packet: RxPacket,
+    /// Slots of the packet so far; none: the next begins another.
     responses: usize,
     extras: usize,
     /// An extra-info slot is next; and whether data follows the extras.
@@ -69,8 +70,8 @@ impl Default for RxReader {
 }
 
 impl RxReader {
-    /// The next packet. A backend that breaks the protocol closes the ring.
-    pub fn next<M: RingMemory>(&mut self, ring: &mut Front<M, Rx>) -> Result<RxPacket, PopError> {
+    /// The next packet; one that is incomplete waits for its rest. A backend that breaks the protocol closes the ring.
+    pub fn next<M: RingMemory>(&mut self, ring: &mut Front<M, Rx>) -> Result<&RxPacket, PopError> {
         loop {
             let slot = (ring.taken() & (ring.slots() - 1)) as u16;
             let entry = ring.pop()?;
@@ -92,6 +93,10 @@ impl RxReader {
         if id != slot {
             return Err("rx response in another request's slot");
         }
+        self.responses += 1;
+        if self.responses == 1 {
+            self.begin(flags);
+        }
         match u16::try_from(status.0) {
             Err(_) => self.failed = true,
             Ok(len) if usize::from(offset) + usize::from(len) > PAGE => {
@@ -100,23 +105,28 @@ impl RxReader {
             Ok(_) => {}
         }
         let len = u16::try_from(status.0).unwrap_or(0);
-        self.responses += 1;
         let kept = self.responses <= MAX_SLOTS
             && if len == 0 {
                 self.packet.spare.push(slot).is_ok()
             } else {
                 self.packet.parts.push(RxPart { slot, offset, len }).is_ok()
             };
-        if self.responses == 1 {
-            self.extra = flags.has(RxFlags::EXTRA_INFO);
-            self.packet.checksum = match () {
-                () if flags.has(RxFlags::CSUM_BLANK) => Checksum::Blank,
-                () if flags.has(RxFlags::DATA_VALIDATED) => Checksum::Validated,
-                () => Checksum::Unknown,
-            };
-        }
         self.more_data = flags.has(RxFlags::MORE_DATA);
         if kept { Ok(()) } else { Err("rx packet of too many slots") }
+    }
+
+    /// Forgets the packet before, for one whose first slot has these flags.
+    fn begin(&mut self, flags: RxFlags) {
+        (self.extras, self.failed) = (0, false);
+        self.extra = flags.has(RxFlags::EXTRA_INFO);
+        self.packet.parts.clear();
+        self.packet.spare.clear();
+        self.packet.gso = None;
+        self.packet.checksum = match () {
+            () if flags.has(RxFlags::CSUM_BLANK) => Checksum::Blank,
+            () if flags.has(RxFlags::DATA_VALIDATED) => Checksum::Validated,
+            () => Checksum::Unknown,
+        };
     }
 
     fn take_extra(&mut self, extra: Extra, slot: u16) -> Result<(), &'static str> {
@@ -131,13 +141,13 @@ impl RxReader {
         Ok(())
     }
 
-    fn finish(&mut self) -> RxPacket {
-        let failed = self.failed;
-        let mut packet = core::mem::take(self).packet;
-        if failed {
+    fn finish(&mut self) -> &RxPacket {
+        self.responses = 0;
+        let packet = &mut self.packet;
+        if self.failed {
             // Parts and spares together are no more than the slots taken, at most MAX_SLOTS + MAX_EXTRAS.
-            let parts = core::mem::take(&mut packet.parts);
-            packet.spare.extend(parts.iter().map(|part| part.slot));
+            packet.spare.extend(packet.parts.iter().map(|part| part.slot));
+            packet.parts.clear();
         }
         packet
     }

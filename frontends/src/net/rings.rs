@@ -64,11 +64,16 @@ pub(super) struct Rings {
     /// Pages whose packets are in flight, so that a response can only give back what was taken.
     tx_busy: Vec<bool>,
     rx: Front<Granted, Rx>,
-    rx_pages: Granted,
-    rx_free: Vec<u16>,
-    /// Which page was offered in which slot.
-    rx_slots: Vec<Option<u16>>,
+    offered: Offered,
     reader: RxReader,
+}
+
+/// The pages for packets to come.
+struct Offered {
+    pages: Granted,
+    free: Vec<u16>,
+    /// Which page was offered in which slot.
+    slots: Vec<Option<u16>>,
 }
 
 impl Rings {
@@ -90,12 +95,14 @@ impl Rings {
             pages_each: longest.div_ceil(PAGE_SIZE),
             tx_busy: vec![false; TX_PAGES],
             rx,
-            rx_pages: Granted::new(peer, RX_PAGES, Access::ReadWrite)?,
-            rx_free: (0..RX_PAGES as u16).collect(),
-            rx_slots: vec![None; SLOTS],
+            offered: Offered {
+                pages: Granted::new(peer, RX_PAGES, Access::ReadWrite)?,
+                free: (0..RX_PAGES as u16).collect(),
+                slots: vec![None; SLOTS],
+            },
             reader: RxReader::default(),
         };
-        rings.offer();
+        rings.offered.offer(&mut rings.rx);
         // The backend looks at the ring when it connects; nobody is to be told yet.
         let _ = rings.rx.publish();
         let event = Event::alloc_unbound(peer).map_err(|_| SetupError::Resources)?;
@@ -124,23 +131,6 @@ impl Rings {
 
     pub(super) fn is_broken(&self) -> bool {
         self.tx.poison().or(self.rx.poison()).is_some()
-    }
-
-    /// Offers every page that is free.
-    fn offer(&mut self) {
-        while self.rx.room() > 0
-            && let Some(page) = self.rx_free.pop()
-        {
-            let slot = (self.rx.sent() & (self.rx.slots() - 1)) as u16;
-            let gref = self.rx_pages.grants().get(usize::from(page)).copied().unwrap_or_default();
-            if self.rx.push(&RxRequest { id: slot, pad: 0, gref }).is_err() {
-                self.rx_free.push(page);
-                return;
-            }
-            if let Some(entry) = self.rx_slots.get_mut(usize::from(slot)) {
-                *entry = Some(page);
-            }
-        }
     }
 
     /// Takes back the pages of packets that were sent.
@@ -230,8 +220,8 @@ impl Rings {
             match self.reader.next(&mut self.rx) {
                 Ok(packet) => {
                     let known = packet.checksum;
-                    let whole = self.take(&packet, frame);
-                    self.offer();
+                    let whole = self.offered.take(packet, &mut self.rx, frame);
+                    self.offered.offer(&mut self.rx);
                     if whole && (known != Checksum::Unknown || checksum::holds(frame)) {
                         counters.received += 1;
                         counters.received_bytes += frame.len() as u64;
@@ -249,37 +239,57 @@ impl Rings {
         }
     }
 
-    /// Copies a packet out and frees its pages; false if the backend dropped it, or part of it is nowhere.
-    fn take(&mut self, packet: &RxPacket, frame: &mut Vec<u8>) -> bool {
-        frame.resize(packet.len(), 0);
-        let mut whole = !packet.is_empty();
-        let mut rest = frame.as_mut_slice();
-        for part in &packet.parts {
-            let (now, later) = rest.split_at_mut(usize::from(part.len));
-            let page = self.rx_slots.get_mut(usize::from(part.slot)).and_then(Option::take);
-            match page {
-                Some(page) => {
-                    self.rx_pages.read(usize::from(page) * PAGE + usize::from(part.offset), now);
-                    self.rx_free.push(page);
-                }
-                None => {
-                    self.rx.close(Corrupt::Protocol("rx response in an empty slot"));
-                    whole = false;
-                }
-            }
-            rest = later;
-        }
-        for slot in &packet.spare {
-            if let Some(page) = self.rx_slots.get_mut(usize::from(*slot)).and_then(Option::take) {
-                self.rx_free.push(page);
-            }
-        }
-        whole
-    }
-
     /// Shows the backend what was pushed on either ring.
     pub(super) fn publish(&mut self) -> Notify {
         let tx = self.tx.publish();
         tx.or(self.rx.publish())
+    }
+}
+
+impl Offered {
+    /// Offers every page that is free.
+    fn offer(&mut self, ring: &mut Front<Granted, Rx>) {
+        while ring.room() > 0
+            && let Some(page) = self.free.pop()
+        {
+            let slot = (ring.sent() & (ring.slots() - 1)) as u16;
+            let gref = self.pages.grants().get(usize::from(page)).copied().unwrap_or_default();
+            if ring.push(&RxRequest { id: slot, pad: 0, gref }).is_err() {
+                self.free.push(page);
+                return;
+            }
+            if let Some(entry) = self.slots.get_mut(usize::from(slot)) {
+                *entry = Some(page);
+            }
+        }
+    }
+
+    /// Copies a packet out and frees its pages; false if the backend dropped it. One of which a part is nowhere closes
+    /// the ring.
+    fn take(&mut self, packet: &RxPacket, ring: &mut Front<Granted, Rx>, frame: &mut Vec<u8>) -> bool {
+        frame.resize(packet.len(), 0);
+        let mut rest = frame.as_mut_slice();
+        let mut whole = !packet.is_empty();
+        for part in &packet.parts {
+            let (now, later) = rest.split_at_mut(usize::from(part.len));
+            if let Some(page) = self.back(part.slot) {
+                self.pages.read(usize::from(page) * PAGE + usize::from(part.offset), now);
+            } else {
+                ring.close(Corrupt::Protocol("rx response in an empty slot"));
+                whole = false;
+            }
+            rest = later;
+        }
+        for slot in &packet.spare {
+            self.back(*slot);
+        }
+        whole
+    }
+
+    /// Takes back the page that was offered in a slot.
+    fn back(&mut self, slot: u16) -> Option<u16> {
+        let page = self.slots.get_mut(usize::from(slot)).and_then(Option::take)?;
+        self.free.push(page);
+        Some(page)
     }
 }

@@ -458,7 +458,8 @@ fn extras_of_a_received_packet_are_bounded() {
             back.push(&Extra { kind: ExtraKind(9), flags: u8::from(n < extras), body: [0; 6] }.into()).unwrap();
         }
         let _ = back.publish();
-        let packet = RxReader::default().next(&mut front);
+        let mut reader = RxReader::default();
+        let packet = reader.next(&mut front);
         assert_eq!(packet.is_ok(), fine, "{extras}");
         if let Ok(packet) = packet {
             assert_eq!((packet.len(), packet.is_empty()), (60, false));
@@ -494,8 +495,39 @@ fn extras_of_a_received_packet_are_bounded() {
         net_rx::answer(&mut back, id, 0, if last { u16::MAX } else { len }, flags);
     }
     let _ = back.publish();
-    let failed = RxReader::default().next(&mut front).unwrap();
+    let mut reader = RxReader::default();
+    let failed = reader.next(&mut front).unwrap();
     let mut spare = failed.spare.to_vec();
     spare.sort_unstable();
     assert_eq!((failed.parts.len(), spare), (0, (0..slots + 4).collect::<Vec<_>>()));
+}
+
+#[test]
+fn a_received_packet_has_nothing_of_the_one_before() {
+    let memory = WordMemory::new(4096);
+    let mut front = Front::<_, Rx>::new(memory.clone()).unwrap();
+    let mut back = Back::<_, Rx>::attach(memory).unwrap();
+    for id in 0..5 {
+        front.push(&net::RxRequest { id, gref: GrantRef(1), ..net::RxRequest::new_zeroed() }).unwrap();
+    }
+    let _ = front.publish();
+    while back.pop().is_ok() {}
+    let gso = Gso { kind: GsoKind::TcpV6, size: 500 };
+    let flags = RxFlags::EXTRA_INFO.with(RxFlags::CSUM_BLANK).with(RxFlags::MORE_DATA);
+    net_rx::answer(&mut back, 0, 0, 60, flags);
+    back.push(&gso.extra().into()).unwrap();
+    net_rx::answer(&mut back, 2, 0, u16::MAX, RxFlags::default());
+    net_rx::answer(&mut back, 3, 8, 70, RxFlags::MORE_DATA);
+    let _ = back.publish();
+    let mut reader = RxReader::default();
+    let failed = reader.next(&mut front).unwrap();
+    assert_eq!((failed.parts.len(), failed.spare.len(), failed.gso), (0, 3, Some(gso)));
+    assert_eq!(failed.checksum, Checksum::Blank);
+    assert_eq!(reader.next(&mut front), Err(crate::ring::PopError::Empty), "its rest is to come");
+    net_rx::answer(&mut back, 4, 0, 80, RxFlags::default());
+    let _ = back.publish();
+    let next = reader.next(&mut front).unwrap();
+    let parts = [(3, 8, 70), (4, 0, 80)].map(|(slot, offset, len)| net_rx::RxPart { slot, offset, len });
+    assert_eq!((next.parts.as_slice(), next.spare.len(), next.gso), (&parts[..], 0, None));
+    assert_eq!(next.checksum, Checksum::Unknown);
 }
