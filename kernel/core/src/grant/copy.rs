@@ -6,27 +6,78 @@ use alloc::sync::Arc;
 
 use crate::{Core, Domain, Frame, Platform, guest, refuse_if};
 
-/// One end of a copy, with its references held.
-struct End<P: Platform> {
-    /// What it was asked for as: whose, by which number, and whether that is a grant's.
-    name: (DomId, u64, bool),
-    frame: Frame,
-    /// The pin, where it is a grant.
-    pin: Option<(Arc<Domain<P>>, GrantRef)>,
+/// What an end of a copy is asked for as: whose, by which number, and whether that is a grant's.
+type Name = (DomId, u64, bool);
+
+/// The end that is read, or the one that is written, of a run of copies for one domain.
+struct End<'a, P: Platform> {
+    core: &'a Core<P>,
+    caller: &'a Arc<Domain<P>>,
+    write: bool,
+    /// What is held, with its references.
+    held: Option<(Name, Frame)>,
+    /// Whose grant was last asked for; whose pin it is, where a grant is held.
+    granter: Option<Arc<Domain<P>>>,
+}
+
+impl<P: Platform> End<'_, P> {
+    /// The frame: the same as before, or taken now.
+    #[inline(always)]
+    fn frame(&mut self, ptr: &CopyPtr, granted: bool) -> Result<Frame, GrantStatus> {
+        let name = (ptr.domid, if granted { ptr.frame & 0xffff_ffff } else { ptr.frame }, granted);
+        match self.held {
+            Some((held, frame)) if held == name => Ok(frame),
+            _ => self.take(name),
+        }
+    }
+
+    /// Takes a frame in place of the one before.
+    #[inline(never)]
+    fn take(&mut self, name: Name) -> Result<Frame, GrantStatus> {
+        self.give_up();
+        let (caller, (domid, number, granted)) = (self.caller, name);
+        let frame = if granted {
+            let id = if domid == DomId::SELF { caller.id } else { domid };
+            if self.granter.as_ref().is_none_or(|granter| granter.id != id) {
+                self.granter = if id == caller.id { Some(caller.clone()) } else { self.core.domains.get(id) };
+            }
+            let granter = self.granter.as_ref().ok_or(GrantStatus::BAD_DOMAIN)?;
+            self.core.pin_grant(granter, GrantRef(number as u32), caller.id, self.write, false)?
+        } else {
+            refuse_if(domid != DomId::SELF, GrantStatus::PERMISSION_DENIED)?;
+            self.core.use_granted(caller, Mfn(number), self.write)?
+        };
+        self.held = Some((name, frame));
+        Ok(frame)
+    }
+
+    /// Gives its references back.
+    fn give_up(&mut self) {
+        let Some(((_, number, granted), frame)) = self.held.take() else { return };
+        self.core.unuse_granted(frame, self.write);
+        if granted && let Some(granter) = &self.granter {
+            self.core.unpin_grant(granter, GrantRef(number as u32), self.write);
+        }
+    }
+}
+
+impl<P: Platform> Drop for End<'_, P> {
+    fn drop(&mut self) {
+        self.give_up();
+    }
 }
 
 /// A run of copies for one domain. Ends that the next copy has in common with the one before are not taken again.
 pub struct Copier<'a, P: Platform> {
-    core: &'a Core<P>,
-    domain: &'a Arc<Domain<P>>,
-    source: Option<End<P>>,
-    dest: Option<End<P>>,
+    source: End<'a, P>,
+    dest: End<'a, P>,
 }
 
 impl<'a, P: Platform> Copier<'a, P> {
     /// A copier for a domain.
-    pub fn new(core: &'a Core<P>, domain: &'a Arc<Domain<P>>) -> Self {
-        Self { core, domain, source: None, dest: None }
+    pub fn new(core: &'a Core<P>, caller: &'a Arc<Domain<P>>) -> Self {
+        let [source, dest] = [false, true].map(|write| End { core, caller, write, held: None, granter: None });
+        Self { source, dest }
     }
 
     /// Makes one copy.
@@ -36,62 +87,11 @@ impl<'a, P: Platform> Copier<'a, P> {
     /// end of a page.
     #[inline]
     pub fn copy(&mut self, op: &Copy) -> Result<(), GrantStatus> {
-        let from = self.end(false, &op.source, op.flags & Copy::SOURCE_GREF != 0)?;
-        let to = self.end(true, &op.dest, op.flags & Copy::DEST_GREF != 0)?;
-        let (from, to) = ((from, usize::from(op.source.offset)), (to, usize::from(op.dest.offset)));
-        let len = usize::from(op.len);
-        refuse_if(from.1 + len > PAGE_SIZE || to.1 + len > PAGE_SIZE, GrantStatus::BAD_COPY_ARG)?;
-        guest::copy(&self.core.platform, from, to, len);
+        let from = self.source.frame(&op.source, op.flags & Copy::SOURCE_GREF != 0)?;
+        let to = self.dest.frame(&op.dest, op.flags & Copy::DEST_GREF != 0)?;
+        let [read, write, len] = [op.source.offset, op.dest.offset, op.len].map(usize::from);
+        refuse_if(read.max(write) + len > PAGE_SIZE, GrantStatus::BAD_COPY_ARG)?;
+        guest::copy(&self.source.core.platform, (from, read), (to, write), len);
         Ok(())
-    }
-
-    /// What is held of the end that is written, or of the one that is read.
-    #[inline(always)]
-    fn held(&mut self, write: bool) -> &mut Option<End<P>> {
-        if write { &mut self.dest } else { &mut self.source }
-    }
-
-    /// The frame of an end: the same as before, or taken now.
-    #[inline(always)]
-    fn end(&mut self, write: bool, ptr: &CopyPtr, granted: bool) -> Result<Frame, GrantStatus> {
-        let name = (ptr.domid, if granted { ptr.frame & 0xffff_ffff } else { ptr.frame }, granted);
-        match self.held(write) {
-            Some(end) if end.name == name => Ok(end.frame),
-            _ => self.take(write, name),
-        }
-    }
-
-    /// Takes an end in place of the one before.
-    #[inline(never)]
-    fn take(&mut self, write: bool, name: (DomId, u64, bool)) -> Result<Frame, GrantStatus> {
-        self.give_up(write);
-        let (core, caller) = (self.core, self.domain);
-        let (domid, number, granted) = name;
-        let own = domid == DomId::SELF;
-        let (frame, pin) = if granted {
-            let granter = if own { caller.clone() } else { core.domains.get(domid).ok_or(GrantStatus::BAD_DOMAIN)? };
-            let gref = GrantRef(number as u32);
-            (core.pin_grant(&granter, gref, caller.id, write, false)?, Some((granter, gref)))
-        } else {
-            refuse_if(!own, GrantStatus::PERMISSION_DENIED)?;
-            (core.use_granted(caller, Mfn(number), write)?, None)
-        };
-        Ok(self.held(write).insert(End { name, frame, pin }).frame)
-    }
-
-    /// Gives the references of an end back.
-    fn give_up(&mut self, write: bool) {
-        let Some(End { frame, pin, .. }) = self.held(write).take() else { return };
-        self.core.unuse_granted(frame, write);
-        if let Some((granter, gref)) = pin {
-            self.core.unpin_grant(&granter, gref, write);
-        }
-    }
-}
-
-impl<P: Platform> Drop for Copier<'_, P> {
-    fn drop(&mut self) {
-        self.give_up(false);
-        self.give_up(true);
     }
 }
