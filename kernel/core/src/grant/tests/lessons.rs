@@ -366,6 +366,32 @@ fn a_batch_of_copies_takes_what_they_have_in_common_once() {
 }
 
 #[test]
+fn a_batch_of_copies_asks_each_domain_for_its_own_grant() {
+    let (core, from, to) = pair();
+    let other = guest(&core);
+    [&to, &other].map(|granter| grant(&core, granter, 8, to.domain.id, granter.frames[1].mfn(), 0));
+    let granters =
+        [from.domain.id, other.domain.id, DomId::SELF, from.domain.id, DomId(99), to.domain.id, from.domain.id];
+    let texts: [&[u8]; 3] = [b"from", b"else", b"mine"];
+    [&from, &other, &to].iter().zip(texts).for_each(|(guest, text)| guest.poke(&core, 1, 0, text));
+    let expected = [texts[0], texts[1], texts[2], texts[0], &[0; 4], texts[2], texts[0]];
+    let mut reads = [abi::grant::Copy { len: 4, flags: 1, ..abi::grant::Copy::new_zeroed() }; 7];
+    for (at, (op, granter)) in reads.iter_mut().zip(granters).enumerate() {
+        (op.source, op.dest) = (end(8, granter, 0), end(to.frames[3].mfn().0, DomId::SELF, 8 * at as u16));
+    }
+    assert_eq!(ops(&core, &to, GrantOp::COPY, &mut reads), 0);
+    for (at, (op, text)) in reads.iter().zip(expected).enumerate() {
+        assert_eq!(op.status, if granters[at] == DomId(99) { GrantStatus::BAD_DOMAIN } else { OKAY });
+        let mut bytes = [0; 4];
+        core.platform.read(to.frames[3], 8 * at, &mut bytes);
+        assert_eq!(bytes, text, "{at}");
+    }
+    // And each gets its own back.
+    assert_eq!([&from, &to, &other].map(|guest| flags(&core, guest, 8) & IN_USE), [0; 3]);
+    sound(&core);
+}
+
+#[test]
 fn unmap_and_replace_moves_an_entry() {
     let (core, from, to) = pair();
     let (at, new) = (to.va(HOLE).0, to.va(3).0);
