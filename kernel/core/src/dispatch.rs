@@ -118,7 +118,6 @@ impl<P: Platform> Caller<'_, P> {
 
 /// Makes the hypercall that the caller's registers ask for: number in rax (its low half, as Xen takes it), result back
 /// in rax.
-#[inline]
 pub fn hypercall<P: Platform>(c: &mut Caller<'_, P>) {
     let regs = &c.run.regs;
     let mut args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8];
@@ -154,7 +153,6 @@ fn stopped<P: Platform>(c: &mut Caller<'_, P>, stop: Stop, args: &Args) {
 const SYSCALL_BYTES: u64 = 2;
 
 /// Makes one hypercall, of its own or inside a multicall.
-#[inline]
 pub fn call<P: Platform>(c: &mut Caller<'_, P>, number: impl Into<u64>, a: &mut Args) -> HcResult {
     let number = number.into();
     let allowed = c.domain.hypercalls.load(Ordering::Relaxed);

@@ -67,7 +67,6 @@ pub fn write<P: Platform>(platform: &P, frame: Frame, offset: usize, from: &[u8]
 }
 
 /// Copies `len` bytes from one frame, at a byte offset, to another.
-#[inline]
 pub fn copy<P: Platform>(platform: &P, from: (Frame, usize), to: (Frame, usize), len: usize) {
     dirtied(to.0);
     platform.copy(from, to, len);

@@ -88,7 +88,6 @@ impl<P: Platform> Core<P> {
     }
 
     /// Sends an event through a port. EINVAL for one that nothing can be sent through; an unbound one drops it.
-    #[inline]
     pub fn send(&self, domain: &Domain<P>, port: Port) -> Result<(), Errno> {
         let ports = domain.events.ports.lock();
         match ports.get(port) {

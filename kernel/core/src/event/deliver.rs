@@ -72,7 +72,6 @@ impl<P: Platform> Core<P> {
 
     /// Makes a port pending and tells its vCPU. The caller holds the lock of this port, or of the half of the channel
     /// that names it: so the domain has not gone, and neither has its `vcpu_info`.
-    #[inline]
     pub(super) fn deliver(&self, domain: &Domain<P>, port: Port, vcpu: VcpuId) {
         if domain.events.is_fifo() {
             return self.deliver_fifo(domain, port, vcpu);

@@ -6,17 +6,16 @@ use alloc::sync::Arc;
 
 use crate::{Core, Domain, Frame, Platform, guest, refuse_if};
 
-/// What an end of a copy is asked for as: whose, by which number, and whether that is a grant's.
-type Name = (DomId, u64, bool);
-
 /// The end that is read, or the one that is written, of a run of copies for one domain.
 struct End<'a, P: Platform> {
     core: &'a Core<P>,
     caller: &'a Arc<Domain<P>>,
     write: bool,
-    /// What is held, with its references.
-    held: Option<(Name, Frame)>,
-    /// Whose grant was last asked for; whose pin it is, where a grant is held.
+    /// A frame of the caller's, with the references of one use.
+    own: Option<(Mfn, Frame)>,
+    /// A granted frame, with its pin.
+    pinned: Option<(DomId, GrantRef, Frame)>,
+    /// Whose grant was last asked for; whose pin it is.
     granter: Option<Arc<Domain<P>>>,
 }
 
@@ -24,50 +23,59 @@ impl<P: Platform> End<'_, P> {
     /// The frame: the same as before, or taken now.
     #[inline(always)]
     fn frame(&mut self, ptr: &CopyPtr, granted: bool) -> Result<Frame, GrantStatus> {
-        let name = (ptr.domid, if granted { ptr.frame & 0xffff_ffff } else { ptr.frame }, granted);
-        match self.held {
-            Some((held, frame)) if held == name => Ok(frame),
-            _ => self.take(name),
+        match (granted, self.own, self.pinned) {
+            (false, Some((mfn, frame)), _) if (ptr.domid, ptr.frame) == (DomId::SELF, mfn.0) => Ok(frame),
+            (true, _, Some((domid, gref, frame))) if (ptr.domid, ptr.frame as u32) == (domid, gref.0) => Ok(frame),
+            (false, ..) => self.take_own(ptr.domid, Mfn(ptr.frame)),
+            (true, ..) => self.pin(ptr.domid, GrantRef(ptr.frame as u32)),
         }
     }
 
-    /// Takes a frame in place of the one before.
+    /// Takes a frame of the caller's in place of the one before.
     #[inline(never)]
-    fn take(&mut self, name: Name) -> Result<Frame, GrantStatus> {
-        self.give_up();
-        let (caller, (domid, number, granted)) = (self.caller, name);
-        let frame = if granted {
-            let id = if domid == DomId::SELF { caller.id } else { domid };
-            if self.granter.as_ref().is_none_or(|granter| granter.id != id) {
-                self.granter = if id == caller.id { Some(caller.clone()) } else { self.core.domains.get(id) };
-            }
-            let granter = self.granter.as_ref().ok_or(GrantStatus::BAD_DOMAIN)?;
-            self.core.pin_grant(granter, GrantRef(number as u32), caller.id, self.write, false)?
-        } else {
-            refuse_if(domid != DomId::SELF, GrantStatus::PERMISSION_DENIED)?;
-            self.core.use_granted(caller, Mfn(number), self.write)?
-        };
-        self.held = Some((name, frame));
+    fn take_own(&mut self, domid: DomId, mfn: Mfn) -> Result<Frame, GrantStatus> {
+        refuse_if(domid != DomId::SELF, GrantStatus::PERMISSION_DENIED)?;
+        self.leave_own();
+        let frame = self.core.use_granted(self.caller, mfn, self.write)?;
+        self.own = Some((mfn, frame));
         Ok(frame)
     }
 
-    /// Gives its references back.
-    fn give_up(&mut self) {
-        let Some(((_, number, granted), frame)) = self.held.take() else { return };
-        self.core.unuse_granted(frame, self.write);
-        if granted && let Some(granter) = &self.granter {
-            self.core.unpin_grant(granter, GrantRef(number as u32), self.write);
+    /// Pins a grant in place of the one before.
+    #[inline(never)]
+    fn pin(&mut self, domid: DomId, gref: GrantRef) -> Result<Frame, GrantStatus> {
+        self.unpin();
+        let id = if domid == DomId::SELF { self.caller.id } else { domid };
+        if self.granter.as_ref().is_none_or(|granter| granter.id != id) {
+            self.granter = if id == self.caller.id { Some(self.caller.clone()) } else { self.core.domains.get(id) };
+        }
+        let granter = self.granter.as_ref().ok_or(GrantStatus::BAD_DOMAIN)?;
+        let frame = self.core.pin_grant(granter, gref, self.caller.id, self.write, false)?;
+        self.pinned = Some((domid, gref, frame));
+        Ok(frame)
+    }
+
+    fn leave_own(&mut self) {
+        self.own.take().into_iter().for_each(|(_, frame)| self.core.unuse_granted(frame, self.write));
+    }
+
+    fn unpin(&mut self) {
+        if let (Some((_, gref, frame)), Some(granter)) = (self.pinned.take(), &self.granter) {
+            self.core.unuse_granted(frame, self.write);
+            self.core.unpin_grant(granter, gref, self.write);
         }
     }
 }
 
 impl<P: Platform> Drop for End<'_, P> {
     fn drop(&mut self) {
-        self.give_up();
+        self.leave_own();
+        self.unpin();
     }
 }
 
-/// A run of copies for one domain. Ends that the next copy has in common with the one before are not taken again.
+/// A run of copies for one domain. What a copy has in common with those before it is not taken again: of each end the last
+/// frame of the caller's, and the last grant.
 pub struct Copier<'a, P: Platform> {
     source: End<'a, P>,
     dest: End<'a, P>,
@@ -76,8 +84,8 @@ pub struct Copier<'a, P: Platform> {
 impl<'a, P: Platform> Copier<'a, P> {
     /// A copier for a domain.
     pub fn new(core: &'a Core<P>, caller: &'a Arc<Domain<P>>) -> Self {
-        let [source, dest] = [false, true].map(|write| End { core, caller, write, held: None, granter: None });
-        Self { source, dest }
+        let end = |write| End { core, caller, write, own: None, pinned: None, granter: None };
+        Self { source: end(false), dest: end(true) }
     }
 
     /// Makes one copy.

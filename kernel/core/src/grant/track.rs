@@ -64,7 +64,6 @@ impl<P: Platform> Track<P> {
     }
 
     /// Makes sure that there is a free handle. NO_SPACE where there is no memory, or the domain has all it may have.
-    #[inline]
     pub(super) fn reserve(&mut self) -> Result<(), GrantStatus> {
         if self.free != NIL {
             return Ok(());

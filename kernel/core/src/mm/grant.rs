@@ -46,7 +46,6 @@ impl<P: Platform> Session<'_, P> {
     /// gives them back.
     ///
     /// EINVAL where there is no such entry, or it maps something else, or otherwise (XSA-234).
-    #[inline]
     pub fn grant_unmap(
         &mut self,
         root: Frame,

@@ -125,7 +125,6 @@ impl<P: Platform> Core<P> {
     }
 
     /// Makes a vCPU notice what was put into its `vcpu_info`: wakes it, or interrupts the CPU it runs on.
-    #[inline]
     pub fn kick(&self, vcpu: &Arc<Vcpu<P>>) {
         let view = vcpu.sched.state.view();
         if view.blocked() {

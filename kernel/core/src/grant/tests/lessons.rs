@@ -369,7 +369,7 @@ fn a_batch_of_copies_takes_what_they_have_in_common_once() {
 fn a_batch_of_copies_asks_each_domain_for_its_own_grant() {
     let (core, from, to) = pair();
     let other = guest(&core);
-    [&to, &other].map(|granter| grant(&core, granter, 8, to.domain.id, granter.frames[1].mfn(), 0));
+    [&to, &other].into_iter().for_each(|it| grant(&core, it, 8, to.domain.id, it.frames[1].mfn(), 0));
     let granters =
         [from.domain.id, other.domain.id, DomId::SELF, from.domain.id, DomId(99), to.domain.id, from.domain.id];
     let texts: [&[u8]; 3] = [b"from", b"else", b"mine"];
