@@ -210,7 +210,6 @@ macro_rules! repeat {
 ///
 /// # Safety
 /// The side in the core is valid for `bytes`; the guest's side lies outside the core's range.
-#[inline(always)]
 pub unsafe fn user_copy(to: *mut u8, from: *const u8, bytes: usize) -> bool {
     // SAFETY: the core's side is valid by the caller's word; a fault on the guest's side lands behind the instruction
     // (`core_trap`).

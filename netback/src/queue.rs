@@ -167,11 +167,12 @@ impl<M: RingMemory> Queue<M> {
     /// Answers what was planned, as its copies went, and says of each packet how long it was and whether it arrived.
     pub fn deliver(&mut self, copies: &[Copy], mut tell: impl FnMut(usize, bool)) {
         let mut planned = core::mem::take(&mut self.planned);
-        for packet in planned.drain(..) {
+        for packet in &planned {
             let done = copies.get(packet.copies.clone()).is_some_and(|copies| copies.iter().all(|copy| copy.done));
             tell(packet.len, done);
-            self.answer_planned(&packet, done);
+            self.answer_planned(packet, done);
         }
+        planned.clear();
         self.planned = planned;
         self.ids.clear();
         self.promised = 0;

@@ -98,7 +98,6 @@ impl<P: Platform> Cpu<P> {
     }
 
     /// Notes that its TLB was flushed of everything a guest ever mapped since `moment`.
-    #[inline(always)]
     pub fn note_flush(&self, moment: u64) {
         if self.flushed.load(Ordering::Relaxed) < moment {
             self.flushed.fetch_max(moment, Ordering::SeqCst);

@@ -16,31 +16,26 @@ use crate::{AddressSpace, Core, Fault, Frame, Platform, refuse_if};
 pub const WORDS: usize = PAGE_SIZE / 8;
 
 /// Notes that the core changed a frame.
-#[inline(always)]
 fn dirtied(_frame: Frame) {}
 
 /// Reads a word of a frame, once.
-#[inline(always)]
 pub fn load<P: Platform>(platform: &P, frame: Frame, index: usize) -> u64 {
     platform.word(frame, index).load(Ordering::Acquire)
 }
 
 /// Stores a word that is no page-table entry.
-#[inline(always)]
 pub fn store<P: Platform>(platform: &P, frame: Frame, index: usize, value: u64) {
     dirtied(frame);
     platform.word(frame, index).store(value, Ordering::Release);
 }
 
 /// A word that guest and core change at once, for the event paths that are written apart from where their words are.
-#[inline(always)]
 pub(crate) fn shared_word<P: Platform>(platform: &P, frame: Frame, index: usize) -> &crate::sync::atomic::AtomicU64 {
     dirtied(frame);
     platform.word(frame, index)
 }
 
 /// Stores a page-table entry. Only `mm` calls it.
-#[inline(always)]
 pub fn store_entry<P: Platform>(platform: &P, table: Frame, index: usize, entry: u64) {
     dirtied(table);
     platform.word(table, index).store(entry, Ordering::SeqCst);
@@ -48,7 +43,6 @@ pub fn store_entry<P: Platform>(platform: &P, table: Frame, index: usize, entry:
 
 /// Replaces a page-table entry if it is still `old` (the hardware may have set accessed and dirty bits meanwhile).
 /// Only `mm` calls it.
-#[inline(always)]
 pub fn exchange_entry<P: Platform>(platform: &P, table: Frame, index: usize, old: u64, new: u64) -> Result<u64, u64> {
     dirtied(table);
     platform.word(table, index).compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)

@@ -81,7 +81,6 @@ pub(crate) fn refuse_if<E>(it: bool, with: E) -> Result<(), E> {
 }
 
 /// Those of some flags whose condition holds.
-#[inline(always)]
 pub(crate) fn flags<T: Default + BitOr<Output = T>, const N: usize>(all: [(bool, T); N]) -> T {
     all.into_iter().fold(T::default(), |flags, (holds, flag)| if holds { flags | flag } else { flags })
 }

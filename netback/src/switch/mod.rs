@@ -247,15 +247,16 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
         }
         self.totals.copy_calls += 1;
         self.grants.copy(copies);
-        for copy in copies.iter().filter(|copy| copy.done) {
-            let (Account::Header(place) | Account::Out(place) | Account::In(place)) = copy.account;
+        for run in copies.chunk_by(|one, next| one.account == next.account) {
+            let Some(Copy { account, .. }) = run.first() else { continue };
+            let (Account::Header(place) | Account::Out(place) | Account::In(place)) = *account;
             let Some(vif) = self.vif(place) else { continue };
-            let counter = match copy.account {
+            let counter = match account {
                 Account::Header(_) => &mut vif.counters.header_bytes,
                 Account::Out(_) => &mut vif.counters.tx_copied,
                 Account::In(_) => &mut vif.counters.rx_copied,
             };
-            *counter += u64::from(copy.len);
+            *counter += run.iter().filter(|copy| copy.done).map(|copy| u64::from(copy.len)).sum::<u64>();
         }
     }
 }

@@ -52,8 +52,8 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
 
     /// Plans where all packets go whose headers have been read.
     pub(super) fn route_all(&mut self, now: u64, round: &mut Round) {
-        for index in 0..round.packets.len() {
-            let Some(packet) = round.packets.get(index).cloned() else { break };
+        let packets = core::mem::take(&mut round.packets);
+        for packet in &packets {
             self.totals.packets += 1;
             let headers = round.headers.get(packet.header.clone()).unwrap_or_default();
             let Some(Place::Own(at)) = round.pieces.get(packet.pieces.start).map(|piece| piece.place) else { break };
@@ -70,14 +70,15 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
                 round.targets = targets;
             } else {
                 vif.counters.tx_errors += 1;
-                vif.answer(packet.queue, round.ids.get(packet.ids).unwrap_or_default(), Status::ERROR);
+                vif.answer(packet.queue, round.ids.get(packet.ids.clone()).unwrap_or_default(), Status::ERROR);
             }
         }
+        round.packets = packets;
     }
 
     /// Plans the copies of one packet of a guest's.
-    fn route(&mut self, packet: Packet, header: &Header, targets: &[Port], round: &mut Round) {
-        let Packet { queue, len, checksum, gso, .. } = packet;
+    fn route(&mut self, packet: &Packet, header: &Header, targets: &[Port], round: &mut Round) {
+        let Packet { queue, len, checksum, gso, .. } = *packet;
         let flow = packet.flow();
         let pieces = round.pieces.get(packet.pieces.clone()).unwrap_or_default();
         let mut mend = Vec::new();
@@ -116,10 +117,10 @@ impl<G: CopyGrants, N: Nic, M: RingMemory> Switch<G, N, M> {
             self.drop_of(packet.place);
         }
         if !mend.is_empty() {
-            self.stage(&packet, header, mend, round);
+            self.stage(packet, header, mend, round);
         }
         if !with_nic {
-            round.answers.push((packet.place, queue, packet.ids));
+            round.answers.push((packet.place, queue, packet.ids.clone()));
         }
     }
 

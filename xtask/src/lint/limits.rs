@@ -6,7 +6,7 @@ use std::path::Path;
 /// Lines of code in ring 0, tests, comments and empty lines left out: what it should come down to.
 pub const RING0_GOAL: usize = 9_000;
 /// Lines of code in ring 0 that pass: what it has come down to so far. This figure only falls.
-pub const RING0_LINES: usize = 11_301;
+pub const RING0_LINES: usize = 11_268;
 /// Bytes that an image loads.
 pub const IMAGE_BYTES: u64 = 512 << 10;
 /// The crates that run in ring 0 and hold code; abi's declarations are printed beside.

@@ -60,7 +60,6 @@ impl Slot {
 }
 
 /// A 32-bit word of a frame.
-#[inline(always)]
 fn half<P: Platform>(platform: &P, frame: Frame, index: usize) -> Half<'_> {
     Half::new(guest::shared_word(platform, frame, index / 2), index & 1 != 0)
 }
@@ -81,7 +80,6 @@ impl Fifo {
     }
 
     /// A port's event word. None while its page is not there.
-    #[inline(always)]
     pub(super) fn word<'a, P: Platform>(&self, platform: &'a P, port: Port) -> Option<Half<'a>> {
         let page = *self.array.get(port.0 as usize / SLOTS)?;
         Some(half(platform, page, port.0 as usize % SLOTS))

@@ -104,7 +104,6 @@ impl<P: Platform> Channel<P> {
 }
 
 impl<P: Platform> Ports<P> {
-    #[inline(always)]
     fn get(&self, port: Port) -> Option<&Channel<P>> {
         self.buckets.get(port.0 as usize / BUCKET)?.get(port.0 as usize % BUCKET)
     }
@@ -161,7 +160,6 @@ impl<P: Platform> Events<P> {
     }
 
     /// Has the domain the FIFO layout?
-    #[inline(always)]
     fn is_fifo(&self) -> bool {
         self.is_fifo.load(Ordering::SeqCst)
     }

@@ -40,7 +40,6 @@ pub enum Set {
 
 impl Words<'_> {
     /// Makes the event pending.
-    #[inline(always)]
     pub fn set(&self) -> Set {
         if self.pending.fetch_or(self.bit, SeqCst) & self.bit != 0 {
             return Set::Already;
@@ -61,7 +60,6 @@ impl Words<'_> {
 
 impl Notified<'_> {
     /// Tells the vCPU. True if it did not know of any event before: it may have to be woken or interrupted.
-    #[inline(always)]
     pub fn tell(&self) -> bool {
         self.selector.is_none_or(|(selector, bit)| selector.fetch_or(bit, SeqCst) & bit == 0)
             && self.upcall.fetch_or(1, SeqCst) & 1 == 0

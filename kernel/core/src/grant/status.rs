@@ -18,7 +18,6 @@ const TRIES: usize = 5;
 ///
 /// GENERAL_ERROR where it does not grant that: no access, another domain, read-only and to be written, part of a page
 /// and to be mapped `whole`; and where the granter does not stop changing it.
-#[inline]
 pub fn claim(entry: &AtomicU64, who: DomId, write: bool, whole: bool) -> Result<Mfn, GrantStatus> {
     let mut mask = Entry::GTF_TYPE_MASK;
     if whole {
@@ -43,7 +42,6 @@ pub fn claim(entry: &AtomicU64, who: DomId, write: bool, whole: bool) -> Result<
 }
 
 /// Marks an entry as no longer written, or no longer in use at all.
-#[inline]
 pub fn release(entry: &AtomicU64, written: bool, all: bool) {
     let writing = if written { u64::from(Entry::GTF_WRITING) } else { 0 };
     let reading = if all { u64::from(Entry::GTF_READING) } else { 0 };

@@ -42,7 +42,6 @@ pub fn call<P: Platform>(c: &mut Caller<'_, P>, a: &mut Args) -> HcResult {
 ///
 /// The count's top bit marks a batch that is resumed; without requests, one of which nothing is left but what it let
 /// go of in `owner`'s tables, with its result where `done_at` was.
-#[inline(always)]
 pub(super) fn batch<'a, P: Platform>(
     c: &mut Caller<'a, P>,
     a: &mut Args,
@@ -98,7 +97,6 @@ pub(super) enum FrameOwner<P: Platform> {
 
 impl<P: Platform> FrameOwner<P> {
     /// ESRCH where there is no such domain, or the caller named itself by its number, as in Xen.
-    #[inline]
     pub(super) fn find(c: &Caller<'_, P>, id: DomId) -> Result<Self, Errno> {
         match id {
             DomId::SELF => Ok(Self::Caller),
@@ -179,7 +177,6 @@ impl<'a, P: Platform> Batch<'a, P> {
         Err(Errno::EFAULT.into())
     }
 
-    #[inline]
     fn request(&mut self, c: &Caller<'a, P>, request: &MmuUpdate, mapped: &MappedOwner<'a, P>) -> Result<(), Stop> {
         let how = match MmuUpdateKind((request.ptr & 7) as u32) {
             MmuUpdateKind::NORMAL_PT_UPDATE | MmuUpdateKind::PT_UPDATE_NO_TRANSLATE => Store::Plain,

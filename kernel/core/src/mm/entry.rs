@@ -28,13 +28,11 @@ const FREE: u64 =
     PteFlags::NX.0 | PteFlags::AVAIL.0 | PteFlags::AVAIL_HIGH.0 | PteFlags::GLOBAL.0 | AD | PteFlags::USER.0;
 
 /// Do two present entries differ in nothing but bits that need no check?
-#[inline(always)]
 pub const fn is_harmless_change(old: Pte, new: Pte) -> bool {
     (old.0 ^ new.0) & !FREE == 0
 }
 
 /// Do two present entries differ in RW, and otherwise in nothing that needs a check?
-#[inline(always)]
 pub const fn is_rw_change(old: Pte, new: Pte) -> bool {
     (old.0 ^ new.0) & !FREE == RW
 }
@@ -42,26 +40,22 @@ pub const fn is_rw_change(old: Pte, new: Pte) -> bool {
 /// The present L1 entry as it is stored: kernel mappings get USER, as both modes of a PV guest run in ring 3, and bit 52, so
 /// that they can be told. GLOBAL, which a guest may ask for, is left out: a CR3 load is the flush that guests and this
 /// core rely on. (Xen sets it on user mappings, and flushes otherwise.)
-#[inline(always)]
 pub const fn adjust_l1(entry: Pte) -> Pte {
     let entry = entry.0 & !PteFlags::GLOBAL.0;
     Pte(if entry & PteFlags::USER.0 == 0 { entry | GUEST_KERNEL | PteFlags::USER.0 } else { entry })
 }
 
 /// Is this present entry stored as it is, and allowed on RAM?
-#[inline(always)]
 pub const fn is_plain_l1(entry: Pte) -> bool {
     entry.0 & (CACHE | L1_FORBIDDEN | PteFlags::GLOBAL.0 | PteFlags::USER.0) == PteFlags::USER.0
 }
 
 /// The present entry of a higher table as it is stored.
-#[inline(always)]
 pub const fn adjust_table(entry: Pte) -> Pte {
     Pte(entry.0 | PteFlags::USER.0)
 }
 
 /// May a guest have this address mapped: canonical, and outside of the core's range?
-#[inline(always)]
 pub const fn is_guest_address(va: Vaddr) -> bool {
     let slot = va.table_index(4);
     va.is_canonical() && !(slot >= FIRST_XEN_SLOT && slot <= LAST_XEN_SLOT)

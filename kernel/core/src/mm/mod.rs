@@ -66,7 +66,6 @@ pub struct Session<'a, P: Platform> {
 
 impl<P: Platform> Core<P> {
     /// Takes a domain's page-table lock.
-    #[inline]
     pub fn mm<'a>(&'a self, domain: &'a Domain<P>) -> Session<'a, P> {
         Session { core: self, domain, state: domain.mm.lock(), owner: Owner::Domain(domain.id).word() }
     }
@@ -74,7 +73,6 @@ impl<P: Platform> Core<P> {
 
 impl<P: Platform> Session<'_, P> {
     /// Finishes what an interruption left of tables that were let go of. PREEMPTED where that takes too long too.
-    #[inline(always)]
     pub fn finish(&mut self) -> Result<(), Stop> {
         if self.state.unfinished { self.finish_slowly() } else { Ok(()) }
     }

@@ -69,7 +69,6 @@ impl<P: Platform> Core<P> {
     }
 
     /// Makes `run`'s hardware root the one that `cpu`, this one, walks, and notes the flush that this is.
-    #[inline(always)]
     pub fn load_root(&self, cpu: &Cpu<P>, run: &Run) {
         let moment = self.frames.clock.flush_begins();
         self.platform.load_root(run);

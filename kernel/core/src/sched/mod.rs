@@ -80,7 +80,6 @@ impl VcpuSched {
     }
 
     /// The CPU it runs on, ran on last, or is queued for.
-    #[inline(always)]
     pub fn cpu(&self) -> CpuId {
         CpuId(self.cpu.load(Ordering::SeqCst))
     }
@@ -93,7 +92,6 @@ impl VcpuSched {
 
 impl<P: Platform> Core<P> {
     /// A CPU by number.
-    #[inline(always)]
     pub fn cpu(&self, id: CpuId) -> Option<&Cpu<P>> {
         self.cpus.get(id.0 as usize)
     }

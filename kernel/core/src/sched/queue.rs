@@ -96,7 +96,6 @@ impl<P: Platform> Queue<P> {
     }
 
     /// How many wait.
-    #[inline(always)]
     pub fn len(&self) -> usize {
         self.len.load(Ordering::SeqCst)
     }

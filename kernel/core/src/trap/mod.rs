@@ -255,7 +255,6 @@ impl<P: Platform> Core<P> {
     }
 
     /// Moves between kernel and user mode: the GS base and the page table go along.
-    #[inline(always)]
     pub fn toggle_mode(&self, c: &mut Caller<'_, P>) {
         self.platform.swap_gs(c.run);
         c.run.kernel_mode = !c.run.kernel_mode;
