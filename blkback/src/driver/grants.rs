@@ -27,8 +27,8 @@ impl CopyGrants for Copier {
         let inside = |copy: &Copy| copy.local + usize::from(copy.len) <= local.len();
         let requests = copies.iter().filter(|copy| inside(copy)).flat_map(|copy| {
             parts(copy).map(move |(at, len)| {
-                let theirs = CopyEnd::Grant(copy.peer, copy.grant, copy.offset + (at - copy.local) as u16);
-                let ours = CopyEnd::Own(local, at);
+                let theirs = CopyEnd::grant(copy.peer, copy.grant, copy.offset + (at - copy.local) as u16);
+                let ours = CopyEnd::own(local, at);
                 let (from, to) = if copy.to_peer { (ours, theirs) } else { (theirs, ours) };
                 CopyRequest { from, to, len }
             })
@@ -62,8 +62,8 @@ impl ReadGrants for Reader {
             return false;
         }
         let request = |(index, page): (usize, &GrantRef)| CopyRequest {
-            from: CopyEnd::Grant(peer, *page, 0),
-            to: CopyEnd::Own(&self.pages, index * PAGE_SIZE),
+            from: CopyEnd::grant(peer, *page, 0),
+            to: CopyEnd::own(&self.pages, index * PAGE_SIZE),
             len: (out.len() - index * PAGE_SIZE).min(PAGE_SIZE) as u16,
         };
         self.copier.run(pages.iter().enumerate().map(request));

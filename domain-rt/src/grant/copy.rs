@@ -5,14 +5,36 @@ use crate::{counts, hypercall};
 use abi::grant::{Copy as WireCopy, CopyPtr, GrantOp, GrantStatus};
 use abi::{DomId, GrantRef};
 use alloc::vec::Vec;
+use core::marker::PhantomData;
 
 /// One side of a copy: where in which page.
 #[derive(Clone, Copy, Debug)]
-pub enum CopyEnd<'a> {
-    /// A page of a peer, by its grant.
-    Grant(DomId, GrantRef, u16),
-    /// Own memory at an offset, within one page.
-    Own(&'a Pages, usize),
+pub struct CopyEnd<'a> {
+    ptr: CopyPtr,
+    granted: bool,
+    /// Own memory is there until the copy is made.
+    memory: PhantomData<&'a Pages>,
+}
+
+impl<'a> CopyEnd<'a> {
+    /// In a page of a peer's, by its grant.
+    #[inline]
+    pub fn grant(peer: DomId, gref: GrantRef, offset: u16) -> Self {
+        let ptr = CopyPtr { frame: u64::from(gref.0), domid: peer, offset, ..CopyPtr::default() };
+        Self { ptr, granted: true, memory: PhantomData }
+    }
+
+    /// In own memory, at an offset; to the end of that page at most.
+    ///
+    /// # Panics
+    /// If `offset` is outside.
+    #[inline]
+    pub fn own(pages: &'a Pages, offset: usize) -> Self {
+        let at = pages.maddr(offset);
+        let (frame, offset) = (at.mfn().0, at.page_offset() as u16);
+        let ptr = CopyPtr { frame, domid: DomId::SELF, offset, ..CopyPtr::default() };
+        Self { ptr, granted: false, memory: PhantomData }
+    }
 }
 
 /// A copy within one page on each side.
@@ -24,19 +46,6 @@ pub struct CopyRequest<'a> {
     pub to: CopyEnd<'a>,
     /// Bytes.
     pub len: u16,
-}
-
-impl CopyEnd<'_> {
-    fn wire(self) -> (CopyPtr, bool) {
-        let (frame, domid, offset, grant) = match self {
-            Self::Grant(dom, gref, offset) => (u64::from(gref.0), dom, offset, true),
-            Self::Own(pages, offset) => {
-                let at = pages.maddr(offset);
-                (at.mfn().0, DomId::SELF, at.page_offset() as u16, false)
-            }
-        };
-        (CopyPtr { frame, domid, offset, ..CopyPtr::default() }, grant)
-    }
 }
 
 /// Does copies in batches. Kept and used again, it allocates nothing.
@@ -68,9 +77,8 @@ impl Copier {
     }
 }
 
-fn wire(request: &CopyRequest<'_>) -> WireCopy {
-    let (source, from_grant) = request.from.wire();
-    let (dest, to_grant) = request.to.wire();
-    let flags = if from_grant { WireCopy::SOURCE_GREF } else { 0 } | if to_grant { WireCopy::DEST_GREF } else { 0 };
-    WireCopy { source, dest, len: request.len, flags, status: GrantStatus::GENERAL_ERROR, ..WireCopy::default() }
+fn wire(CopyRequest { from, to, len }: &CopyRequest<'_>) -> WireCopy {
+    let flags = if from.granted { WireCopy::SOURCE_GREF } else { 0 } | if to.granted { WireCopy::DEST_GREF } else { 0 };
+    let status = GrantStatus::GENERAL_ERROR;
+    WireCopy { source: from.ptr, dest: to.ptr, len: *len, flags, status, ..WireCopy::default() }
 }

@@ -28,8 +28,8 @@ impl CopyGrants for Machine {
 
     fn copy(&mut self, copies: &mut [Copy]) {
         let end = |place| match place {
-            Place::Guest(peer, grant, offset) => CopyEnd::Grant(peer, grant, offset),
-            Place::Own(offset) => CopyEnd::Own(&self.memory, offset),
+            Place::Guest(peer, grant, offset) => CopyEnd::grant(peer, grant, offset),
+            Place::Own(offset) => CopyEnd::own(&self.memory, offset),
         };
         let request = |copy: &Copy| CopyRequest { from: end(copy.from), to: end(copy.to), len: copy.len };
         self.copier.run(copies.iter().map(request));

@@ -163,10 +163,10 @@ fn grants() {
     };
     from.write(100, b"copied");
     let grant = from.grants()[0];
-    let source = CopyEnd::Grant(SELF, grant, 100);
+    let source = CopyEnd::grant(SELF, grant, 100);
     let copies = [
-        CopyRequest { from: source, to: CopyEnd::Own(&to, 7), len: 6 },
-        CopyRequest { from: CopyEnd::Own(&to, 7), to: source, len: 6 },
+        CopyRequest { from: source, to: CopyEnd::own(&to, 7), len: 6 },
+        CopyRequest { from: CopyEnd::own(&to, 7), to: source, len: 6 },
     ];
     let mut copier = Copier::default();
     copier.run(copies.into_iter());
