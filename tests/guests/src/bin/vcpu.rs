@@ -58,8 +58,8 @@ fn runstate(t: &mut Test) {
     let start = now();
     let mut bind = BindVirq { virq: Virq::TIMER, vcpu: VcpuId(0), port: Port(0) };
     t.ok("bind timer", evtchn(EvtchnOp::BIND_VIRQ, &mut bind));
-    call(Hypercall::SET_TIMER_OP, &[now() + 200 * MS]);
     probe::mask_events(true);
+    call(Hypercall::SET_TIMER_OP, &[now() + 200 * MS]);
     t.ok("block", call(Hypercall::SCHED_OP, &[1, 0]));
     probe::mask_events(true);
     t.ok("get again", vcpu(VcpuOp::GET_RUNSTATE_INFO, 0, &mut info));
