@@ -9,6 +9,7 @@ mod unsafety;
 use crate::build::{CORE, GUESTS, Part, built, loadable};
 use crate::metadata::Metadata;
 use crate::place::Place;
+use crate::planted;
 use crate::process::stdout_of;
 use crate::toolchain::{Route, TARGET};
 use anyhow::{Result, bail};
@@ -47,6 +48,7 @@ pub fn command(place: &Place) -> Result<()> {
             report(&rule, limits::check_size(name, bytes));
         }
     }
+    report("planted bugs still apply", planted::check(place)?);
     report("rustfmt", run(place, Command::new("cargo").args(["fmt", "--all", "--check", "--", "-l"])));
     report("clippy, host crates", run(place, clippy(&["--all-targets"], &[])));
     report("clippy, bare-metal crates", bare_metal_clippy(place, &metadata));
