@@ -53,7 +53,7 @@ impl RxPacket {
 #[derive(Debug)]
 pub struct RxReader {
     packet: RxPacket,
-    /// Slots of the packet so far; none: the next begins another.
+    /// Responses of the packet so far; none: the next begins another.
     responses: usize,
     extras: usize,
     /// An extra-info slot is next; and whether data follows the extras.

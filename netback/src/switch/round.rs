@@ -9,7 +9,7 @@ use core::ops::Range;
 use ring_proto::net::{Checksum, Gso};
 
 /// A packet from a guest.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Packet {
     /// Whose.
     pub place: u16,

@@ -439,18 +439,24 @@ fn a_packet_is_pushed_whole_or_not_at_all() {
     assert_eq!((push(&mut full, 2, None), push(&mut full, 2, gso), full.sent()), (Ok(2), Err(Full), 2));
 }
 
+/// Both ends of a receive ring whose back has taken requests 0 to `requests`.
+fn receiving(requests: u16) -> (Front<Memory, Rx>, Back<Memory, Rx>) {
+    let memory = WordMemory::new(4096);
+    let mut front = Front::new(memory.clone()).unwrap();
+    let mut back = Back::attach(memory).unwrap();
+    for id in 0..requests {
+        front.push(&net::RxRequest { id, pad: 0, gref: GrantRef(1) }).unwrap();
+    }
+    let _ = front.publish();
+    while back.pop().is_ok() {}
+    (front, back)
+}
+
 /// Extra-info slots on a receive ring: four of a packet are taken and their slots are free again, a fifth is too many.
 #[test]
 fn extras_of_a_received_packet_are_bounded() {
     for (extras, fine) in [(1u8, true), (4, true), (5, false)] {
-        let memory = WordMemory::new(4096);
-        let mut front = Front::<_, Rx>::new(memory.clone()).unwrap();
-        let mut back = Back::<_, Rx>::attach(memory).unwrap();
-        for id in 0..8 {
-            front.push(&net::RxRequest { id, gref: GrantRef(1), ..net::RxRequest::new_zeroed() }).unwrap();
-        }
-        let _ = front.publish();
-        while back.pop().is_ok() {}
+        let (mut front, mut back) = receiving(8);
         let flags = RxFlags::EXTRA_INFO;
         net_rx::answer(&mut back, 0, 0, 60, flags);
         for n in 1..=extras {
@@ -466,25 +472,13 @@ fn extras_of_a_received_packet_are_bounded() {
             assert_eq!(packet.spare.iter().copied().collect::<Vec<_>>(), (1..=u16::from(extras)).collect::<Vec<_>>());
         }
     }
-    let memory = WordMemory::new(4096);
-    let mut front = Front::<_, Rx>::new(memory.clone()).unwrap();
-    let mut back = Back::<_, Rx>::attach(memory).unwrap();
-    front.push(&net::RxRequest::new_zeroed()).unwrap();
-    let _ = front.publish();
-    back.pop().unwrap();
+    let (mut front, mut back) = receiving(1);
     net_rx::answer(&mut back, 0, 0, 0, RxFlags::default());
     let _ = back.publish();
     assert!(RxReader::default().next(&mut front).unwrap().is_empty(), "dropped");
     // The longest packet that there is, which failed: all of its slots are free again.
-    let memory = WordMemory::new(4096);
-    let mut front = Front::<_, Rx>::new(memory.clone()).unwrap();
-    let mut back = Back::<_, Rx>::attach(memory).unwrap();
     let slots = net::MAX_SLOTS as u16;
-    for id in 0..slots + 4 {
-        front.push(&net::RxRequest { id, gref: GrantRef(1), ..net::RxRequest::new_zeroed() }).unwrap();
-    }
-    let _ = front.publish();
-    while back.pop().is_ok() {}
+    let (mut front, mut back) = receiving(slots + 4);
     net_rx::answer(&mut back, 0, 0, 60, RxFlags::EXTRA_INFO.with(RxFlags::MORE_DATA));
     for n in 1..=4 {
         back.push(&Extra { kind: ExtraKind(9), flags: u8::from(n < 4), body: [0; 6] }.into()).unwrap();
@@ -504,14 +498,7 @@ fn extras_of_a_received_packet_are_bounded() {
 
 #[test]
 fn a_received_packet_has_nothing_of_the_one_before() {
-    let memory = WordMemory::new(4096);
-    let mut front = Front::<_, Rx>::new(memory.clone()).unwrap();
-    let mut back = Back::<_, Rx>::attach(memory).unwrap();
-    for id in 0..5 {
-        front.push(&net::RxRequest { id, gref: GrantRef(1), ..net::RxRequest::new_zeroed() }).unwrap();
-    }
-    let _ = front.publish();
-    while back.pop().is_ok() {}
+    let (mut front, mut back) = receiving(5);
     let gso = Gso { kind: GsoKind::TcpV6, size: 500 };
     let flags = RxFlags::EXTRA_INFO.with(RxFlags::CSUM_BLANK).with(RxFlags::MORE_DATA);
     net_rx::answer(&mut back, 0, 0, 60, flags);
@@ -523,7 +510,7 @@ fn a_received_packet_has_nothing_of_the_one_before() {
     let failed = reader.next(&mut front).unwrap();
     assert_eq!((failed.parts.len(), failed.spare.len(), failed.gso), (0, 3, Some(gso)));
     assert_eq!(failed.checksum, Checksum::Blank);
-    assert_eq!(reader.next(&mut front), Err(crate::ring::PopError::Empty), "its rest is to come");
+    assert_eq!(reader.next(&mut front), Err(PopError::Empty), "its rest is to come");
     net_rx::answer(&mut back, 4, 0, 80, RxFlags::default());
     let _ = back.publish();
     let next = reader.next(&mut front).unwrap();
